@@ -1,0 +1,101 @@
+"""What a conversion returns: the file and, layer by layer, what is really stored in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One weight tensor as stored in a file, decoded and counted.
+
+    Attributes:
+        name: the layer as `model.named_modules()` calls it where the model is at hand, else the file's own name.
+        kind: "conv1x1", "conv", "depthwise", "linear" or "other".
+        shape: (out, in / groups, kernel height, kernel width) or (out, in), whatever the file's own layout.
+        zero_fraction: exact zeros among the decoded weights, 0 to 1.
+        bits_per_weight: stored bits (values, masks, indices, scales, tables) over the number of weights.
+        encoding: for people, e.g. "float16", "sparse int8", "4-bit table".
+        note: why a layer with zeros is stored dense, and the like; None when there is nothing to say.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    zero_fraction: float
+    bits_per_weight: float
+    encoding: str
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A written file.
+
+    Attributes:
+        path: the `.tflite` file or `.mlpackage` folder.
+        target: its name in `converters.targets.TARGETS`.
+        bytes: size on disk, all files of a package added up.
+        layers: one entry for each weight of a convolution or linear layer, in execution order.
+    """
+
+    path: Path
+    target: str
+    bytes: int
+    layers: tuple[LayerFacts, ...]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What a model wants done to RGB pixels scaled to [0, 1]: `(pixel - mean) / std`, per channel.
+
+    Given to a converter it is folded into the file, which then takes plain pixels in [0, 255].
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a file expects.
+
+    Attributes:
+        shape: (channels, height, width) in pixels, whatever layout the file has inside.
+        range: (low, high): (0.0, 255.0) where normalisation was folded in; None: what the torch model takes.
+        labels: class names in output order; None where the file carries none.
+    """
+
+    shape: tuple[int, int, int]
+    range: tuple[float, float] | None
+    labels: tuple[str, ...] | None
+
+
+def zero_fraction(weight: np.ndarray) -> float:
+    """Share of exact zeros in `weight`, 0 to 1; an empty array has none."""
+    return float(np.count_nonzero(weight == 0) / weight.size) if weight.size else 0.0
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes on disk of a file, or of all files in a package folder."""
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file; of a package folder, over the name and content of each file in name order."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Sequence[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
