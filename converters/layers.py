@@ -1,0 +1,52 @@
+"""The weighted layers of a torch module in the order they run, to name what a file holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class WeightedLayer:
+    """A convolution or linear layer: its `named_modules()` name, kind and weight shape."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+def kind_of(module: nn.Conv2d | nn.Linear) -> str:
+    """Return "linear", "conv1x1", "depthwise" or "conv".
+
+    >>> kind_of(nn.Conv2d(8, 8, 3, groups=8)), kind_of(nn.Conv2d(8, 4, 1))
+    ('depthwise', 'conv1x1')
+    """
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if module.groups > 1 and module.groups == module.in_channels:
+        return "depthwise"
+    return "conv1x1" if module.groups == 1 and module.kernel_size == (1, 1) else "conv"
+
+
+def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLayer]:
+    """Run `model` once on `example` and list its convolution and linear layers in execution order.
+
+    A layer that runs twice is listed once, where it ran first.
+    """
+    seen: dict[str, WeightedLayer] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            layer = WeightedLayer(name, kind_of(module), tuple(module.weight.shape))
+            handles.append(
+                module.register_forward_hook(lambda *_, layer=layer: seen.setdefault(layer.name, layer) and None)
+            )
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(seen.values())

@@ -1,0 +1,1 @@
+"""Pruning methods: patterns, criteria, schedules, and removed channels."""
