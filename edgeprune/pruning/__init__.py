@@ -1,1 +1,26 @@
 """Pruning methods: patterns, criteria, schedules, and removed channels."""
+
+from edgeprune.pruning.channels import resize, shrink
+from edgeprune.pruning.criteria import CRITERIA
+from edgeprune.pruning.patterns import Block, NofM, Pattern, Unstructured
+from edgeprune.pruning.schedule import Cubic, OneShot, Schedule
+from edgeprune.pruning.select import Rule, Selected, select
+from edgeprune.pruning.sparsifier import Sparsifier, prune
+
+__all__ = [
+    "CRITERIA",
+    "Block",
+    "Cubic",
+    "NofM",
+    "OneShot",
+    "Pattern",
+    "Rule",
+    "Schedule",
+    "Selected",
+    "Sparsifier",
+    "Unstructured",
+    "prune",
+    "resize",
+    "select",
+    "shrink",
+]
