@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgeprune.errors import UserError
+from edgeprune.report import strict
 
 SCHEMA = 1
+FILE_NAME = "report.json"
 
 
 @dataclass(frozen=True)
@@ -88,3 +97,133 @@ class Report:
     rows: tuple[Row, ...]
     trainings: tuple[Training, ...] = ()
     schema: int = field(default=SCHEMA)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Return what `report.json` holds: plain dicts and lists, `schema` first, the rest in field order.
+
+    Raises:
+        UserError: something JSON cannot hold (NaN, an infinity, an object), each named.
+    """
+    fields = dataclasses.asdict(report)
+    data = {"schema": fields.pop("schema"), **fields}
+    problems = [problem for key in data for problem in strict.not_plain(data[key], key)]
+    if problems:
+        raise UserError(problems)
+    return {key: _lists(value) for key, value in data.items()}
+
+
+def from_json(data: object) -> Report:
+    """Make the `Report` that `to_json` was given.
+
+    Raises:
+        UserError: another schema; or every field that is missing, unknown, of another type or out of range.
+    """
+    if not isinstance(data, dict) or "schema" not in data:
+        raise UserError(
+            f"not an edgeprune report: it has no field 'schema' (this version reads schema {SCHEMA})"
+        )
+    if data["schema"] != SCHEMA or isinstance(data["schema"], bool):
+        raise UserError(
+            f"the report has schema {data['schema']!r}, this version of edgeprune reads schema {SCHEMA}: "
+            "make the report again with this version, or read it with the version that wrote it"
+        )
+    try:
+        report = strict.build(Report, data, "report")
+        problems = list(_problems(report))
+    except UserError as error:
+        problems = list(error.problems)
+    if problems:
+        raise UserError([*problems, f"(a report of schema {SCHEMA} was expected)"])
+    return report
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write `report.json` into `folder`, whole or not at all, and return its path.
+
+    Raises:
+        UserError: it holds something JSON cannot, or `folder` cannot be written to.
+    """
+    text = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_text(folder / FILE_NAME, text)
+
+
+def read(folder: Path) -> Report:
+    """Read `report.json` of a run folder.
+
+    Raises:
+        UserError: it is not there, is not JSON, or is not a report of this schema; see `from_json`.
+    """
+    path = folder / FILE_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): name the folder of a finished run, it holds {FILE_NAME}"
+        ) from error
+    except ValueError as error:  # not UTF-8, not JSON, or NaN in it
+        raise UserError(f"{path} is not JSON: {error}") from error
+    try:
+        return from_json(data)
+    except UserError as error:
+        raise UserError([f"{path}: {problem}" for problem in error.problems]) from error
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file beside its final name, then move it into place.
+
+    Raises:
+        UserError: the folder is missing, not writable or full.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+_FRACTIONS = ("top1", "agreement", "zero_fraction", "prunable_zero_fraction")
+_NOT_NEGATIVE = ("bits_per_weight", "max_relative_error", "parameters", "macs", "seconds")
+_POSITIVE = ("bytes", "images")
+
+
+def _problems(report: Report) -> Iterator[str]:
+    """Values of the right type that cannot be true."""
+    from converters.facts import LayerFacts  # brings numpy, which `edgeprune --help` does without
+
+    records: list[tuple[str, Any]] = [(f"report.rows[{i}]", row) for i, row in enumerate(report.rows)]
+    for where, row in records:
+        if row.sparse_runtime is None and not row.sparse_runtime_reason:
+            yield f"{where}.sparse_runtime is null without a sparse_runtime_reason"
+        for index, layer in enumerate(row.layers):
+            try:
+                strict.build(LayerFacts, layer, f"{where}.layers[{index}]")
+            except UserError as error:
+                yield from error.problems
+    records += [(f"report.trainings[{i}]", training) for i, training in enumerate(report.trainings)]
+    for where, record in records:
+        values = vars(record)
+        for name in _FRACTIONS:
+            if name in values and not 0 <= values[name] <= 1:
+                yield f"{where}.{name} is {values[name]}, a fraction is from 0 to 1"
+        for name in _NOT_NEGATIVE:
+            if name in values and values[name] < 0:
+                yield f"{where}.{name} is {values[name]}, it cannot be below 0"
+        for name in _POSITIVE:
+            if name in values and values[name] <= 0:
+                yield f"{where}.{name} is {values[name]}, it must be above 0"
+
+
+def _lists(data: Any) -> Any:
+    """`data` with each tuple as a list, as JSON reads it back."""
+    if isinstance(data, dict):
+        return {key: _lists(value) for key, value in data.items()}
+    return [_lists(value) for value in data] if isinstance(data, (list, tuple)) else data
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number JSON knows")

@@ -1,0 +1,260 @@
+"""The budget the files of a run must meet, and the verdict on them: pure functions of the report's rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converters.targets import TARGETS
+from edgeprune.errors import UserError
+from edgeprune.report import strict
+from edgeprune.report.records import Row
+from edgeprune.report.wording import bytes_exact, plain, points_fine, points_lost
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECOMMENDED_DROP_POINTS = 0.5
+"""With no budget, the smallest file that loses no more than this is recommended."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run must meet: at least one file of each budgeted target within both limits.
+
+    Attributes:
+        bytes: most bytes of a file, by target name.
+        top1_drop_points: most percentage points a file may lose against the dense float32 model, 0 to 100.
+            Without `bytes` it holds for every target of the report, with `bytes` for the targets named there.
+    """
+
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    top1_drop_points: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is limited at all."""
+        return bool(self.bytes) or self.top1_drop_points is not None
+
+    def problems(self) -> list[str]:
+        """Everything that makes no sense in this budget, each with what would; empty when all is well."""
+        found = []
+        for name, limit in self.bytes.items():
+            if name not in TARGETS:
+                found.append(f"budget.bytes: unknown target {name!r}: choose from {', '.join(TARGETS)}")
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0:
+                found.append(f"budget.bytes.{name} is {limit!r}: give a whole number of bytes above 0")
+        drop = self.top1_drop_points
+        if drop is not None and (isinstance(drop, bool) or not 0 <= drop <= 100):  # NaN is refused here too
+            found.append(
+                f"budget.top1_drop_points is {drop!r}: give percentage points from 0 to 100, such as 0.5"
+            )
+        return found
+
+
+def from_plain(data: object) -> Budget:
+    """Make a budget from plain data, `{"bytes": {target: most}, "top1_drop_points": points}`; None is no budget.
+
+    Raises:
+        UserError: every mistake in it, one line each.
+    """
+    if data is None:
+        return Budget()
+    budget = strict.build(Budget, data, "budget")
+    if problems := budget.problems():
+        raise UserError(problems)
+    return budget
+
+
+def read(path: Path) -> Budget:
+    """Read a `budget.toml`: `top1_drop_points = 0.5` and a table `[bytes]` with `litert-arm64 = 400_000`, ...
+
+    Raises:
+        UserError: it cannot be read, is not TOML, limits nothing; or every mistake in it, one line each.
+    """
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        budget = from_plain(data)
+    except OSError as error:
+        raise UserError(f"cannot read the budget {path}: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8 or not TOML
+        raise UserError(f"{path} is not TOML: {error}") from error
+    except UserError as error:
+        raise UserError([f"{path}: {problem}" for problem in error.problems]) from error
+    if not budget:
+        raise UserError(
+            f"{path} limits nothing: give top1_drop_points, or a table [bytes] with a target in it"
+        )
+    return budget
+
+
+@dataclass(frozen=True)
+class FileVerdict:
+    """One file against the limits of its target: `reasons` says why it does not fit; empty when it does."""
+
+    row: Row
+    reasons: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the file is within every limit."""
+        return not self.reasons
+
+
+@dataclass(frozen=True)
+class TargetVerdict:
+    """The files of one target.
+
+    Attributes:
+        target: its name.
+        budgeted: whether the budget holds for it; if not, `ship` is only a recommendation.
+        limit_bytes: most bytes; None: no limit.
+        limit_points: most percentage points lost, from the budget or the recommended limit; None: no limit.
+        files: every file of the target, smallest first.
+    """
+
+    target: str
+    budgeted: bool
+    limit_bytes: int | None
+    limit_points: float | None
+    files: tuple[FileVerdict, ...]
+
+    @property
+    def ship(self) -> Row | None:
+        """The smallest file that fits; None when none does."""
+        return next((file.row for file in self.files if file.fits), None)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the budget holds; a target without one cannot break it."""
+        return not self.budgeted or self.ship is not None
+
+    def limits(self) -> str:
+        """The limits in words."""
+        words = [] if self.limit_bytes is None else [f"{bytes_exact(self.limit_bytes)} bytes"]
+        if self.limit_points is not None:
+            words.append(f"{plain(self.limit_points)} points of accuracy lost")
+        return "at most " + " and ".join(words) if words else "no limit"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a run meets its budget, and what to ship for each target.
+
+    Attributes:
+        budget: what was asked for; empty when nothing was.
+        targets: the budgeted ones first, in the budget's order, then the others, in the report's.
+    """
+
+    budget: Budget
+    targets: tuple[TargetVerdict, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every budgeted target has a file that fits; with nothing to check no budget holds."""
+        return all(target.ok for target in self.targets) and (bool(self.targets) or not self.budget)
+
+    @property
+    def exit_status(self) -> int:
+        """0 within the budget or without one, 1 over it."""
+        return 0 if self.ok else 1
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one line."""
+        if not self.budget:
+            return "No budget was set"
+        if not self.targets:
+            return "Over budget: the report has no file to check"
+        broken = [target.target for target in self.targets if not target.ok]
+        return f"Over budget: {', '.join(broken)}" if broken else "Within budget"
+
+    def message(self) -> str:
+        """The verdict as plain text: what to ship; for a broken target each file, its bytes and the budget."""
+        lines = [self.headline]
+        for target in self.targets:
+            lines += [*_target_lines(target)]
+        return "\n".join(lines)
+
+    def next_step(self) -> str:
+        """One sentence: what to do now."""
+        broken = [target for target in self.targets if not target.ok]
+        if not self.targets:
+            return "No file was written: name at least one target in the recipe."
+        if broken:
+            return " ".join(_remedy(target) for target in broken)
+        if not self.budget:
+            return "Set a budget (bytes of a target, points of accuracy): the command fails when a file breaks it."
+        return "Ship the files named above."
+
+
+def evaluate(budget: Budget, rows: Sequence[Row]) -> Verdict:
+    """Hold every file against the budget.
+
+    A target is within budget when at least one of its files, the dense one included, is within both limits.
+    """
+    named = list(budget.bytes)
+    present = list(dict.fromkeys(row.target for row in rows))
+    budgeted = named or (present if budget else [])
+    others = [target for target in present if target not in budgeted]
+    return Verdict(
+        budget,
+        tuple(_judge(target, budget, rows, target in budgeted) for target in [*budgeted, *others]),
+    )
+
+
+def _judge(target: str, budget: Budget, rows: Iterable[Row], budgeted: bool) -> TargetVerdict:
+    limit_bytes = budget.bytes.get(target)
+    limit_points = budget.top1_drop_points
+    if limit_points is None and not budgeted:
+        limit_points = RECOMMENDED_DROP_POINTS
+    own = sorted(
+        (row for row in rows if row.target == target), key=lambda row: (row.bytes, -row.top1, row.path)
+    )
+    files = tuple(FileVerdict(row, tuple(_reasons(row, limit_bytes, limit_points))) for row in own)
+    return TargetVerdict(target, budgeted, limit_bytes, limit_points, files)
+
+
+def _reasons(row: Row, limit_bytes: int | None, limit_points: float | None) -> Iterable[str]:
+    if limit_bytes is not None and row.bytes > limit_bytes:
+        yield f"{bytes_exact(row.bytes - limit_bytes)} bytes over the budget of {bytes_exact(limit_bytes)}"
+    # Rounded: 5 images of 1,000 are 0.5 points, but 0.5000000000000004 as a difference of floats.
+    if limit_points is not None and round(row.top1_drop_points, 6) > limit_points:
+        yield f"loses {points_fine(row.top1_drop_points)} points, the limit is {plain(limit_points)}"
+
+
+def _target_lines(target: TargetVerdict) -> Iterable[str]:
+    ship = target.ship
+    if ship is not None:
+        yield (
+            f"{target.target}: ship {ship.path}, {bytes_exact(ship.bytes)} bytes, "
+            f"{points_lost(ship.top1_drop_points)} ({target.limits()})"
+        )
+    elif not target.files:
+        yield f"{target.target}: the run has no file for this target ({target.limits()})"
+    else:
+        yield f"{target.target}: no file fits ({target.limits()})"
+        for file in target.files:
+            yield f"  {file.row.path}: {bytes_exact(file.row.bytes)} bytes; {'; '.join(file.reasons)}"
+
+
+def _remedy(target: TargetVerdict) -> str:
+    """What would bring a broken target within its budget."""
+    if not target.files:
+        return f"Add {target.target} to the targets of the recipe, or take it out of the budget."
+    limit = target.limit_points
+    accurate = [
+        file.row for file in target.files if limit is None or round(file.row.top1_drop_points, 6) <= limit
+    ]
+    if accurate:
+        return (
+            f"For {target.target}, prune more, or raise its budget to {bytes_exact(accurate[0].bytes)} bytes "
+            f"for {accurate[0].path}."
+        )
+    return (
+        f"For {target.target}, no file is accurate enough: fine-tune longer, prune less or allow more loss."
+    )
