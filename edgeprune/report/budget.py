@@ -57,7 +57,7 @@ class Budget:
 
 
 def from_plain(data: object) -> Budget:
-    """Make a budget from plain data, `{"bytes": {target: most}, "top1_drop_points": points}`; None is no budget.
+    """Make a budget from plain data: `{"bytes": {target: most}, "top1_drop_points": points}` or None.
 
     Raises:
         UserError: every mistake in it, one line each.
@@ -135,6 +135,8 @@ class TargetVerdict:
 
     def limits(self) -> str:
         """The limits in words."""
+        if not self.budgeted:
+            return f"no budget; the smallest that loses at most {plain(self.limit_points)} points"
         words = [] if self.limit_bytes is None else [f"{bytes_exact(self.limit_bytes)} bytes"]
         if self.limit_points is not None:
             words.append(f"{plain(self.limit_points)} points of accuracy lost")
@@ -147,7 +149,7 @@ class Verdict:
 
     Attributes:
         budget: what was asked for; empty when nothing was.
-        targets: the budgeted ones first, in the budget's order, then the others, in the report's.
+        targets: in the report's order, then those the budget names and the report lacks.
     """
 
     budget: Budget
@@ -174,7 +176,7 @@ class Verdict:
         return f"Over budget: {', '.join(broken)}" if broken else "Within budget"
 
     def message(self) -> str:
-        """The verdict as plain text: what to ship; for a broken target each file, its bytes and the budget."""
+        """The verdict as plain text: what to ship; of a broken target each file, its bytes, the budget."""
         lines = [self.headline]
         for target in self.targets:
             lines += [*_target_lines(target)]
@@ -188,7 +190,9 @@ class Verdict:
         if broken:
             return " ".join(_remedy(target) for target in broken)
         if not self.budget:
-            return "Set a budget (bytes of a target, points of accuracy): the command fails when a file breaks it."
+            return (
+                "Set a budget (bytes of a target, points lost) and the command fails when a file breaks it."
+            )
         return "Ship the files named above."
 
 
@@ -197,14 +201,10 @@ def evaluate(budget: Budget, rows: Sequence[Row]) -> Verdict:
 
     A target is within budget when at least one of its files, the dense one included, is within both limits.
     """
-    named = list(budget.bytes)
     present = list(dict.fromkeys(row.target for row in rows))
-    budgeted = named or (present if budget else [])
-    others = [target for target in present if target not in budgeted]
-    return Verdict(
-        budget,
-        tuple(_judge(target, budget, rows, target in budgeted) for target in [*budgeted, *others]),
-    )
+    budgeted = list(budget.bytes) or (present if budget else [])
+    targets = dict.fromkeys([*present, *budgeted])
+    return Verdict(budget, tuple(_judge(target, budget, rows, target in budgeted) for target in targets))
 
 
 def _judge(target: str, budget: Budget, rows: Iterable[Row], budgeted: bool) -> TargetVerdict:

@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from converters.errors import UserError
@@ -19,16 +20,17 @@ _SIMPLE = {
     int: "a whole number",
     float: "a finite number",
     type(None): "null",
+    Path: "a path, as text",
 }
 
 
 def build(cls: type[T], data: object, where: str) -> T:
     """Make a `cls` (a dataclass) from plain data.
 
-    Nothing is converted but a whole number to a float and a list to a tuple.
+    Nothing is converted but a whole number to a float, a list to a tuple and text to a path.
 
     Args:
-        cls: its fields may be typed with str, bool, int, float, Any, other such dataclasses, and dict,
+        cls: its fields may be typed with str, bool, int, float, Path, Any, other such dataclasses, and dict,
             Mapping, tuple and Optional of these.
         data: what `json.loads` or `tomllib.loads` gives.
         where: what the data is, for messages.
@@ -78,6 +80,8 @@ def _value(kind: Any, data: object, where: str, problems: list[str]) -> object:
             problems.append(f"{where} must be an object with named values, not {_shown(data)}")
             return {}
         return {key: _value(arguments[1], value, f"{where}.{key}", problems) for key, value in data.items()}
+    if kind is Path and isinstance(data, str):
+        return Path(data)
     if not _fits(kind, data):
         problems.append(f"{where} must be {_SIMPLE[kind]}, not {_shown(data)}")
         return data

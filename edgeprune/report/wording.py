@@ -1,4 +1,4 @@
-"""How numbers are written for people: a small pure function for each kind, for every page, table and message."""
+"""How numbers are written for people: a small pure function for each kind, for pages, tables and messages."""
 
 from __future__ import annotations
 

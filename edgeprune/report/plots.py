@@ -1,0 +1,218 @@
+"""The pictures of a report: inline SVG whose colours are the page's, so that they read in light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.report.records import Report, Row, Training
+from edgeprune.report.summary import format_name, is_efficient, variants
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SERIES = 6
+"""Colours `--series-0` ... that the page must define; further variants start over with another marker."""
+
+MARKERS = "osD^vP"
+GLYPHS = "●■◆▲▼✚"
+
+# Stand-ins that matplotlib can write; `_for_page` puts the page's colour in their place.
+_INK, _MUTED, _LINE, _PAGE = "#010203", "#010204", "#010205", "#010206"
+_PAGE_COLOURS = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _PAGE: "--card"} | {
+    f"#0102{16 + i:02x}": f"--series-{i}" for i in range(SERIES)
+}
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font and colour and can be read aloud
+    "svg.hashsalt": "edgeprune",  # the same report gives the same bytes
+    "font.size": 10.5,
+    "text.parse_math": False,  # a "$" in a name is a "$"
+    "text.color": _INK,
+    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": _LINE,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.7,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.facecolor": "none",
+    "axes.unicode_minus": False,
+}
+_SIZE_INCHES = (5.0, 3.5)
+
+
+def size_against_accuracy(report: Report) -> dict[str, str]:
+    """Draw bytes against top-1, one picture a file format; the efficient files are filled and named."""
+    order = variants(report)
+    by_format: dict[str, list[Row]] = {}
+    for row in report.rows:
+        by_format.setdefault(format_name(row.target), []).append(row)
+    return {
+        name: _draw(f"size-{index}", partial(_scatter, rows=rows, order=order))
+        for index, (name, rows) in enumerate(by_format.items())
+    }
+
+
+def training_curves(report: Report) -> dict[str, str]:
+    """Draw accuracy, loss and zeros over the epochs, by title, one line a variant; only what was recorded."""
+    order = variants(report)
+    kinds = {"Top-1 on the held-out images": "top1", "Loss": "loss", "Zeros asked for": "sparsity"}
+    pictures: dict[str, str] = {}
+    for title, key in kinds.items():
+        lines = [training for training in report.trainings if _recorded(training, key)]
+        if lines:
+            paint = partial(_curves, trainings=lines, key=key, order=order)
+            pictures[title] = _draw(f"training-{key}", paint)
+    return pictures
+
+
+def _recorded(training: Training, key: str) -> bool:
+    """Whether there is a curve to draw: two epochs with the value, and for zeros some that are not 0."""
+    values = [epoch[key] for epoch in training.epochs if key in epoch]
+    return len(values) > 1 and (key != "sparsity" or any(values))
+
+
+def _colour(order: Sequence[str], variant: str) -> str:
+    return f"#0102{16 + order.index(variant) % SERIES:02x}"
+
+
+def _marker(order: Sequence[str], variant: str) -> str:
+    return MARKERS[order.index(variant) % len(MARKERS)]
+
+
+def _scatter(axes: Axes, rows: Sequence[Row], order: Sequence[str]) -> None:
+    efficient = sorted((row for row in rows if is_efficient(row, rows)), key=lambda row: row.bytes)
+    axes.plot(
+        [row.bytes / 1e6 for row in efficient],
+        [100 * row.top1 for row in efficient],
+        color=_MUTED,
+        linewidth=1.2,
+        linestyle=(0, (4, 3)),
+        zorder=1,
+    )
+    for row in rows:
+        colour = _colour(order, row.variant)
+        axes.plot(
+            row.bytes / 1e6,
+            100 * row.top1,
+            _marker(order, row.variant),
+            markersize=9,
+            color=colour if row in efficient else _PAGE,
+            markeredgecolor=colour,
+            markeredgewidth=1.8,
+            clip_on=False,
+            zorder=2,
+        )
+    axes.set_xlim(0, 1.08 * max(row.bytes for row in rows) / 1e6)
+    axes.set_xlabel("size, MB")
+    axes.set_ylabel("top-1, %")
+    axes.margins(y=0.22)
+    _place_names(axes, efficient, rows)
+
+
+def _place_names(axes: Axes, named: Sequence[Row], rows: Sequence[Row]) -> None:
+    """Write the name of each of `named` where it covers no point and no other name."""
+    from matplotlib.transforms import Bbox
+
+    figure = axes.figure
+    figure.canvas.draw()
+    frame = axes.get_window_extent()
+    points = axes.transData.transform([(row.bytes / 1e6, 100 * row.top1) for row in rows])
+    taken = [Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in points]
+    places = [(11, 0, "left"), (-11, 0, "right"), (0, 14, "center"), (0, -15, "center"), (11, 14, "left")]
+    places += [
+        (-11, 14, "right"),
+        (11, -15, "left"),
+        (-11, -15, "right"),
+        (0, 28, "center"),
+        (0, -29, "center"),
+    ]
+    for row in named:
+        for dx, dy, side in places:
+            text = axes.annotate(
+                f"{row.variant}, {_storage(row.target)}",
+                (row.bytes / 1e6, 100 * row.top1),
+                (dx, dy),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=10,
+            )
+            box = text.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 and frame.y0 <= box.y0
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()  # with no free place the name stays out; the table has it
+
+
+def _storage(target: str) -> str:
+    from converters.targets import TARGETS
+
+    return TARGETS[target].storage.value if target in TARGETS else target
+
+
+def _curves(axes: Axes, trainings: Iterable[Training], key: str, order: Sequence[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    scale = 1 if key == "loss" else 100
+    for training in trainings:
+        epochs = [epoch for epoch in training.epochs if key in epoch]
+        axes.plot(
+            [epoch.get("epoch", index) for index, epoch in enumerate(epochs)],
+            [scale * epoch[key] for epoch in epochs],
+            color=_colour(order, training.variant),
+            marker=_marker(order, training.variant),
+            markersize=3.5,
+            linewidth=1.6,
+        )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss" if key == "loss" else "%")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if key == "sparsity":
+        axes.set_ylim(0, 100)
+
+
+def _draw(name: str, paint: Callable[[Any], None]) -> str:
+    """Draw one picture; `name` makes its ids differ from those of the other pictures of the page."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing"
+        )  # only measured with this font, shown in the page's
+        figure: Figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        FigureCanvasSVG(figure)
+        paint(figure.subplots())
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return _for_page(file.getvalue(), name)
+
+
+def _for_page(svg: str, name: str) -> str:
+    """Make an SVG file part of a page: no prologue, metadata or namespaces, the page's colours and font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true">', svg, count=1)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
+    for stand_in, colour in _PAGE_COLOURS.items():
+        svg = svg.replace(stand_in, f"var({colour})")
+    return svg.strip()

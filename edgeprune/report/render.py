@@ -1,0 +1,198 @@
+"""The report as people read it: `report.html`, `report.md` and a table in the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.report import summary, wording
+from edgeprune.report.records import Report, write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from rich.console import Console
+
+HTML_NAME = "report.html"
+MARKDOWN_NAME = "report.md"
+_TEMPLATES = Path(__file__).parent / "templates"
+_NUMBERS: tuple[Callable[..., str], ...] = (
+    wording.bits,
+    wording.bytes_exact,
+    wording.bytes_human,
+    wording.count_human,
+    wording.duration,
+    wording.error,
+    wording.percent,
+    wording.plain,
+    wording.points,
+    wording.points_lost,
+    wording.shape,
+    wording.times,
+    wording.zeros,
+)
+
+
+def write_pages(report: Report, folder: Path) -> tuple[Path, Path]:
+    """Write `report.html` and `report.md` into `folder`, each whole or not at all, and return their paths.
+
+    Raises:
+        UserError: `folder` cannot be written to, or the budget in the report's recipe makes no sense.
+    """
+    page, text = html(report), markdown(report)
+    return write_text(folder / HTML_NAME, page), write_text(folder / MARKDOWN_NAME, text)
+
+
+def html(report: Report) -> str:
+    """Return the report as one HTML page that needs no network and no JavaScript."""
+    from jinja2 import Environment as Jinja
+    from jinja2 import FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from edgeprune.report import plots
+
+    environment = Jinja(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pictures = {
+        "size_pictures": plots.size_against_accuracy(report),
+        "training_pictures": plots.training_curves(report),
+    }
+    return _render(
+        environment,
+        "report.html.jinja",
+        report,
+        **{
+            name: {title: Markup(svg) for title, svg in drawn.items()}  # our own SVG, text escaped
+            for name, drawn in pictures.items()
+        },
+        glyphs=plots.GLYPHS,
+        series=plots.SERIES,
+    )
+
+
+def markdown(report: Report) -> str:
+    """Return the report as Markdown for a pull request."""
+    from jinja2 import Environment as Jinja
+    from jinja2 import FileSystemLoader, StrictUndefined
+
+    environment = Jinja(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=False,  # `finalize` escapes every value for Markdown instead
+        finalize=markdown_text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["fenced"] = _fenced
+    return _render(environment, "report.md.jinja", report)
+
+
+def print_table(report: Report, console: Console) -> None:
+    """Print every file, the verdict on the budget and what to do next."""
+    from rich.table import Table
+    from rich.text import Text
+
+    verdict = summary.verdict(report)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("target\n  variant", overflow="fold")
+    for heading in (
+        "size",
+        "bytes",
+        "times\nsmaller",
+        "top-1\n%",
+        "points\nlost",
+        "zeros\n%",
+        "bits per\nweight",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("sparse\nkernels", no_wrap=True)
+    for group in summary.groups(report, verdict):
+        table.add_row(Text(group.target, style="bold"))
+        for file in group.files:
+            row = file.row
+            cells = (
+                f"  {row.variant}",
+                wording.bytes_human(row.bytes),
+                wording.bytes_exact(row.bytes),
+                "–" if file.times_smaller is None else wording.times(file.times_smaller),
+                wording.percent(row.top1).removesuffix(" %"),
+                wording.points(row.top1_drop_points),
+                wording.zeros(row.zero_fraction).removesuffix(" %"),
+                wording.bits(row.bits_per_weight),
+                summary.sparse_word(row),
+            )
+            # Text, not str: a name with [brackets] is a name, not a style.
+            table.add_row(*(Text(cell) for cell in cells), style="bold green" if file.ship else None)
+    console.print(table)
+    console.print()
+    style = "bold green" if verdict.ok and verdict.budget else "bold" if verdict.ok else "bold red"
+    headline, *lines = verdict.message().splitlines()
+    console.print(Text(headline, style=style))
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    console.print(Text(f"Next: {verdict.next_step()}"), soft_wrap=True)
+
+
+def markdown_text(value: object) -> str:
+    """Escape a value so that Markdown shows it as it is, on one line.
+
+    >>> markdown_text("block_80 | <b>")
+    'block\\\\_80 \\\\| &lt;b&gt;'
+    """
+    if hasattr(value, "__html__"):  # made by `_fenced`, already Markdown
+        return str(value)
+    text = " ".join(str(value).split("\n")).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
+
+
+def _fenced(lines: list[str]) -> str:
+    """Return a block of code that nothing in `lines` can end."""
+    from markupsafe import Markup
+
+    text = "\n".join(lines)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return Markup(f"{fence}sh\n{text}\n{fence}")  # nothing inside ends the fence
+
+
+def _render(environment: Environment, template: str, report: Report, **more: Any) -> str:
+    verdict = summary.verdict(report)
+    environment.filters.update({number.__name__: number for number in _NUMBERS})
+    environment.filters["sparse_word"] = summary.sparse_word
+    return environment.get_template(template).render(
+        report=report,
+        title=_title(report),
+        verdict=verdict,
+        groups=summary.groups(report, verdict),
+        variants=summary.variants(report),
+        not_sparse=summary.sparse_reasons(report.rows, False),
+        unknown_sparse=summary.sparse_reasons(report.rows, None),
+        commands=_commands(report),
+        environment=summary.flat(
+            {key: value for key, value in report.environment.items() if key != "command"}
+        ),
+        recipe=summary.flat(report.recipe),
+        images=sorted({row.images for row in report.rows}),
+        formats={summary.format_name(row.target) for row in report.rows},
+        **more,
+    )
+
+
+def _title(report: Report) -> str:
+    """The model's name as the recipe has it."""
+    names = (report.recipe.get(key) for key in ("model", "name"))
+    return next((name for name in names if isinstance(name, str) and name), "A pruned model")
+
+
+def _commands(report: Report) -> list[str]:
+    """The command lines to repeat the run: the environment's "command", one line or a list of them."""
+    command = report.environment.get("command")
+    if not command:
+        return []
+    return [str(line) for line in command] if isinstance(command, (list, tuple)) else [str(command)]
