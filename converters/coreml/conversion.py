@@ -1,0 +1,219 @@
+"""Write a torch module as a Core ML package that an app can use as it is."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.coreml.compression import compress
+from converters.coreml.description import describe
+from converters.coreml.evaluation import LOGITS
+from converters.coreml.framework import ct, quiet
+from converters.coreml.inspection import layer_facts
+from converters.coreml.package import SUFFIX, write_package
+from converters.errors import ToolError, UserError
+from converters.facts import Converted, Normalization, size_bytes
+from converters.layers import weighted_layers
+from converters.targets import Format, Target
+from converters.targets import target as target_named
+
+INPUT = "image"
+PROBABILITIES = "probabilities"
+
+
+def convert(
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    *,
+    target: str = "coreml-ios16",
+    labels: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Converted:
+    """Convert a model, store its weights as small as the target allows, and write the package.
+
+    Args:
+        model: in eval mode, with its zeros already in its weights; it is not changed.
+        example: (1, 3, h, w) float32, of the size the file will take.
+        path: of the package, ending in ".mlpackage"; a package that is there already is replaced.
+        target: name of a Core ML target in `converters.targets.TARGETS`.
+        labels: class names in output order: the file then names the class and gives probabilities by name.
+        normalization: folded in, so that the file takes an RGB image with pixels in [0, 255].
+        metadata: "short_description", "author", "license" and "version" go where Xcode shows them, any
+            other key among the user-defined entries.
+
+    Returns:
+        What was written, the layers named as `model.named_modules()` names them.
+
+    Raises:
+        UserError: the model, the example or an option is not what it should be.
+        ToolError: torch or coremltools cannot convert the model.
+    """
+    path = Path(path)
+    chosen = target_named(target, Format.COREML)
+    output = _check(model, example, path, labels, normalization)
+    layers = weighted_layers(model, example)
+    mlmodel = _to_mil(_Deployed(model, normalization, labels is not None, output), example, chosen)
+    try:
+        with quiet():
+            mlmodel = compress(mlmodel, chosen.storage)
+    except Exception as error:
+        raise ToolError(
+            f"coremltools could not compress the model for {target}: {_first_line(error)}"
+        ) from error
+    spec = describe(mlmodel.get_spec(), labels, metadata or {}, INPUT, PROBABILITIES)
+    write_package(spec, Path(mlmodel.weights_dir), path)
+    return Converted(path, chosen.name, size_bytes(path), layer_facts(path, layers))
+
+
+class _Deployed(nn.Module):
+    """The model as the file has it: pixels normalised before it, probabilities after it, where asked for."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, model: nn.Module, normalization: Normalization | None, classifies: bool, output: str | None
+    ) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).cpu()
+        self.classifies = classifies
+        self.output = output
+        self.normalizes = normalization is not None
+        if normalization is not None:
+            # (x - 255 mean) * (1 / 255 std), in this order: whole pixels less a float16 mean are exact to
+            # 1/32 of a pixel step, where x * scale + bias would lose up to a quarter of a step.
+            mean, std = (
+                torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in _values(normalization)
+            )
+            self.register_buffer("mean", (mean * 255).float())
+            self.register_buffer("scale", (1 / (255 * std)).float())
+        self.eval()
+
+    def forward(self, image: Tensor) -> Any:
+        """(1, 3, h, w) -> what the model gives, and its softmax where it classifies."""
+        result = self.model((image - self.mean) * self.scale if self.normalizes else image)
+        if self.output is not None:
+            result = result[self.output]
+        return (result, torch.softmax(result, 1)) if self.classifies else result
+
+
+def _values(normalization: Normalization) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return normalization.mean, normalization.std
+
+
+def _to_mil(model: _Deployed, example: Tensor, target: Target) -> Any:
+    """Convert by torch.export, the route that folds batch norms into the convolutions before them."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, (example.detach().cpu(),)).run_decompositions({})
+    except Exception as error:  # torch.export raises whatever the model's own code does
+        raise ToolError(f"torch.export could not trace the model: {_first_line(error)}") from error
+    shape = tuple(example.shape)
+    image = (
+        ct.ImageType(name=INPUT, shape=shape, color_layout=ct.colorlayout.RGB)
+        if model.normalizes
+        else ct.TensorType(name=INPUT, shape=shape, dtype=float)
+    )
+    names = [LOGITS, PROBABILITIES] if model.classifies else [LOGITS]
+    try:
+        with quiet():
+            return ct.convert(
+                exported,
+                convert_to="mlprogram",
+                minimum_deployment_target=getattr(ct.target, target.platform),
+                compute_precision=ct.precision.FLOAT16,
+                inputs=[image],
+                outputs=[ct.TensorType(name=name, dtype=float) for name in names],
+                skip_model_load=True,
+            )
+    except Exception as error:
+        raise ToolError(f"coremltools could not convert the model: {_first_line(error)}") from error
+
+
+def _check(
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    labels: Sequence[str] | None,
+    normalization: Normalization | None,
+) -> str | None:
+    """Refuse what cannot be converted; return the key of the output where the model gives a dict."""
+    problems = [*_path_problems(path), *_example_problems(example), *_normalization_problems(normalization)]
+    training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
+    if training:
+        problems.append(f"model is in training mode ({training[0]}): call model.eval() before converting")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            problems.append(f"{name} has values that are not finite (NaN or infinity)")
+    if problems:
+        raise UserError(problems)
+    with torch.no_grad():
+        result = model(example)
+    key = None
+    if isinstance(result, Mapping):
+        key = "out" if "out" in result else next(iter(result))
+        result = result[key]
+    if not isinstance(result, Tensor):
+        raise UserError(
+            f"model gives a {type(result).__name__}, expected a tensor, or a dict with one called 'out'"
+        )
+    if labels is not None:
+        problems = _label_problems(labels, result)
+    if problems:
+        raise UserError(problems)
+    return key
+
+
+def _path_problems(path: Path) -> list[str]:
+    if path.suffix != SUFFIX:
+        return [f"{path}: the name of a Core ML package ends in {SUFFIX}"]
+    if path.exists() and not (path / "Manifest.json").is_file():
+        return [f"{path} exists and is not a Core ML package: not overwritten"]
+    return []
+
+
+def _example_problems(example: Tensor) -> list[str]:
+    if example.dim() != 4 or tuple(example.shape[:2]) != (1, 3):
+        return [f"example has shape {tuple(example.shape)}, expected (1, 3, height, width)"]
+    if example.dtype != torch.float32:
+        return [f"example has type {example.dtype}, expected torch.float32"]
+    return []
+
+
+def _normalization_problems(normalization: Normalization | None) -> list[str]:
+    if normalization is None:
+        return []
+    problems = []
+    if {len(normalization.mean), len(normalization.std)} != {3}:
+        problems.append("normalization needs three values for mean and three for std, one a channel")
+    if any(not std > 0 for std in normalization.std):
+        problems.append(f"normalization std {normalization.std}: every value must be above 0")
+    if any(not -1 <= mean <= 2 for mean in normalization.mean):
+        problems.append(f"normalization mean {normalization.mean}: values are for pixels in [0, 1]")
+    return problems
+
+
+def _label_problems(labels: Sequence[str], result: Tensor) -> list[str]:
+    if result.dim() != 2:
+        return [f"labels are for a classifier; this model gives an output of shape {tuple(result.shape)}"]
+    problems = []
+    if len(labels) != result.shape[1]:
+        problems.append(f"{len(labels)} labels for a model of {result.shape[1]} classes")
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        problems.append(f"labels that appear twice, which Core ML cannot tell apart: {', '.join(repeated)}")
+    return problems
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

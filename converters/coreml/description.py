@@ -1,0 +1,103 @@
+"""What a package says of itself: class labels for apps, author, licence, version, how it was compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from converters.coreml.framework import proto
+
+# Keys that have a place of their own in the description; any other is user-defined.
+_PLACES = {
+    "short_description": "shortDescription",
+    "author": "author",
+    "license": "license",
+    "version": "versionString",
+}
+# Written by coremltools; it would make two conversions of one model differ.
+_DATE = "com.github.apple.coremltools.conversion_date"
+_LABEL, _LABEL_PROBABILITIES = "classLabel", "classLabel_probs"
+
+
+def describe(
+    spec: Any, labels: Sequence[str] | None, metadata: Mapping[str, str], image: str, probabilities: str
+) -> Any:
+    """Fill in the description of a specification, and make it a classifier where there are labels.
+
+    Args:
+        spec: the `Model` message; changed and returned.
+        labels: class names in output order.
+        metadata: texts by key.
+        image: name of the input.
+        probabilities: name of the output that holds them, where there are labels.
+    """
+    description = spec.description
+    description.metadata.userDefined.pop(_DATE, None)
+    for key, text in metadata.items():
+        if key in _PLACES:
+            setattr(description.metadata, _PLACES[key], text)
+        else:
+            description.metadata.userDefined[key] = text
+    for feature in description.input:
+        if feature.name == image:
+            pixels = feature.type.WhichOneof("Type") == "imageType"
+            feature.shortDescription = "RGB image" if pixels else "RGB image, normalised as for training"
+    for feature in description.output:
+        feature.shortDescription = (
+            "softmax of the logits, by class" if feature.name == probabilities else "output of the model"
+        )
+    if labels is not None:
+        _classify(spec, labels, probabilities)
+    return spec
+
+
+def _classify(spec: Any, labels: Sequence[str], probabilities: str) -> None:
+    """Add Core ML's `classify` operation, which names the likeliest class and gives probabilities by name.
+
+    coremltools adds it itself only where the model has a single output; this one keeps its logits as well.
+    """
+    function = spec.mlProgram.functions["main"]
+    block = function.block_specializations[function.opset]
+    operation = block.operations.add(type="classify")
+    operation.inputs["probabilities"].arguments.add(name=probabilities)
+    operation.inputs["classes"].arguments.add().value.CopyFrom(_text_list(labels))
+    operation.attributes["name"].CopyFrom(_text("classify"))
+    mil = proto.MIL_pb2
+    label = operation.outputs.add(name=_LABEL)
+    label.type.tensorType.dataType = mil.DataType.STRING
+    by_name = operation.outputs.add(name=_LABEL_PROBABILITIES)
+    by_name.type.dictionaryType.keyType.tensorType.dataType = mil.DataType.STRING
+    by_name.type.dictionaryType.valueType.tensorType.dataType = mil.DataType.FLOAT64
+    # An app reads the dictionary: the tensor that it is made from is no output of its own.
+    kept = [name for name in block.outputs if name != probabilities]
+    del block.outputs[:]
+    block.outputs.extend([_LABEL, _LABEL_PROBABILITIES, *kept])
+
+    description = spec.description
+    features = [feature for feature in description.output if feature.name != probabilities]
+    class_label = proto.Model_pb2.FeatureDescription(name=_LABEL, shortDescription="likeliest class")
+    class_label.type.stringType.SetInParent()
+    by_class = proto.Model_pb2.FeatureDescription(
+        name=_LABEL_PROBABILITIES, shortDescription="probability of each class"
+    )
+    by_class.type.dictionaryType.stringKeyType.SetInParent()
+    features = [class_label, by_class, *features]
+    del description.output[:]
+    description.output.extend(features)
+    description.predictedFeatureName = _LABEL
+    description.predictedProbabilitiesName = _LABEL_PROBABILITIES
+
+
+def _text(text: str) -> Any:
+    value = proto.MIL_pb2.Value()
+    value.type.tensorType.dataType = proto.MIL_pb2.DataType.STRING
+    value.immediateValue.tensor.strings.values.append(text)
+    return value
+
+
+def _text_list(texts: Sequence[str]) -> Any:
+    value = proto.MIL_pb2.Value()
+    value.type.listType.type.tensorType.dataType = proto.MIL_pb2.DataType.STRING
+    value.type.listType.length.constant.size = len(texts)
+    value.immediateValue.list.values.extend(_text(text) for text in texts)
+    return value

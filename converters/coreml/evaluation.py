@@ -1,0 +1,322 @@
+"""Run a Core ML package on any machine, by evaluating its program with torch.
+
+Weights are decoded as Core ML decodes them, arithmetic is float32; `activations="float16"` also rounds the
+result of every operation to float16, as the Neural Engine would.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.coreml.blobs import MalformedError
+from converters.coreml.framework import ct, quiet
+from converters.coreml.operations import OPERATIONS
+from converters.coreml.package import Contents, read_package
+from converters.coreml.program import Argument, Operation, Program, Reference, read_program
+from converters.errors import ToolError, UserError
+from converters.facts import InputSpec
+
+# Name of the output that `conversion` gives the torch model's own result.
+LOGITS = "logits"
+# Pixels run together: enough to keep the processor busy, few enough to stay in its caches.
+_BATCH_PX = 2**19
+
+
+class Package:
+    """A package that can be run; made by `load`.
+
+    Attributes:
+        path: of the package.
+        input: what `predict` takes.
+    """
+
+    def __init__(self, path: Path, spec: InputSpec, run: _Evaluator | _CoreML) -> None:
+        self.path = path
+        self.input = spec
+        self._run = run
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Run the package.
+
+        Args:
+            images: (n, 3, h, w) of `input.shape` and `input.range`, float32.
+
+        Returns:
+            (n, classes) float32: the output as the torch model gives it, before any softmax; for a model of
+            another kind, (n, ...) in the shape of its output.
+
+        Raises:
+            UserError: the images have another shape.
+        """
+        images = np.asarray(images, dtype=np.float32)
+        if images.ndim != 4 or images.shape[1:] != self.input.shape:
+            channels, height, width = self.input.shape
+            raise UserError(
+                f"{self.path}: takes images of shape (n, {channels}, {height}, {width}), got {images.shape}"
+            )
+        batch = max(1, _BATCH_PX // (images.shape[2] * images.shape[3]))
+        parts = [self._run(images[start : start + batch]) for start in range(0, max(len(images), 1), batch)]
+        return np.concatenate(parts)
+
+
+def load(
+    path: str | Path,
+    *,
+    activations: Literal["float32", "float16"] = "float32",
+    native: bool | None = None,
+) -> Package:
+    """Open a package to run it.
+
+    Args:
+        path: of the `.mlpackage`.
+        activations: "float16" rounds the result of every operation as the Neural Engine would.
+        native: run it by Core ML itself; None: where there is Core ML, on macOS.
+
+    Raises:
+        UserError: there is no such package, it is damaged, or it has an operation that cannot be evaluated.
+    """
+    path = Path(path)
+    if activations not in ("float32", "float16"):
+        raise UserError(f"activations {activations!r}: choose float32 or float16")
+    with well_formed(path):
+        contents = read_package(path)
+        program = read_program(contents)
+        spec = input_spec(contents, program)
+        if sys.platform == "darwin" if native is None else native:
+            return Package(path, spec, _CoreML(path, program.inputs[0].name, _image(contents)))
+        run = _Evaluator(program, result_name(program), half=activations == "float16")
+        run(np.zeros((1, *spec.shape), np.float32), check=True)
+    return Package(path, spec, run)
+
+
+@contextmanager
+def well_formed(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a file into one message that names the file."""
+    try:
+        yield
+    except (MalformedError, OSError) as error:
+        raise UserError(f"{path}: not a usable Core ML package: {error}") from error
+
+
+def input_spec(contents: Contents, program: Program) -> InputSpec:
+    """What a package takes: one image, as pixels or as the torch model takes it."""
+    description = contents.spec.description
+    if len(program.inputs) != 1 or len(description.input) != 1:
+        raise MalformedError(f"takes {len(program.inputs)} inputs, expected one image")
+    shape = program.inputs[0].shape
+    if shape is None or len(shape) != 4 or shape[:2] != (1, 3):
+        raise MalformedError(f"takes an input of shape {shape}, expected (1, 3, height, width)")
+    return InputSpec(
+        shape=(shape[1], shape[2], shape[3]),
+        range=(0.0, 255.0) if _image(contents) else None,
+        labels=_labels(program),
+    )
+
+
+def result_name(program: Program) -> str:
+    """The output that holds what the torch model gives: "logits", the only tensor, or what is classified."""
+    if LOGITS in program.outputs:
+        return LOGITS
+    for operation in program.operations:
+        if operation.type == "classify":
+            probabilities = operation.arguments.get("probabilities", (None,))[0]
+            if isinstance(probabilities, Reference):
+                return probabilities.name
+    if len(program.outputs) != 1:
+        raise MalformedError(f"has outputs {', '.join(program.outputs)}, and none called {LOGITS!r}")
+    return program.outputs[0]
+
+
+def _image(contents: Contents) -> bool:
+    return bool(contents.spec.description.input[0].type.WhichOneof("Type") == "imageType")
+
+
+def _labels(program: Program) -> tuple[str, ...] | None:
+    for operation in program.operations:
+        if operation.type == "classify":
+            (classes,) = operation.arguments.get("classes", (None,))
+            if isinstance(classes, Reference):
+                classes = program.texts.get(classes.name)
+            return tuple(classes) if isinstance(classes, list) else None
+    return None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An operation made ready to run: `tensors` come from other steps, `fixed` from the file."""
+
+    operation: Operation
+    tensors: Mapping[str, str | tuple[str, ...]]
+    fixed: Mapping[str, Any]
+    half: bool
+    forget: tuple[str, ...]
+
+
+class _Evaluator:
+    """The steps that lead from the input to one result."""
+
+    def __init__(self, program: Program, result: str, half: bool) -> None:
+        self._input = program.inputs[0].name
+        self._result = result
+        self._constants: dict[str, Tensor] = {}
+        needed = _needed(program, result)
+        _known_operations(needed)
+        self._steps = self._compile(program, needed, half)
+
+    def __call__(self, images: np.ndarray, check: bool = False) -> np.ndarray:
+        """Run (n, 3, h, w) float32; `check` compares every shape on the way with what the file declares."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(images))
+            if check or len(batch) == 1:
+                return self._run(batch, check).numpy()
+            # The program is written for one image, axis of the batch included: (n, 1, 3, h, w).
+            result = torch.vmap(lambda image: self._run(image, False))(batch.unsqueeze(1))
+            return np.asarray(result.squeeze(1).numpy())
+
+    def _run(self, image: Tensor, check: bool) -> Tensor:
+        values: dict[str, Tensor] = {self._input: image}
+        for step in self._steps:
+            results = self._apply(step, values)
+            for output, value in zip(step.operation.outputs, results, strict=True):
+                if check and output.shape is not None and tuple(value.shape) != output.shape:
+                    raise MalformedError(
+                        f"operation {step.operation.type!r} at {output.name!r} gives shape "
+                        f"{list(value.shape)}, declared is {list(output.shape)}"
+                    )
+                values[output.name] = (
+                    value.half().float() if step.half and value.is_floating_point() else value
+                )
+            for name in step.forget:
+                values.pop(name, None)
+        return values[self._result]
+
+    def _apply(self, step: _Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        def find(name: str) -> Tensor:
+            return values[name] if name in values else self._constants[name]
+
+        tensors = {
+            argument: find(names) if isinstance(names, str) else [find(name) for name in names]
+            for argument, names in step.tensors.items()
+        }
+        try:
+            result = OPERATIONS[step.operation.type](**tensors, **step.fixed)
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise MalformedError(
+                f"operation {step.operation.type!r} at {step.operation.name!r}: {reason}"
+            ) from error
+        return result if isinstance(result, tuple) else (result,)
+
+    def _compile(self, program: Program, operations: Sequence[Operation], half: bool) -> list[_Step]:
+        last_use = {
+            reference.name: index
+            for index, operation in enumerate(operations)
+            for reference in _references(operation)
+        }
+        known = {self._input}
+        steps = []
+        for index, operation in enumerate(operations):
+            tensors: dict[str, str | tuple[str, ...]] = {}
+            fixed: dict[str, Any] = {}
+            for argument, values in operation.arguments.items():
+                resolved = [self._resolve(program, known, operation, value) for value in values]
+                if all(isinstance(value, Reference) for value in resolved) and resolved:
+                    names = tuple(value.name for value in resolved)
+                    tensors[argument] = names if argument == "values" else names[0]
+                elif len(resolved) == 1:
+                    fixed[argument] = resolved[0]
+            known.update(output.name for output in operation.outputs)
+            forget = tuple(
+                name
+                for name, last in last_use.items()
+                if last == index and name in known and name != self._result
+            )
+            rounds = half and operation.outputs[0].dtype == "FLOAT16"
+            steps.append(_Step(operation, tensors, fixed, rounds, forget))
+        return steps
+
+    def _resolve(self, program: Program, known: set[str], operation: Operation, value: Argument) -> Any:
+        """A reference to a tensor, or the fixed value that it stands for."""
+        if isinstance(value, Reference):
+            if value.name in known:
+                return value
+            if value.name in program.texts:
+                return program.texts[value.name]
+            if value.name not in program.constants:
+                raise MalformedError(
+                    f"operation {operation.type!r} needs {value.name!r}, which nothing makes before it"
+                )
+            constant = program.constants[value.name].value
+            # Single numbers, and everything that is not float, configure an operation; the rest is data.
+            if constant.dtype.kind == "f" and constant.ndim:
+                if value.name not in self._constants:
+                    self._constants[value.name] = torch.from_numpy(constant.astype(np.float32))
+                return value
+            return constant.tolist()
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _references(operation: Operation) -> list[Reference]:
+    return [
+        value for values in operation.arguments.values() for value in values if isinstance(value, Reference)
+    ]
+
+
+def _needed(program: Program, result: str) -> list[Operation]:
+    """The operations that lead to a result, in order."""
+    wanted = {result}
+    needed = []
+    for operation in reversed(program.operations):
+        if wanted.intersection(output.name for output in operation.outputs):
+            needed.append(operation)
+            wanted.update(reference.name for reference in _references(operation))
+    if not needed:
+        raise MalformedError(f"nothing in its program makes the output {result!r}")
+    return needed[::-1]
+
+
+def _known_operations(operations: Sequence[Operation]) -> None:
+    unknown = [operation for operation in operations if operation.type not in OPERATIONS]
+    if unknown:
+        places = ", ".join(f"{operation.type!r} at {operation.name!r}" for operation in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise MalformedError(f"operations that cannot be evaluated here: {places}{more}")
+
+
+class _CoreML:
+    """Core ML itself, one image at a time."""
+
+    def __init__(self, path: Path, name: str, image: bool) -> None:
+        try:
+            with quiet():
+                self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_NE)
+        except Exception as error:  # whatever Core ML's compiler raises
+            raise ToolError(f"{path}: Core ML cannot load it: {error}") from error
+        self._name = name
+        self._image = image
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Run (n, 3, h, w) float32."""
+        return np.concatenate([self._predict(image) for image in images])
+
+    def _predict(self, image: np.ndarray) -> np.ndarray:
+        given: Any = image[None]
+        if self._image:
+            from PIL import Image
+
+            given = Image.fromarray(np.rint(image).astype(np.uint8).transpose(1, 2, 0))
+        outputs = self._model.predict({self._name: given})
+        tensors = {name: value for name, value in outputs.items() if isinstance(value, np.ndarray)}
+        value = tensors.get(LOGITS, next(iter(tensors.values()), None))
+        if value is None:
+            raise ToolError("Core ML returned no tensor")
+        return np.asarray(value, np.float32)

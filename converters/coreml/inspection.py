@@ -1,0 +1,137 @@
+"""The facts about a Core ML package: every weight as stored, what runs it, what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.coreml.evaluation import input_spec, well_formed
+from converters.coreml.package import Contents, read_package
+from converters.coreml.program import Program, StoredWeight, layer_weights, read_program, stored_weights
+from converters.facts import InputSpec, LayerFacts, size_bytes
+from converters.layers import WeightedLayer
+
+# Lowest systems by specification version.
+_SYSTEMS = {
+    6: "iOS 15, macOS 12",
+    7: "iOS 16, macOS 13",
+    8: "iOS 17, macOS 14",
+    9: "iOS 18, macOS 15",
+    10: "iOS 26, macOS 26",
+}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A package, looked at.
+
+    Attributes:
+        path: of the package.
+        bytes: of all its files.
+        lowest_os: that runs it, e.g. "iOS 16, macOS 13".
+        input: what it takes.
+        layers: the weights of convolutions and linear layers, in execution order, named as in the file.
+        operations: how many of each, constants left out.
+        metadata: texts by key, as given to `convert`.
+    """
+
+    path: Path
+    bytes: int
+    lowest_os: str
+    input: InputSpec
+    layers: tuple[LayerFacts, ...]
+    operations: Mapping[str, int]
+    metadata: Mapping[str, str]
+
+
+def decode(path: str | Path) -> tuple[StoredWeight, ...]:
+    """Every floating point constant of a package as it is stored, in the order they are used.
+
+    Raises:
+        UserError: there is no such package, or it is damaged.
+    """
+    return stored_weights(_read(Path(path))[1])
+
+
+def inspect(path: str | Path) -> Inspection:
+    """The facts about a package.
+
+    Raises:
+        UserError: there is no such package, or it is damaged.
+    """
+    path = Path(path)
+    contents, program = _read(path)
+    with well_formed(path):
+        taken = input_spec(contents, program)
+    version = contents.spec.specificationVersion
+    return Inspection(
+        path=path,
+        bytes=size_bytes(path),
+        lowest_os=_SYSTEMS.get(version, f"unknown (specification version {version})"),
+        input=taken,
+        layers=tuple(_facts(weight, weight.name) for weight in layer_weights(program)),
+        operations=dict(sorted(Counter(operation.type for operation in program.operations).items())),
+        metadata=_metadata(contents),
+    )
+
+
+def layer_facts(path: Path, layers: Sequence[WeightedLayer]) -> tuple[LayerFacts, ...]:
+    """The weights of a package's layers, named after the torch modules they came from.
+
+    File and model list their layers in the same order; where their shapes do not agree (the converter moved
+    or merged something), the next module of that shape is taken, or else the file's own name is kept.
+    """
+    left = list(layers)
+    facts = []
+    for weight in layer_weights(_read(path)[1]):
+        match = next((layer for layer in left if layer.shape == weight.value.shape), None)
+        if match is None:
+            facts.append(_facts(weight, weight.name))
+            continue
+        left.remove(match)
+        facts.append(_facts(weight, match.name, match.kind))
+    return tuple(facts)
+
+
+def _read(path: Path) -> tuple[Contents, Program]:
+    with well_formed(path):
+        contents = read_package(path)
+        return contents, read_program(contents)
+
+
+def _facts(weight: StoredWeight, name: str, kind: str | None = None) -> LayerFacts:
+    return LayerFacts(
+        name=name,
+        kind=kind or weight.kind,
+        shape=tuple(weight.value.shape),
+        zero_fraction=weight.zero_fraction,
+        bits_per_weight=weight.bits_per_weight,
+        encoding=weight.encoding,
+        note=_note(weight),
+    )
+
+
+# Above this share, zeros that are stored like any other value deserve a word.
+_MANY_ZEROS = 0.05
+
+
+def _note(weight: StoredWeight) -> str | None:
+    if weight.encoding.startswith("sparse") or weight.zero_fraction < _MANY_ZEROS:
+        return None
+    return (
+        f"{weight.zero_fraction:.0%} of {weight.value.size:,} weights are zero, stored dense: "
+        "leaving them out takes a mask and its padding, more than it saves"
+    )
+
+
+def _metadata(contents: Contents) -> dict[str, str]:
+    metadata = contents.spec.description.metadata
+    fields = {
+        "short_description": metadata.shortDescription,
+        "author": metadata.author,
+        "license": metadata.license,
+        "version": metadata.versionString,
+    }
+    return {key: text for key, text in fields.items() if text} | dict(sorted(metadata.userDefined.items()))
