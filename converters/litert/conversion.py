@@ -1,0 +1,170 @@
+"""A torch module in, a `.tflite` file out whose zeros make it smaller, and faster where the runtime can."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from converters import targets
+from converters.errors import UserError
+from converters.facts import Converted, Normalization, size_bytes
+from converters.layers import WeightedLayer, weighted_layers
+from converters.litert import metadata as file_metadata
+from converters.litert import repair, storage
+from converters.litert.graph import Graph, read, weights
+from converters.litert.inspection import layer_facts, torch_layout
+from converters.litert.lowering import lower
+
+
+def convert(
+    model: nn.Module,
+    example: torch.Tensor,
+    path: Path | str,
+    *,
+    target: str = "litert-arm64",
+    labels: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Converted:
+    """Write `model` as a `.tflite` file.
+
+    Args:
+        model: in eval mode, its zeros already in its weights; it is not modified.
+        example: (1, channels, height, width) float32; only its shape counts.
+        path: the file to write, replaced if it is there.
+        target: a LiteRT target of `converters.targets`.
+        labels: class names in output order, stored in the file.
+        normalization: where given, the file takes plain pixels in [0, 255] and normalises them itself.
+        metadata: further entries to store in the file.
+
+    Raises:
+        UserError: the model is in training mode, or an argument is not what it must be.
+        ToolError: litert-torch cannot convert the model.
+    """
+    chosen = targets.target(target, targets.Format.LITERT)
+    path = Path(path)
+    _check_arguments(model, example, path, normalization)
+    layers = weighted_layers(model, example)
+    _check_output(model, example, labels)
+
+    graph = read(lower(model, example, normalization))
+    name_weights(graph, layers)
+    repair.lift_constants(graph)
+    repair.set_classifier_apart(graph)
+    storage.store_weights(graph, chosen.storage)
+    _, channels, height, width = example.shape
+    file_metadata.write(
+        graph, file_metadata.describe((channels, height, width), labels, normalization, metadata)
+    )
+    storage.drop_unused(graph)
+    storage.share_buffers(graph)
+    name_tensors(graph)
+
+    write_atomically(path, graph.to_bytes())
+    return Converted(path, chosen.name, size_bytes(path), layer_facts(graph))
+
+
+def name_weights(graph: Graph, layers: Sequence[WeightedLayer]) -> None:
+    """Call each weight what torch calls its layer: the first of that shape, in order, not yet taken."""
+    free = list(layers)
+    for op, tensor in weights(graph):
+        shape = torch_layout(graph.op_name(op), graph.constant(tensor)).shape
+        layer = next((entry for entry in free if _squeezed(entry.shape) == _squeezed(shape)), None)
+        if layer is not None:
+            free.remove(layer)
+            graph.tensors[tensor].name = layer.name
+
+
+def name_tensors(graph: Graph) -> None:
+    """Give every other tensor a short name of its own: the converter's are stack traces of 300 characters.
+
+    A value is called after the layer that computes it, else after its op.
+    """
+    producers = graph.producers()
+    taken = {graph.name(int(op.inputs[1])) for op, _ in weights(graph)}
+    kept = taken | {f"{name}:{form}" for name in taken for form in ("int8", "sparse")}
+    kept |= {graph.name(int(t)) for t in [*graph.subgraph.inputs, *graph.subgraph.outputs]}
+    layers = {id(op): graph.name(int(op.inputs[1])) for op, _ in weights(graph)}
+    for number, op in enumerate(graph.ops):
+        base = layers.get(id(op))
+        for output in op.outputs:
+            if graph.name(int(output)) not in kept:
+                graph.tensors[int(output)].name = (
+                    f"{base}:out" if base else f"{graph.op_name(op).lower()}_{number}"
+                )
+    for index in range(len(graph.tensors)):
+        if index not in producers and graph.is_constant(index) and graph.name(index) not in kept:
+            graph.tensors[index].name = f"constant_{index}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without its trailing ones: a 1x1 convolution may come as a matrix, and a matrix as one."""
+    kept = list(shape)
+    while len(kept) > 2 and kept[-1] == 1:
+        kept.pop()
+    return tuple(kept)
+
+
+def _check_arguments(
+    model: nn.Module, example: torch.Tensor, path: Path, normalization: Normalization | None
+) -> None:
+    problems = []
+    if model.training:
+        problems.append("the model is in training mode: call model.eval() before converting it")
+    if example.ndim != 4 or example.shape[0] != 1 or example.dtype != torch.float32:
+        problems.append(
+            f"the example is {tuple(example.shape)} {example.dtype}: "
+            "it must be (1, channels, height, width) float32"
+        )
+    elif normalization is not None and example.shape[1] != len(normalization.mean):
+        problems.append(
+            f"normalisation is for {len(normalization.mean)} channels, the example has {example.shape[1]}"
+        )
+    if normalization is not None and not all(np.isfinite(s) and s > 0 for s in normalization.std):
+        problems.append(f"normalisation divides by std {normalization.std}: each must be above 0")
+    if path.suffix != ".tflite":
+        problems.append(f"{path}: the file's name must end in .tflite")
+    if not path.parent.is_dir():
+        problems.append(f"{path.parent}: no such folder to write {path.name} into")
+    if problems:
+        raise UserError(problems)
+
+
+def _check_output(model: nn.Module, example: torch.Tensor, labels: Sequence[str] | None) -> None:
+    with torch.no_grad():
+        output = model(example)
+    if not isinstance(output, torch.Tensor):
+        raise UserError(f"the model returns {type(output).__name__}: it must return one tensor")
+    if labels is not None and (output.ndim != 2 or len(labels) != output.shape[1]):
+        raise UserError(f"{len(labels)} labels for a model that returns {tuple(output.shape)}")

@@ -1,0 +1,64 @@
+"""From a torch module to the dense float32 flatbuffer that the other steps rewrite, by litert-torch."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from converters.errors import ToolError
+from converters.facts import Normalization
+from converters.litert.silence import quiet
+
+MAX_PIXEL = 255.0
+
+
+class ChannelsLast(nn.Module):
+    """Takes NHWC images, as LiteRT does, and, where told how, normalises plain pixels in [0, 255] first.
+
+    The normalisation is one multiplication and one addition on the image itself, before the first padding:
+    the sparse part of the network, which starts at the first convolution, never sees it.
+    """
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, model: nn.Module, normalization: Normalization | None) -> None:
+        super().__init__()
+        self.model = model
+        self.normalized = normalization is not None
+        if normalization is not None:
+            mean, std = (
+                torch.tensor(v, dtype=torch.float64) for v in (normalization.mean, normalization.std)
+            )
+            self.register_buffer("scale", (1 / (MAX_PIXEL * std)).float())
+            self.register_buffer("offset", (-mean / std).float())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(1, height, width, channels) -> what the model returns."""
+        if self.normalized:
+            images = images * self.scale + self.offset
+        result: torch.Tensor = self.model(images.permute(0, 3, 1, 2))
+        return result
+
+
+def lower(model: nn.Module, example: torch.Tensor, normalization: Normalization | None) -> bytes:
+    """Convert `model`, which takes NCHW like `example`, to a flatbuffer that takes NHWC.
+
+    Raises:
+        ToolError: litert-torch cannot convert the model.
+    """
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # its only switch
+    with quiet():
+        import litert_torch
+
+        wrapped = ChannelsLast(model, normalization).eval()
+        image = torch.zeros_like(example).permute(0, 2, 3, 1).contiguous()
+        try:
+            converted = litert_torch.convert(wrapped, (image,))
+            content: bytes = converted.model_content()
+        except Exception as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ToolError(f"litert-torch cannot convert {type(model).__name__}: {first_line}") from error
+    return content
