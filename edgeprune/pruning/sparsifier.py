@@ -76,18 +76,22 @@ class Sparsifier:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._step = state["step"]
-        self._masks = [m.to(s.layer.weight) for m, s in zip(state["masks"], self._layers, strict=False)]
+        self._masks = [_like(s, mask) for mask, s in zip(state["masks"], self._layers, strict=False)]
 
     def _choose(self, progress: float) -> None:
-        # Kept in the weights' own type: one fused multiplication then applies all of them.
         self._masks = [
-            s.rule.pattern.mask(self._importance(s.layer.weight), s.rule.sparsity * progress).to(s.layer.weight)
+            _like(s, s.rule.pattern.mask(self._importance(s.layer.weight), s.rule.sparsity * progress))
             for s in self._layers
         ]
 
     def _apply(self) -> None:
         if self._masks:
             torch._foreach_mul_([s.layer.weight.data for s in self._layers], self._masks)
+
+
+def _like(selected: Selected, mask: Tensor) -> Tensor:
+    """The mask in its weight's own type and layout: one fused multiplication then applies all of them."""
+    return torch.empty_like(selected.layer.weight.data).copy_(mask)
 
 
 def prune(

@@ -1,0 +1,221 @@
+"""Labelled images: the embedded digits, or a folder with one folder a class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune.errors import UserError
+from edgeprune.progress import Progress
+
+HELD_OUT_FOLDERS = ("val", "test")
+DECODED_LIMIT_FRACTION = 0.5  # of the machine's memory that decoded images may fill
+PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and what they show.
+
+    Attributes:
+        images: (n, 3, size, size) uint8, RGB in [0, 255].
+        labels: (n,) int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe trains and measures on.
+
+    Attributes:
+        train: for training.
+        held_out: never trained on; every accuracy is measured on it.
+        classes: names, in label order.
+        source: for people.
+        photographs: whether mirroring left to right keeps the meaning.
+        sha256: over all pixels and labels.
+    """
+
+    train: Split
+    held_out: Split
+    classes: tuple[str, ...]
+    source: str
+    photographs: bool
+    sha256: str
+
+
+def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
+    """Load an image folder, or the embedded digits where `path` is None.
+
+    Raises:
+        UserError: every fault of the folder, in one message.
+    """
+    return _digits(image_size_px) if path is None else _folder(path, image_size_px, progress)
+
+
+def _digits(image_size_px: int) -> Data:
+    """scikit-learn's 1,797 handwritten digits, 8x8 enlarged to a square; a fixed stratified split."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    size = (image_size_px, image_size_px)
+    pixels = np.stack(
+        [
+            np.asarray(Image.fromarray((digit * 255 / 16).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))
+            for digit in bunch.images
+        ]
+    )
+    images = np.repeat(pixels[:, None], 3, axis=1)
+    labels = bunch.target.astype(np.int64)
+    train, held_out = train_test_split(np.arange(len(labels)), test_size=450, stratify=labels, random_state=0)
+    return _data(
+        _split(images[train], labels[train]),
+        _split(images[held_out], labels[held_out]),
+        tuple(map(str, bunch.target_names)),
+        "scikit-learn's handwritten digits",
+        photographs=False,
+    )
+
+
+def _folder(path: Path, image_size_px: int, progress: Progress) -> Data:
+    train_folder, held_out_folder = _find_splits(path)
+    classes = _find_classes(train_folder, held_out_folder)
+    files = {folder: _find_files(folder, classes) for folder in (train_folder, held_out_folder)}
+    _refuse_too_many(sum(len(found) for found in files.values()), image_size_px)
+    splits = []
+    problems: list[str] = []
+    for folder, found in files.items():
+        with progress.track(f"reading {folder.name}/", len(found)) as advance:
+            images = _decode(found, image_size_px, problems, advance)
+        splits.append(_split(images, np.array([label for _, label in found], dtype=np.int64)))
+    if problems:
+        raise UserError(_shortened(problems))
+    return _data(splits[0], splits[1], classes, path.name, photographs=True)
+
+
+def _find_splits(path: Path) -> tuple[Path, Path]:
+    expected = "expected train/ and val/ (or test/), each with one folder of images a class"
+    if not path.is_dir():
+        raise UserError(f"data folder {path}: {'not a folder' if path.exists() else 'no such folder'}; {expected}")
+    held_out = next((path / name for name in HELD_OUT_FOLDERS if (path / name).is_dir()), None)
+    missing = [] if (path / "train").is_dir() else ["train/"]
+    missing += [] if held_out else ["val/ or test/"]
+    if missing or held_out is None:
+        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing, it is empty"
+        raise UserError(f"data folder {path}: no {' and no '.join(missing)}; found {there}; {expected}")
+    return path / "train", held_out
+
+
+def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
+    names = {folder: sorted(d.name for d in _visible(folder) if d.is_dir()) for folder in (train, held_out)}
+    problems = []
+    if len(names[train]) < 2:
+        found = f"one class, {names[train][0]!r}" if names[train] else "no class folders"
+        problems.append(f"{train}: {found}; a classifier needs two or more, one folder a class")
+    for one, other in ((train, held_out), (held_out, train)):
+        extra = sorted(set(names[one]) - set(names[other]))
+        if extra:
+            problems.append(f"classes in {one.name}/ but not in {other.name}/: {', '.join(extra[:5])}")
+    for folder in (train, held_out):
+        loose = [entry.name for entry in _visible(folder) if not entry.is_dir()]
+        if loose:
+            problems.append(f"{folder}: files beside the class folders: {', '.join(sorted(loose)[:5])}")
+    if problems:
+        raise UserError(problems)
+    return tuple(names[train])
+
+
+def _find_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    found = [(file, label) for label, name in enumerate(classes) for file in sorted(_visible(folder / name))]
+    counts = np.bincount([label for _, label in found], minlength=len(classes))
+    empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if count == 0]
+    if empty:
+        raise UserError(_shortened([f"{name}: no images" for name in empty]))
+    return found
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    # Hidden files are the file manager's (.DS_Store and the like), not the user's.
+    return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _refuse_too_many(count: int, image_size_px: int) -> None:
+    import psutil
+
+    needed_bytes = count * 3 * image_size_px**2
+    memory_bytes = psutil.virtual_memory().total
+    if needed_bytes > memory_bytes * DECODED_LIMIT_FRACTION:
+        raise UserError(
+            f"{count:,} images at {image_size_px} px take {needed_bytes / 1e9:.1f} GB decoded, this machine has "
+            f"{memory_bytes / 1e9:.1f} GB of memory: use fewer or smaller images (--image-size-px)"
+        )
+
+
+def _decode(
+    files: list[tuple[Path, int]], image_size_px: int, problems: list[str], advance: Callable[[int], None]
+) -> np.ndarray:
+    """Decode each file once, into (n, 3, size, size) uint8; what cannot be decoded is added to `problems`."""
+    images = np.zeros((len(files), 3, image_size_px, image_size_px), dtype=np.uint8)
+
+    def decode(index: int) -> str | None:
+        try:
+            images[index] = _read_image(files[index][0], image_size_px).transpose(2, 0, 1)
+        except Exception as error:  # Pillow raises many types on a bad file.
+            return f"{files[index][0]}: not an image that can be read ({_reason(error)}); replace or remove it"
+        return None
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for done, problem in enumerate(pool.map(decode, range(len(files))), start=1):
+            if problem:
+                problems.append(problem)
+            if done % 64 == 0 or done == len(files):
+                advance(done)
+    return images
+
+
+def _read_image(path: Path, size_px: int) -> np.ndarray:
+    """Decode, turn upright, resize the shorter side to `size_px`, crop the middle: (size, size, 3) uint8."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as opened:
+        opened.draft("RGB", (2 * size_px, 2 * size_px))  # A large JPEG is decoded no larger than needed.
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    return np.asarray(ImageOps.fit(image, (size_px, size_px), Image.Resampling.BILINEAR))
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def _split(images: np.ndarray, labels: np.ndarray) -> Split:
+    return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
+
+
+def _data(train: Split, held_out: Split, classes: tuple[str, ...], source: str, *, photographs: bool) -> Data:
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for split in (train, held_out):
+        digest.update(split.images.numpy())
+        digest.update(split.labels.numpy())
+    return Data(train, held_out, classes, source, photographs, digest.hexdigest())
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    more = len(problems) - PROBLEMS_SHOWN
+    return [*problems[:PROBLEMS_SHOWN], f"and {more} more"] if more > 0 else problems

@@ -1,0 +1,111 @@
+"""The truth about a file: read back from disk, decoded, and run on the held-out images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.facts import Converted, LayerFacts, Normalization, sha256
+from converters.targets import Format, Target
+from edgeprune.data import Split
+from edgeprune.progress import Progress
+from edgeprune.pruning.select import PRUNABLE_KINDS
+from edgeprune.report.records import Row
+from edgeprune.training import accuracy, normalized
+
+BATCH = 50
+NO_CORE_ML = "Core ML does not say which kernels it uses, and it runs on Apple's systems only: time it on a device"
+
+
+def converter(target: Target) -> ModuleType:
+    """Return the package that writes and reads the target's format."""
+    from converters import coreml, litert
+
+    return {Format.COREML: coreml, Format.LITERT: litert}[target.format]
+
+
+def measure(
+    converted: Converted,
+    target: Target,
+    *,
+    variant: str,
+    folder: Path,
+    held_out: Split,
+    normalization: Normalization,
+    torch_outputs: Tensor,
+    dense_top1: float,
+    progress: Progress,
+) -> Row:
+    """Run the file on every held-out image and put down what it does.
+
+    Args:
+        converted: the file, as its converter described it.
+        target: where it will run.
+        variant: name of what was done to the weights.
+        folder: of the run; the row's path is relative to it.
+        held_out: images it was not trained on.
+        normalization: what the torch model takes, where the file does not normalise itself.
+        torch_outputs: (n, classes) of the variant's torch model on the same images.
+        dense_top1: of the dense float32 torch model on the same images, 0 to 1.
+        progress: shows how far it is.
+    """
+    loaded = converter(target).load(converted.path)
+    outputs = _run(loaded, held_out, normalization, f"running {converted.path.name}", progress)
+    top1 = accuracy(outputs, held_out)
+    sparse, reason = _sparse_runtime(converted, target)
+    prunable = [layer for layer in converted.layers if layer.kind in PRUNABLE_KINDS]
+    return Row(
+        variant=variant,
+        target=target.name,
+        path=converted.path.relative_to(folder).as_posix(),
+        bytes=converted.bytes,
+        top1=top1,
+        top1_drop_points=100 * (dense_top1 - top1),
+        agreement=float((outputs.argmax(1) == torch_outputs.argmax(1)).float().mean()),
+        max_relative_error=float((outputs - torch_outputs).abs().max() / torch_outputs.abs().max()),
+        zero_fraction=_mean(converted.layers, "zero_fraction"),
+        prunable_zero_fraction=_mean(prunable, "zero_fraction"),
+        bits_per_weight=_mean(converted.layers, "bits_per_weight"),
+        sparse_runtime=sparse,
+        sparse_runtime_reason=reason,
+        images=len(held_out),
+        sha256=sha256(converted.path),
+        input_range=loaded.input.range,
+        layers=tuple(dataclasses.asdict(layer) for layer in converted.layers),
+    )
+
+
+def _run(loaded: Any, split: Split, normalization: Normalization, title: str, progress: Progress) -> Tensor:
+    """Outputs (n, classes) of a loaded file for all images, as it wants them: plain pixels or normalised."""
+    outputs, done = [], 0
+    with progress.track(title, len(split)) as advance:
+        for images in split.images.split(BATCH):
+            pixels = images.float() if loaded.input.range else normalized(images, normalization)
+            outputs.append(np.asarray(loaded.predict(pixels.numpy())))
+            done += len(images)
+            advance(done)
+    return torch.from_numpy(np.concatenate(outputs))
+
+
+def _sparse_runtime(converted: Converted, target: Target) -> tuple[bool | None, str | None]:
+    if target.format is Format.COREML:
+        return None, NO_CORE_ML
+    from converters import litert
+
+    lint = litert.lint(converted.path, runtime=target.platform)
+    return lint.sparse, None if lint.sparse else "; ".join(str(problem) for problem in lint.problems)
+
+
+def _mean(layers: Iterable[LayerFacts], field: str) -> float:
+    """Mean over all weights of the layers."""
+    layers = list(layers)
+    weights = [int(np.prod(layer.shape)) for layer in layers]
+    total = sum(getattr(layer, field) * count for layer, count in zip(layers, weights, strict=True))
+    return float(total / max(sum(weights), 1))

@@ -1,0 +1,130 @@
+"""Models by name, and weights from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.errors import UserError
+
+# torchvision's MobileNetV3 asks for 0.01, with which a short training never sees settled statistics.
+BATCH_NORM_MOMENTUM = 0.1
+
+
+def build(name: str, classes: int) -> nn.Module:
+    """Build an untrained classifier.
+
+    Args:
+        name: a torchvision classification model, or "timm/NAME" where timm is installed.
+        classes: outputs, 2 or more.
+
+    Raises:
+        UserError: no such model; the message lists near names.
+    """
+    model = _from_timm(name[5:], classes) if name.startswith("timm/") else _from_torchvision(name, classes)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = BATCH_NORM_MOMENTUM
+    return model
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Load a state dict into `model`, in place.
+
+    Args:
+        model: as `build` made it.
+        path: `.safetensors`, or a `.pt`/`.pth` written by `torch.save(model.state_dict(), path)`; one that
+            keeps the state dict under "state_dict" or "model" is understood too.
+
+    Raises:
+        UserError: no such file, not a checkpoint, or one of another model or number of classes.
+    """
+    state = _read_state(path)
+    wanted = model.state_dict()
+    problems = [
+        f"{key}: the checkpoint has {tuple(state[key].shape)}, the model {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in wanted]
+    if problems:
+        problems.append("is it of a model with another number of classes? The data's class folders decide how many")
+    if missing:
+        problems.append(f"{len(missing)} weights are missing, e.g. {', '.join(missing[:3])}")
+    if unknown:
+        problems.append(f"{len(unknown)} weights are not of this model, e.g. {', '.join(unknown[:3])}")
+    if problems:
+        raise UserError([f"checkpoint {path} does not fit the model:", *(f"  {problem}" for problem in problems)])
+    bad = [key for key, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    if bad:
+        raise UserError(f"checkpoint {path}: NaN or infinite values in {', '.join(bad[:3])}")
+    model.load_state_dict(state, strict=False)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Weights and biases."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of the convolutions and matrix products for `example`."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(example)
+    return int(counter.get_total_flops()) // 2
+
+
+def _from_torchvision(name: str, classes: int) -> nn.Module:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise UserError(f"unknown model {name!r}: {_near(name, names)}; or timm/NAME, with timm installed")
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+    return model
+
+
+def _from_timm(name: str, classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"model timm/{name} needs timm: pip install timm") from None
+    names = timm.list_models()
+    if name not in names:
+        raise UserError(f"unknown model timm/{name}: {_near(name, names)}")
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    return model
+
+
+def _near(name: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, names, n=4, cutoff=0.4)
+    return f"did you mean {', '.join(near)}" if near else f"there are {len(names)}, e.g. {', '.join(names[:3])}"
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # Each reader has many ways to say that a file is not its own.
+        raise UserError(
+            f"checkpoint {path}: not a checkpoint that can be read safely "
+            f"({type(error).__name__}); save one with torch.save(model.state_dict(), path) or safetensors"
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"checkpoint {path}: it holds no state dict; save one with torch.save(model.state_dict(), path)")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}

@@ -1,0 +1,327 @@
+"""The road a model takes: dense baseline, variants, files, measurements, report, budget."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.facts import Normalization, sha256
+from converters.targets import TARGETS, Format, Target
+from edgeprune import data as datasets
+from edgeprune import environment, measure, models, pruning, training
+from edgeprune import recipe as recipes
+from edgeprune.errors import UserError
+from edgeprune.progress import Progress
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.report import records, render, strict
+from edgeprune.report.records import Report, Row, Training
+from edgeprune.run import RECIPE_FILE, Run, open_run, replacing, write_json, writing
+from edgeprune.training import Hooks, Setting
+
+SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
+MASK_UPDATES = 50  # Times that masks are chosen anew while zeros grow.
+SPARE_BYTES = 5_000_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A finished torch variant.
+
+    Attributes:
+        name: of the variant.
+        module: in eval mode, on the CPU, its zeros in its weights.
+        outputs: (n, classes) on the held-out images.
+        record: how it came to be.
+    """
+
+    name: str
+    module: nn.Module
+    outputs: Tensor
+    record: Training
+
+
+def run(recipe: Recipe, progress: Progress, command: str) -> Report:
+    """Take a recipe all the way, or go on with a run of it that was stopped.
+
+    Everything that can be refused is refused before the first file is written.
+
+    Args:
+        recipe: what to do.
+        progress: whom to tell.
+        command: how to repeat it, for the report.
+
+    Raises:
+        UserError: all mistakes found in the recipe, the data, the checkpoint or the output folder.
+    """
+    data = datasets.load(recipe.data, recipe.image_size_px, progress)
+    setting = Setting(data, Normalization(recipe.mean, recipe.std), recipe.augment, recipe.seed)
+    dense = _untrained(recipe, data)
+    _refuse_misfits(recipe, dense)
+
+    with open_run(recipe, _needed_bytes(recipe, dense)) as folder, writing(recipe.output):
+        _pin_inputs(folder, recipe, data)
+        baseline = _dense(recipe, setting, dense, folder, progress)
+        finished = [baseline]
+        for name, variant in recipe.named_variants.items():
+            finished.append(_variant(name, variant, recipe, setting, baseline, folder, progress))
+        rows = [
+            _file(model, TARGETS[target], baseline, setting, folder, progress)
+            for model in finished
+            for target in recipe.targets
+        ]
+        write_json(folder.environment, environment.describe(data, recipe.image_size_px, command))
+        return _report(recipe, folder, rows, [model.record for model in finished])
+
+
+def rebuild_report(path: Path) -> Report:
+    """Write a finished run's report anew from what was measured, without training or running anything.
+
+    Raises:
+        UserError: not a run, one that is not finished, or one whose files are no longer those measured.
+    """
+    folder = Run(path)
+    recipe = recipes.read(path / RECIPE_FILE)
+    names = ["dense", *recipe.named_variants]
+    wanted = [(name, target) for name in names for target in recipe.targets]
+    rows = {key: _measured(folder, *key) for key in wanted}
+    problems = [f"{name} on {target}" for (name, target), row in rows.items() if row is None]
+    if problems or not folder.environment.exists():
+        raise UserError(
+            [
+                f"run {path} is not finished, or its files are no longer those that were measured:",
+                *(f"  {problem}" for problem in problems),
+                f"finish it with: edgeprune run {path / RECIPE_FILE}",
+            ]
+        )
+    with writing(path):
+        trainings = [_training_record(folder, name) for name in names]
+        return _report(recipe, folder, [row for row in rows.values() if row], trainings)
+
+
+def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequence[Training]) -> Report:
+    report = Report(
+        recipe=recipes.to_data(recipe),
+        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
+        rows=tuple(rows),
+        trainings=tuple(trainings),
+    )
+    records.write(report, folder.folder)
+    render.write_pages(report, folder.folder)
+    return report
+
+
+def _training_record(folder: Run, name: str) -> Training:
+    return strict.build(Training, _read_json(folder.training(name)), str(folder.training(name)))
+
+
+def _measured(folder: Run, variant: str, target: str) -> Row | None:
+    """What was measured on a file, if that very file is still there."""
+    path = folder.row(variant, target)
+    if not path.exists():
+        return None
+    row = strict.build(Row, _read_json(path), str(path))
+    file = folder.folder / row.path
+    return row if file.exists() and sha256(file) == row.sha256 else None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}; delete it, and the same command makes it anew") from None
+
+
+def _untrained(recipe: Recipe, data: datasets.Data) -> nn.Module:
+    torch.manual_seed(recipe.seed)
+    model = models.build(recipe.model, len(data.classes)).eval()
+    if recipe.checkpoint is not None:
+        models.load_checkpoint(model, recipe.checkpoint)
+    return model
+
+
+def _refuse_misfits(recipe: Recipe, dense: nn.Module) -> None:
+    """Try every variant's rules on the untrained model, before hours are spent."""
+    problems: list[str] = []
+    for name, variant in recipe.named_variants.items():
+        try:
+            module = copy.deepcopy(dense)
+            if variant.channels:
+                pruning.shrink(module, _example(recipe), variant.channels, round_to=variant.round_to)
+            pruning.select(module, _rules(variant))
+        except UserError as error:
+            problems += [f"variant {name}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(problems)
+
+
+def _dense(recipe: Recipe, setting: Setting, module: nn.Module, folder: Run, progress: Progress) -> Model:
+    if not folder.weights("dense").exists():
+        history: tuple[dict[str, float], ...] = ()
+        seconds = 0.0
+        if recipe.checkpoint is None:
+            with _shown("dense", recipe.dense.epochs, folder, progress) as hooks:
+                history, seconds = training.train(module, setting, recipe.dense, hooks)
+        _finish("dense", module, history, seconds, {}, setting, recipe, folder)
+    return _load("dense", recipe, setting, folder, progress)
+
+
+def _variant(
+    name: str, variant: Variant, recipe: Recipe, setting: Setting, baseline: Model, folder: Run, progress: Progress
+) -> Model:
+    if not folder.weights(name).exists():
+        module = copy.deepcopy(baseline.module)
+        if variant.channels:
+            pruning.shrink(module, _example(recipe), variant.channels, round_to=variant.round_to)
+        sparsifier = _sparsifier(module, variant, setting)
+        left_dense = sparsifier.exceptions if sparsifier else {}
+        for layer, reason in left_dense.items():
+            progress.say(f"  {name}: {layer} stays dense: {reason}")
+        with _shown(name, variant.fit.epochs, folder, progress) as hooks:
+            history, seconds = training.train(
+                module,
+                setting,
+                variant.fit,
+                hooks,
+                teacher=copy.deepcopy(baseline.module) if variant.distill else None,
+                distill=variant.distill,
+                sparsifier=sparsifier,
+            )
+        _finish(name, module, history, seconds, left_dense, setting, recipe, folder)
+    return _load(name, recipe, setting, folder, progress)
+
+
+def _rules(variant: Variant) -> list[pruning.Rule]:
+    out, in_ = variant.block
+    pattern = pruning.Unstructured() if (out, in_) == (1, 1) else pruning.Block(out, in_)
+    default = [pruning.Rule(pattern, variant.sparsity)] if variant.sparsity else []
+    return default + [pruning.Rule(pattern, sparsity, layers) for layers, sparsity in variant.layers.items()]
+
+
+def _sparsifier(module: nn.Module, variant: Variant, setting: Setting) -> pruning.Sparsifier | None:
+    rules = _rules(variant)
+    if not rules:
+        return None
+    steps = max(round(variant.ramp * variant.fit.epochs * training.steps_per_epoch(setting, variant.fit)), 1)
+    return pruning.Sparsifier(module, rules, pruning.Cubic(steps, every=max(steps // MASK_UPDATES, 1)))
+
+
+@contextmanager
+def _shown(name: str, epochs: int, folder: Run, progress: Progress) -> Iterator[Hooks]:
+    """Hooks of a training that show it and keep its state in the run folder after every epoch."""
+    path = folder.partial(name)
+    state = torch.load(path, weights_only=True) if path.exists() else None
+    done = state["epoch"] if state else 0
+    if done:
+        progress.say(f"  {name}: goes on after epoch {done} of {epochs}")
+
+    def save(state: dict[str, Any]) -> None:
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    with progress.track(f"training {name}", epochs, done) as show:
+        yield Hooks(load=lambda: state, save=save, show=show)
+
+
+def _finish(
+    name: str,
+    module: nn.Module,
+    history: tuple[dict[str, float], ...],
+    seconds: float,
+    left_dense: dict[str, str],
+    setting: Setting,
+    recipe: Recipe,
+    folder: Run,
+) -> None:
+    """Keep a trained variant: its record first, so that weights that are there are always explained."""
+    from safetensors.torch import save
+
+    outputs = training.predict(module, setting.data.held_out, setting.normalization)
+    record = Training(
+        variant=name,
+        top1=training.accuracy(outputs, setting.data.held_out),
+        parameters=models.count_parameters(module),
+        macs=models.count_macs(module, _example(recipe)),
+        seconds=seconds,
+        epochs=history,
+    )
+    write_json(folder.training(name), dataclasses.asdict(record))
+    with replacing(folder.weights(name)) as temporary:
+        temporary.write_bytes(save({key: value.contiguous() for key, value in module.state_dict().items()}))
+    folder.partial(name).unlink(missing_ok=True)
+
+
+def _load(name: str, recipe: Recipe, setting: Setting, folder: Run, progress: Progress) -> Model:
+    """Read a finished variant back from the run folder: what is converted is what was saved."""
+    from safetensors.torch import load_file
+
+    module = models.build(recipe.model, len(setting.data.classes)).eval()
+    pruning.resize(module, load_file(folder.weights(name)))
+    outputs = training.predict(module, setting.data.held_out, setting.normalization)
+    record = _training_record(folder, name)
+    progress.say(f"{name}: {100 * record.top1:.1f} % of {len(setting.data.held_out)} held-out images right")
+    return Model(name, module, outputs, record)
+
+
+def _file(model: Model, target: Target, baseline: Model, setting: Setting, folder: Run, progress: Progress) -> Row:
+    """Convert one variant for one target and measure the file, unless that was done before."""
+    path = folder.file(model.name, target.name, SUFFIXES[target.format])
+    row = _measured(folder, model.name, target.name)
+    if row is not None:
+        return row
+    example = training.normalized(setting.data.held_out.images[:1], setting.normalization)
+    with progress.track(f"writing {path.name}", 1):
+        converted = measure.converter(target).convert(
+            model.module,
+            example,
+            path,
+            target=target.name,
+            labels=setting.data.classes,
+            normalization=setting.normalization,
+        )
+    row = measure.measure(
+        converted,
+        target,
+        variant=model.name,
+        folder=folder.folder,
+        held_out=setting.data.held_out,
+        normalization=setting.normalization,
+        torch_outputs=model.outputs,
+        dense_top1=baseline.record.top1,
+        progress=progress,
+    )
+    write_json(folder.row(model.name, target.name), dataclasses.asdict(row))
+    progress.say(f"  {row.path}: {row.bytes:,} bytes, {100 * row.top1:.1f} %")
+    return row
+
+
+def _example(recipe: Recipe) -> Tensor:
+    return torch.zeros(1, 3, recipe.image_size_px, recipe.image_size_px)
+
+
+def _needed_bytes(recipe: Recipe, dense: nn.Module) -> int:
+    """Room for every variant's weights and files, as large as the dense ones, and one training state."""
+    weights_bytes = 4 * models.count_parameters(dense)
+    return SPARE_BYTES + weights_bytes * (4 + (1 + len(recipe.variants)) * (1 + len(recipe.targets)))
+
+
+def _pin_inputs(folder: Run, recipe: Recipe, data: datasets.Data) -> None:
+    """Refuse to go on with a run whose images or checkpoint have changed since it began."""
+    inputs = {"data": data.sha256, "checkpoint": sha256(recipe.checkpoint) if recipe.checkpoint else None}
+    if not folder.inputs.exists():
+        write_json(folder.inputs, inputs)
+    before = _read_json(folder.inputs)
+    changed = [name for name in inputs if before.get(name) != inputs[name]]
+    if changed:
+        raise UserError(
+            f"output folder {folder.folder}: the {' and '.join(changed)} changed since this run began; "
+            "choose another --output, or delete that folder to start anew"
+        )

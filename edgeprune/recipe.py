@@ -1,0 +1,248 @@
+"""A recipe: everything that decides a run, as frozen data that refuses what makes no sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from converters.targets import TARGETS
+from edgeprune.errors import UserError
+from edgeprune.report import strict
+from edgeprune.report.budget import Budget
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a model is trained: AdamW, one-cycle learning rate."""
+
+    epochs: int = 30
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images in a step."""
+    learning_rate: float = 3e-3
+    """Peak of the one-cycle schedule."""
+    weight_decay: float = 0.02
+    """Of AdamW; batch norms and biases are left out."""
+    label_smoothing: float = 0.0
+    """0 to below 1."""
+
+    def problems(self, where: str) -> list[str]:
+        """What makes no sense, one line each."""
+        checks = [
+            (self.epochs >= 1, f"epochs {self.epochs}: 1 or more"),
+            (self.batch_size >= 2, f"batch_size {self.batch_size}: 2 or more, batch norms need them"),
+            (0 < self.learning_rate < 10, f"learning_rate {self.learning_rate:g}: above 0, below 10"),
+            (0 <= self.weight_decay < 1, f"weight_decay {self.weight_decay:g}: 0 to below 1"),
+            (0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing:g}: 0 to below 1"),
+        ]
+        return [f"{where}.{message}" for fine, message in checks if not fine]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training images go through; held-out images never do."""
+
+    shift_px: int = 4
+    """Random shift in each direction, in pixels."""
+    flip: bool | None = None
+    """Mirror half of them left to right. None: photographs yes, the embedded digits no."""
+
+    def problems(self, image_size_px: int) -> list[str]:
+        """What makes no sense, one line each."""
+        if 0 <= self.shift_px < image_size_px // 2:
+            return []
+        return [f"augment.shift_px {self.shift_px}: 0 to below half the image, {image_size_px // 2}"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is done to the weights of the dense model: channels removed first, then zeros grown."""
+
+    channels: float = 0.0
+    """Fraction of channels physically removed, 0 to below 1."""
+    round_to: int = 8
+    """Remaining widths are multiples of this."""
+    sparsity: float = 0.0
+    """Fraction of zeros in 1x1 convolutions and fully connected layers, 0 to below 1."""
+    block: tuple[int, int] = (1, 4)
+    """Output by input channels that are zeroed together; 1 1 for single weights."""
+    layers: dict[str, float] = field(default_factory=dict)
+    """Other sparsities for some layers, by glob over their names, e.g. 'classifier.*=0.5'."""
+    ramp: float = 0.6
+    """Share of the training during which zeros grow, above 0 to 1; the rest recovers."""
+    distill: float = 0.7
+    """Weight of the dense model's answers against the labels in the loss, 0 to 1."""
+    fit: Fit = field(default_factory=Fit)
+
+    def problems(self, where: str) -> list[str]:
+        """What makes no sense, one line each."""
+        checks = [
+            (0 <= self.channels < 1, f"channels {self.channels:g}: not in [0, 1); 0.5 removes half of them"),
+            (0 <= self.sparsity < 1, f"sparsity {self.sparsity:g}: not in [0, 1); 0.8 means 80 % zeros"),
+            (self.channels > 0 or self._prunes, "channels and sparsity are both 0: nothing would be done"),
+            (self.round_to >= 1, f"round_to {self.round_to}: 1 or more"),
+            (len(self.block) == 2 and min(self.block) >= 1, f"block {self.block}: two sides, each 1 or more"),
+            (0 < self.ramp <= 1, f"ramp {self.ramp:g}: above 0 to 1"),
+            (0 <= self.distill <= 1, f"distill {self.distill:g}: 0 to 1"),
+            *(
+                (0 <= sparsity < 1, f"layers {name!r}: sparsity {sparsity:g} is not in [0, 1)")
+                for name, sparsity in self.layers.items()
+            ),
+        ]
+        return [f"{where}.{message}" for fine, message in checks if not fine] + self.fit.problems(f"{where}.fit")
+
+    @property
+    def _prunes(self) -> bool:
+        return self.sparsity > 0 or any(sparsity > 0 for sparsity in self.layers.values())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model, from images to files that meet a budget."""
+
+    model: str
+    """A torchvision model by name, e.g. mobilenet_v3_small; or timm/NAME, where timm is installed."""
+    data: Path | None = None
+    """Image folder: train/ and val/ or test/, one folder a class. None: the embedded handwritten digits."""
+    image_size_px: int = 64
+    """Images are resized and cropped to this square."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of RGB in [0, 1]: normalisation, folded into the files."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Of RGB in [0, 1]: normalisation, folded into the files."""
+    checkpoint: Path | None = None
+    """State dict (.safetensors, .pt, .pth) of the dense model; it is then not trained."""
+    augment: Augment = field(default_factory=Augment)
+    dense: Fit = field(default_factory=Fit)
+    variants: dict[str, Variant] = field(default_factory=dict)
+    targets: tuple[str, ...] = ("coreml-ios16", "coreml-ios18-int8", "litert-arm64", "litert-arm64-int8")
+    """Where the files will run, and how their weights are stored."""
+    budget: Budget = field(default_factory=Budget)
+    seed: int = 0
+    """Of everything random: the same seed on the same machine gives the same files."""
+    output: Path = Path("runs")
+    """Folder of the run: new, empty, or an earlier run of the same recipe, which then goes on."""
+
+    def __post_init__(self) -> None:
+        problems = self.problems()
+        if problems:
+            raise UserError(problems)
+
+    def problems(self) -> list[str]:
+        """Everything that makes no sense, one line each."""
+        problems = [
+            f"unknown target {name!r}: choose from {', '.join(TARGETS)}" for name in self.targets if name not in TARGETS
+        ]
+        checks = [
+            (self.image_size_px >= 32, f"image_size_px {self.image_size_px}: 32 or more"),
+            (all(s > 0 for s in self.std), f"std {self.std}: each above 0"),
+            (len(self.targets) > 0, "targets: name at least one"),
+            (len(set(self.targets)) == len(self.targets), "targets: one is named twice"),
+            ("dense" not in self.variants, "variants.dense: that name is the baseline's"),
+        ]
+        problems += [message for fine, message in checks if not fine]
+        problems += self.dense.problems("dense")
+        problems += self.augment.problems(self.image_size_px)
+        for key, variant in self.variants.items():
+            if not key or not key.replace("+", "").replace("_", "").isalnum():
+                problems.append(f"variants.{key!r}: letters, digits, '_' and '+' only; it becomes a file name")
+            problems += variant.problems(f"variants.{key}")
+        return problems + self.budget.problems()
+
+    @property
+    def named_variants(self) -> dict[str, Variant]:
+        """The variants under the names the report gives them: "block" at 80 % zeros is "block80"."""
+        return {
+            f"{key}{round(100 * variant.sparsity)}" if variant.sparsity else key: variant
+            for key, variant in self.variants.items()
+        }
+
+
+def to_data(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, without what is None: what `from_data` and a TOML file take."""
+    return dict(_plain(dataclasses.asdict(recipe)))
+
+
+def from_data(data: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from plain data.
+
+    Raises:
+        UserError: every unknown key, wrong type and senseless value, by its place.
+    """
+    return strict.build(Recipe, data, "recipe")
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe from a TOML file.
+
+    Raises:
+        UserError: no such file, not TOML, or not a recipe.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        return from_data(tomllib.loads(path.read_text(encoding="utf-8")))
+    except UserError as error:
+        raise UserError([f"{path}: {problem}" for problem in error.problems]) from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: a recipe is a TOML file, as a run saves it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not TOML: {error}") from None
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as text that `read` takes back."""
+    import tomli_w
+
+    return tomli_w.dumps(to_data(recipe))
+
+
+def from_command_line(recipe: Recipe, description: str, arguments: Sequence[str] | None = None) -> Recipe:
+    """Let the command line change any field of `recipe`; `--help` explains each.
+
+    Raises:
+        UserError: all values that make no sense.
+        SystemExit: status 2 on arguments that do not parse, 0 after `--help`.
+    """
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_pairs)
+    with registry:
+        return tyro.cli(Recipe, default=recipe, description=description, args=arguments)
+
+
+def _pairs(info: Any) -> Any:
+    """Have a mapping to numbers written NAME=VALUE, any number of them."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    if get_origin(info.type) not in (dict, Mapping) or get_args(info.type)[1] not in (int, float):
+        return None
+    kind = get_args(info.type)[1]
+
+    def parse(arguments: list[str]) -> dict[str, Any]:
+        pairs = (argument.rpartition("=") for argument in arguments)
+        return {name: kind(value) for name, _, value in pairs}
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE ...",
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: [f"{name}={item}" for name, item in value.items()],
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

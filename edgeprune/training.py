@@ -1,0 +1,247 @@
+"""Training that recovers: one loop for the dense model and for every variant of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from converters.facts import Normalization
+from edgeprune.data import Data, Split
+from edgeprune.pruning import Sparsifier
+from edgeprune.recipe import Augment, Fit
+
+DISTILL_TEMPERATURE = 2.0
+EVALUATION_BATCH = 250
+RECALIBRATION_IMAGES = 4096
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every training of a run shares.
+
+    Attributes:
+        data: images, uint8.
+        normalization: applied to pixels scaled to [0, 1].
+        augment: for training images.
+        seed: of order, augmentation and dropout.
+    """
+
+    data: Data
+    normalization: Normalization
+    augment: Augment
+    seed: int
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """How a training is resumed and watched.
+
+    Attributes:
+        load: gives the state saved last, or None.
+        save: keeps the state, after every epoch.
+        show: called with (epochs done, remark).
+    """
+
+    load: Callable[[], dict[str, Any] | None]
+    save: Callable[[dict[str, Any]], None]
+    show: Callable[..., None]
+
+
+def steps_per_epoch(setting: Setting, fit: Fit) -> int:
+    """Optimizer steps in one pass; a last, smaller batch is left to the next pass's shuffle."""
+    return max(len(setting.data.train) // fit.batch_size, 1)
+
+
+def train(
+    model: nn.Module,
+    setting: Setting,
+    fit: Fit,
+    hooks: Hooks,
+    *,
+    teacher: nn.Module | None = None,
+    distill: float = 0.0,
+    sparsifier: Sparsifier | None = None,
+) -> tuple[tuple[dict[str, float], ...], float]:
+    """Train `model` in place and recalibrate its batch norms.
+
+    Everything random follows from the seed and the epoch, so that a training resumed after any epoch ends
+    with the very weights of one that was never stopped.
+
+    Args:
+        model: in float32.
+        setting: data and seed.
+        fit: how long and how fast.
+        hooks: how to resume, and whom to tell.
+        teacher: answers to learn from beside the labels (Hinton et al., 2015); None: labels only.
+        distill: weight of the teacher's answers against the labels, 0 to 1.
+        sparsifier: stepped after every optimizer step, finalized at the end.
+
+    Returns:
+        One record an epoch ("epoch", "loss", "top1" on held-out images, "learning_rate", "sparsity"), and
+        the seconds spent.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    steps = steps_per_epoch(setting, fit)
+    optimizer = torch.optim.AdamW(_decayed(model, fit.weight_decay), lr=fit.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.learning_rate, total_steps=steps * fit.epochs)
+    model.to(accelerator.device, memory_format=torch.channels_last)  # A third faster on the CPU.
+    if teacher is not None:
+        teacher.to(accelerator.device, memory_format=torch.channels_last).eval()
+    state = hooks.load() or {"epoch": 0, "history": [], "seconds": 0.0}
+    if state["epoch"]:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        if sparsifier is not None:
+            sparsifier.load_state_dict(state["sparsifier"])
+    history, seconds = list(state["history"]), state["seconds"]
+
+    for epoch in range(state["epoch"], fit.epochs):
+        began = time.monotonic()
+        learning_rate = schedule.get_last_lr()[0]
+        losses = []
+        model.train()
+        for images, labels in _training_batches(setting, fit.batch_size, epoch, accelerator.device):
+            with accelerator.autocast():
+                outputs = model(images)
+                loss = F.cross_entropy(outputs, labels, label_smoothing=fit.label_smoothing)
+                if teacher is not None:
+                    loss = torch.lerp(loss, _distillation(outputs, teacher, images), distill)
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            optimizer.step()
+            schedule.step()
+            if sparsifier is not None:
+                sparsifier.step()
+            losses.append(loss.detach())
+        top1 = accuracy(predict(model, setting.data.held_out, setting.normalization), setting.data.held_out)
+        history.append(
+            {
+                "epoch": float(epoch + 1),
+                "loss": float(torch.stack(losses).mean()),
+                "top1": top1,
+                "learning_rate": float(learning_rate),
+                "sparsity": sparsifier.sparsity if sparsifier is not None else 0.0,
+            }
+        )
+        seconds += time.monotonic() - began
+        hooks.save(
+            {
+                "epoch": epoch + 1,
+                "history": history,
+                "seconds": seconds,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "sparsifier": sparsifier.state_dict() if sparsifier is not None else None,
+            }
+        )
+        hooks.show(epoch + 1, remark=f"loss {history[-1]['loss']:.3f}, top-1 {100 * top1:.1f} %")
+
+    if sparsifier is not None:
+        sparsifier.finalize()
+    recalibrate(model, setting, fit.batch_size)
+    model.eval().to("cpu", memory_format=torch.contiguous_format)
+    return tuple(history), seconds
+
+
+def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:
+    """Measure batch-norm statistics anew on training images as they are, in place."""
+    from torch.optim.swa_utils import update_bn
+
+    order = torch.randperm(len(setting.data.train), generator=_generator(setting.seed, -1))[:RECALIBRATION_IMAGES]
+    device = next(model.parameters()).device
+    batches = [
+        normalized(setting.data.train.images[part].to(device), setting.normalization)
+        for part in _parts(order, batch_size)
+    ]
+    with torch.no_grad():
+        update_bn(batches, model)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, normalization: Normalization) -> Tensor:
+    """Outputs (n, classes) of a torch model in eval mode, float32, for all images of `split`."""
+    model.eval()
+    device = next(model.parameters()).device
+    parts = split.images.split(EVALUATION_BATCH)
+    return torch.cat([model(normalized(part.to(device), normalization)).float().cpu() for part in parts])
+
+
+def accuracy(outputs: Tensor, split: Split) -> float:
+    """Share of images whose largest output is their label, 0 to 1."""
+    return float((outputs.argmax(dim=1) == split.labels).float().mean())
+
+
+def normalized(images: Tensor, normalization: Normalization) -> Tensor:
+    """Turn uint8 pixels (n, 3, h, w) into what the torch model takes, float32."""
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (normalization.mean, normalization.std))
+    return (images.float() / 255 - mean) / std
+
+
+def _distillation(outputs: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
+    """How far the outputs are from the teacher's, both softened."""
+    with torch.no_grad():
+        taught = teacher(images)
+    # Scaled by the square of the temperature so that gradients keep their size.
+    return DISTILL_TEMPERATURE**2 * F.kl_div(
+        F.log_softmax(outputs / DISTILL_TEMPERATURE, dim=1),
+        F.log_softmax(taught / DISTILL_TEMPERATURE, dim=1),
+        log_target=True,
+        reduction="batchmean",
+    )
+
+
+def _decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay weights, but not biases and batch norms."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _training_batches(
+    setting: Setting, batch_size: int, epoch: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = _generator(setting.seed, epoch)
+    torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))  # Dropout draws from the global one.
+    train = setting.data.train
+    flip = setting.data.photographs if setting.augment.flip is None else setting.augment.flip
+    order = torch.randperm(len(train), generator=generator)
+    for part in _parts(order, batch_size):
+        images = _shifted(train.images[part], setting.augment.shift_px, generator)
+        if flip:
+            mirrored = torch.rand(len(part), generator=generator) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        yield normalized(images.to(device), setting.normalization), train.labels[part].to(device)
+
+
+def _parts(order: Tensor, size: int) -> list[Tensor]:
+    """Whole batches only, unless there is less than one: a batch norm cannot train on a single image."""
+    whole = len(order) // size * size
+    return list(order[: whole or len(order)].split(size))
+
+
+def _shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to `most_px` in both directions; edges are repeated."""
+    if not most_px:
+        return images
+    count, channels, height, width = images.shape
+    shifts = torch.randint(-most_px, most_px + 1, (2, count, 1), generator=generator)
+    rows = (torch.arange(height) + shifts[0]).clamp(0, height - 1)  # (n, h)
+    columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)  # (n, w)
+    images = images.gather(2, rows[:, None, :, None].expand(count, channels, height, width))
+    return images.gather(3, columns[:, None, None, :].expand(count, channels, height, width))
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed << 20) + epoch + 1)
