@@ -114,7 +114,7 @@ class TargetVerdict:
         budgeted: whether the budget holds for it; if not, `ship` is only a recommendation.
         limit_bytes: most bytes; None: no limit.
         limit_points: most percentage points lost, from the budget or the recommended limit; None: no limit.
-        files: every file of the target, smallest first.
+        files: every file of the target, in the report's order.
     """
 
     target: str
@@ -126,7 +126,7 @@ class TargetVerdict:
     @property
     def ship(self) -> Row | None:
         """The smallest file that fits; None when none does."""
-        return next((file.row for file in self.files if file.fits), None)
+        return min((file.row for file in self.files if file.fits), key=smallest_first, default=None)
 
     @property
     def ok(self) -> bool:
@@ -193,7 +193,7 @@ class Verdict:
             return (
                 "Set a budget (bytes of a target, points lost) and the command fails when a file breaks it."
             )
-        return "Ship the files named above."
+        return "Ship the files named here."
 
 
 def evaluate(budget: Budget, rows: Sequence[Row]) -> Verdict:
@@ -207,15 +207,21 @@ def evaluate(budget: Budget, rows: Sequence[Row]) -> Verdict:
     return Verdict(budget, tuple(_judge(target, budget, rows, target in budgeted) for target in targets))
 
 
+def smallest_first(row: Row) -> tuple[int, float, str]:
+    """Sorting key: by bytes, of equally small ones the more accurate first."""
+    return row.bytes, -row.top1, row.path
+
+
 def _judge(target: str, budget: Budget, rows: Iterable[Row], budgeted: bool) -> TargetVerdict:
     limit_bytes = budget.bytes.get(target)
     limit_points = budget.top1_drop_points
     if limit_points is None and not budgeted:
         limit_points = RECOMMENDED_DROP_POINTS
-    own = sorted(
-        (row for row in rows if row.target == target), key=lambda row: (row.bytes, -row.top1, row.path)
+    files = tuple(
+        FileVerdict(row, tuple(_reasons(row, limit_bytes, limit_points)))
+        for row in rows
+        if row.target == target
     )
-    files = tuple(FileVerdict(row, tuple(_reasons(row, limit_bytes, limit_points))) for row in own)
     return TargetVerdict(target, budgeted, limit_bytes, limit_points, files)
 
 
@@ -236,9 +242,11 @@ def _target_lines(target: TargetVerdict) -> Iterable[str]:
         )
     elif not target.files:
         yield f"{target.target}: the run has no file for this target ({target.limits()})"
+    elif not target.budgeted:
+        yield f"{target.target}: no file to recommend ({target.limits()})"
     else:
         yield f"{target.target}: no file fits ({target.limits()})"
-        for file in target.files:
+        for file in sorted(target.files, key=lambda file: smallest_first(file.row)):
             yield f"  {file.row.path}: {bytes_exact(file.row.bytes)} bytes; {'; '.join(file.reasons)}"
 
 
@@ -251,10 +259,9 @@ def _remedy(target: TargetVerdict) -> str:
         file.row for file in target.files if limit is None or round(file.row.top1_drop_points, 6) <= limit
     ]
     if accurate:
-        return (
-            f"For {target.target}, prune more, or raise its budget to {bytes_exact(accurate[0].bytes)} bytes "
-            f"for {accurate[0].path}."
-        )
+        best = min(accurate, key=smallest_first)
+        more = f"raise its budget to {bytes_exact(best.bytes)} bytes for {best.path}"
+        return f"For {target.target}, prune more, or {more}."
     return (
         f"For {target.target}, no file is accurate enough: fine-tune longer, prune less or allow more loss."
     )

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.report.records import Report, Row, Training
@@ -31,7 +32,7 @@ _PAGE_COLOURS = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _PAGE: "--ca
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and colour and can be read aloud
     "svg.hashsalt": "edgeprune",  # the same report gives the same bytes
-    "font.size": 10.5,
+    "font.size": 10,
     "text.parse_math": False,  # a "$" in a name is a "$"
     "text.color": _INK,
     "axes.labelcolor": _MUTED,
@@ -50,7 +51,7 @@ _STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.unicode_minus": False,
 }
-_SIZE_INCHES = (5.0, 3.5)
+_SIZE_INCHES = (4.0, 2.9)
 
 
 def size_against_accuracy(report: Report) -> dict[str, str]:
@@ -123,7 +124,7 @@ def _scatter(axes: Axes, rows: Sequence[Row], order: Sequence[str]) -> None:
 
 
 def _place_names(axes: Axes, named: Sequence[Row], rows: Sequence[Row]) -> None:
-    """Write the name of each of `named` where it covers no point and no other name."""
+    """Write the name of each of `named` where it covers no point, no line between them and no other name."""
     from matplotlib.transforms import Bbox
 
     figure = axes.figure
@@ -131,6 +132,10 @@ def _place_names(axes: Axes, named: Sequence[Row], rows: Sequence[Row]) -> None:
     frame = axes.get_window_extent()
     points = axes.transData.transform([(row.bytes / 1e6, 100 * row.top1) for row in rows])
     taken = [Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in points]
+    front = [axes.transData.transform((row.bytes / 1e6, 100 * row.top1)) for row in named]
+    for (x0, y0), (x1, y1) in pairwise(front):
+        steps = [i / 20 for i in range(21)]
+        taken += [Bbox.from_bounds(x0 + t * (x1 - x0) - 1, y0 + t * (y1 - y0) - 1, 2, 2) for t in steps]
     places = [(11, 0, "left"), (-11, 0, "right"), (0, 14, "center"), (0, -15, "center"), (11, 14, "left")]
     places += [
         (-11, 14, "right"),
@@ -148,7 +153,6 @@ def _place_names(axes: Axes, named: Sequence[Row], rows: Sequence[Row]) -> None:
                 textcoords="offset points",
                 ha=side,
                 va="center",
-                fontsize=10,
             )
             box = text.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 and frame.y0 <= box.y0
@@ -175,7 +179,8 @@ def _curves(axes: Axes, trainings: Iterable[Training], key: str, order: Sequence
             [scale * epoch[key] for epoch in epochs],
             color=_colour(order, training.variant),
             marker=_marker(order, training.variant),
-            markersize=3.5,
+            markevery=max(1, len(epochs) // 6),
+            markersize=5,
             linewidth=1.6,
         )
     axes.set_xlabel("epoch")

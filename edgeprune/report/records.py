@@ -70,7 +70,7 @@ class Training:
         parameters: number of weights and biases.
         macs: multiply-accumulates for one image.
         seconds: spent training, interruptions left out.
-        epochs: one dict an epoch: "epoch", "loss", "top1", "learning_rate", "sparsity".
+        epochs: one dict an epoch, all of numbers: "epoch", "loss", "top1", "learning_rate", "sparsity".
     """
 
     variant: str
@@ -78,7 +78,7 @@ class Training:
     parameters: int
     macs: int
     seconds: float
-    epochs: tuple[dict[str, float], ...] = ()
+    epochs: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,11 @@ def _problems(report: Report) -> Iterator[str]:
                 strict.build(LayerFacts, layer, f"{where}.layers[{index}]")
             except UserError as error:
                 yield from error.problems
+    for place, training in enumerate(report.trainings):
+        for index, epoch in enumerate(training.epochs):
+            for name, value in epoch.items():
+                if isinstance(value, bool) or not isinstance(value, (int, float)):
+                    yield f"report.trainings[{place}].epochs[{index}].{name} must be a number, not {value!r}"
     records += [(f"report.trainings[{i}]", training) for i, training in enumerate(report.trainings)]
     for where, record in records:
         values = vars(record)

@@ -124,12 +124,12 @@ def variants(report: Report) -> list[str]:
 
 
 def _files(target: TargetVerdict, rows: Sequence[Row]) -> Iterable[File]:
-    own = [row for row in rows if row.target == target.target]
-    dense = next((row for row in own if row.variant == DENSE), None)
-    verdicts = {id(file.row): file for file in target.files}
-    for row in own:
+    dense = next((file.row for file in target.files if file.row.variant == DENSE), None)
+    ship = target.ship
+    for verdict in target.files:
+        row = verdict.row
         smaller = dense.bytes / row.bytes if dense else None
-        yield File(row, smaller, is_efficient(row, rows), verdicts[id(row)], row is target.ship)
+        yield File(row, smaller, is_efficient(row, rows), verdict, row is ship)
 
 
 def _description(target: str) -> str:

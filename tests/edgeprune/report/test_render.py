@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from edgeprune.report import budget, records, render, summary, wording
+
+BUDGETS = {
+    "none": None,
+    "within": {"bytes": {"litert-arm64-int8": 900_000}, "top1_drop_points": 0.5},
+    "over": {"bytes": {"coreml-ios16": 1_000_000, "litert-web": 70_001}, "top1_drop_points": 0.35},
+}
+VOID = {"meta", "br", "path", "use", "rect"}
+
+
+def html(made: records.Report) -> str:
+    """Render what `report.json` would hold; the same report only once."""
+    return _html(json.dumps(records.to_json(made)))
+
+
+@functools.cache
+def _html(text: str) -> str:
+    return render.html(records.from_json(json.loads(text)))
+
+
+class Page(HTMLParser):
+    """An HTML page taken apart: its tags, its text outside style and pictures, its tables by heading."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.picture_text: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        if "svg" in self.open:
+            self.picture_text.append(data.strip())
+            return
+        self.text.append(data)
+        if self.open[-1:] and any(tag in ("th", "td") for tag in self.open):
+            self.tables[-1][-1][-1] += data
+
+
+def _number(text: str) -> float:
+    """Read "1,234", "79.6 %", "−0.22", "2.9×" or "3.1e-04" back."""
+    return float(re.sub(r"[,×]| [%MkG]?B?$", "", text.replace(wording.MINUS, "-")))
+
+
+def _size(text: str) -> float:
+    value, unit = text.split()
+    return float(value) * {"B": 1, "kB": 1e3, "MB": 1e6}[unit]
+
+
+# How a heading's cell must read: the row's value, and how far rounding may have moved it.
+CELLS: dict[str, Callable[[str, summary.File], bool]] = {
+    "size": lambda cell, file: _size(cell) == pytest.approx(file.row.bytes, rel=0.006),
+    "bytes": lambda cell, file: _number(cell) == file.row.bytes,
+    "top-1": lambda cell, file: _number(cell) == pytest.approx(100 * file.row.top1, abs=0.0051),
+    "points lost": lambda cell, file: _number(cell) == pytest.approx(file.row.top1_drop_points, abs=0.0051),
+    "times smaller": lambda cell, file: _number(cell) == pytest.approx(file.times_smaller, abs=0.051),
+    "zeros": lambda cell, file: _number(cell) == pytest.approx(100 * file.row.zero_fraction, abs=0.051),
+    "bits per weight": lambda cell, file: (
+        _number(cell) == pytest.approx(file.row.bits_per_weight, abs=0.0051)
+    ),
+    "sparse kernels": lambda cell, file: (
+        {"yes": True, "no": False, "unknown": None}[cell] is file.row.sparse_runtime
+    ),
+}
+
+
+def _check_files(headings: list[str], rows: dict[tuple[str, str], list[str]], report: records.Report) -> None:
+    files = [file for group in summary.groups(report, summary.verdict(report)) for file in group.files]
+    assert set(rows) == {(file.row.target, file.row.variant) for file in files}
+    assert set(CELLS) <= set(headings)
+    for file in files:
+        cells = dict(zip(headings, rows[file.row.target, file.row.variant], strict=True))
+        for heading, holds in CELLS.items():
+            assert holds(cells[heading], file), f"{heading}: {cells[heading]!r} of {file.row.path}"
+
+
+def _without_glyph(text: str) -> str:
+    return re.sub(r"^\W+", "", text.strip())
+
+
+@pytest.mark.parametrize("limits", BUDGETS.values(), ids=BUDGETS)
+def test_the_table_of_files_is_the_jsons(report, limits):
+    made = report(limits)
+    table = Page(html(made)).tables[0]
+    headings = [cell.lower() for cell in table[0]]
+    rows, target = {}, ""
+    for cells in table[1:]:
+        if len(cells) == 1:
+            target = cells[0]
+        else:
+            rows[target, _without_glyph(cells[0])] = cells
+    _check_files(headings, rows, made)
+
+
+@pytest.mark.parametrize("limits", BUDGETS.values(), ids=BUDGETS)
+def test_the_markdown_table_is_the_jsons(report, limits):
+    made = report(limits)
+    section = render.markdown(made).split("## Files")[1].split("##")[0]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line]
+    _check_files(table[0], {(cells[0], cells[1]): cells for cells in table[2:]}, made)
+
+
+def test_the_tables_of_layers_are_the_jsons(report):
+    made = report()
+    tables = [table for table in Page(html(made)).tables if table[0][0] == "Layer"]
+    assert len(tables) == len(made.rows)
+    for table, row in zip(tables, made.rows, strict=True):
+        for cells, layer in zip(table[1:], row.layers, strict=True):
+            named = dict(zip(table[0], cells, strict=True))
+            assert named["Layer"] == layer["name"]
+            assert _number(named["Zeros"]) == pytest.approx(100 * layer["zero_fraction"], abs=0.051)
+            assert _number(named["Bits per weight"]) == pytest.approx(layer["bits_per_weight"], abs=0.0051)
+            assert [int(size) for size in named["Shape"].split("×")] == layer["shape"]
+            assert named["Stored as"].startswith(layer["encoding"])
+            assert (layer["note"] or "") in named["Stored as"]
+
+
+def test_the_tables_of_models_and_of_proof_are_the_jsons(report):
+    made = report()
+    tables = {table[0][0]: table for table in Page(html(made)).tables[1:]}
+    models = next(table for table in Page(html(made)).tables if "Parameters" in table[0])
+    for cells, training in zip(models[1:], made.trainings, strict=True):
+        assert _without_glyph(cells[0]) == training.variant
+        assert _number(cells[1]) == pytest.approx(100 * training.top1, abs=0.0051)
+        assert _number(cells[2]) == training.parameters
+        assert cells[3:] == ["5.81 M", "6", "1 min 34 s"]
+    for cells, row in zip(tables["File"][1:], made.rows, strict=True):
+        assert (cells[0], _number(cells[1]), cells[5]) == (row.path, row.images, row.sha256)
+        assert _number(cells[2]) == pytest.approx(100 * row.agreement, abs=0.0051)
+        assert _number(cells[3]) == pytest.approx(row.max_relative_error, rel=0.06)
+        assert cells[4] == "0.0 to 255.0"
+
+
+NUMBER = r"(?<![\w.,])[−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?"
+
+
+def _leaves(data):
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield key
+            yield from _leaves(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _leaves(value)
+    else:
+        yield data
+
+
+@pytest.mark.parametrize("limits", BUDGETS.values(), ids=BUDGETS)
+@pytest.mark.parametrize("form", [html, render.markdown])
+def test_every_number_of_a_page_is_the_jsons(report, limits, form):
+    """No text holds a number that is not one of the report's, or follows from two of them in a named way."""
+    made = report(limits)
+    data = records.to_json(made)
+    text = " ".join(Page(form(made)).text) if form is html else form(made).replace("\\", "")
+    words = {leaf for leaf in _leaves(data) if isinstance(leaf, str)}
+    words |= {word.replace("_", " ") for word in words} | {"SHA-256", "32 bits", "float32"}
+    for word in sorted(words, key=len, reverse=True):
+        text = text.replace(word, " ")
+
+    numbers = {
+        leaf for leaf in _leaves(data) if isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+    }
+    numbers |= {len(training.epochs) for training in made.trainings}
+    numbers |= {100 / row.images for row in made.rows}
+    numbers |= {row.bytes - most for row in made.rows for most in budget.from_plain(limits).bytes.values()}
+    numbers |= {budget.RECOMMENDED_DROP_POINTS}
+    groups = summary.groups(made, summary.verdict(made))
+    written = {wording.times(file.times_smaller) for group in groups for file in group.files}
+    written |= {wording.shape(layer["shape"]) for row in made.rows for layer in row.layers}
+    forms = (
+        wording.bits, wording.bytes_exact, wording.bytes_human, wording.count_human, wording.duration,
+        wording.error, wording.percent, wording.plain, wording.points, wording.points_fine,
+        wording.points_lost, wording.zeros,
+    )  # fmt: skip
+    written |= {
+        write(number)
+        for number in numbers
+        for write in forms
+        if isinstance(number, int) or "." in str(number)
+    }
+    allowed = {token for string in written for token in re.findall(NUMBER, string)}
+    found = re.findall(NUMBER, text)
+    assert len(found) > 100
+    assert [token for token in found if token not in allowed] == []
+
+
+def test_the_page_needs_no_network_and_no_script(report):
+    text = html(report(BUDGETS["over"]))
+    page = Page(text)
+    names = {tag for tag, _ in page.tags}
+    assert not names & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "img",
+        "image",
+        "base",
+        "form",
+        "audio",
+        "video",
+    }
+    assert not [
+        name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "src"
+    ]
+    assert all(
+        value.startswith("#")
+        for _, attributes in page.tags
+        for key, value in attributes.items()
+        if key == "href"
+    )
+    assert "//" not in text.replace("<!--", "")
+    assert "@import" not in text
+    assert set(re.findall(r"url\((.)", text)) <= {"#"}
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert page.open == ["svg"] or page.open == [], "every element is closed"
+
+
+def test_pictures_show_every_file_and_name_the_efficient_ones(report):
+    made = report()
+    text = html(made)
+    figures = dict(re.findall(r"<figcaption>(.*?)</figcaption>(.*?)</figure>", text, flags=re.DOTALL))
+    assert list(figures) == ["Core ML", "LiteRT", "Top-1 on the held-out images", "Loss", "Zeros asked for"]
+    for name in ("Core ML", "LiteRT"):
+        assert figures[name].count("<use") == 6, "three variants on two targets"
+    assert "block80, int8" in figures["Core ML"]
+    assert "block80, float16" not in figures["Core ML"], "the smaller int8 file is as accurate"
+    assert {"block80, float32", "block80, int8", "channels, int8"} <= set(Page(text).picture_text)
+    assert not re.search(r"#[0-9a-fA-F]{6}", "".join(figures.values())), "every colour is the page's"
+
+
+def test_the_same_report_gives_the_same_pages(report, tmp_path):
+    first = [path.read_bytes() for path in render.write_pages(report(), tmp_path)]
+    assert [path.name for path in render.write_pages(report(), tmp_path)] == ["report.html", "report.md"]
+    assert [path.read_bytes() for path in render.write_pages(report(), tmp_path)] == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
+
+
+def test_a_page_of_many_files_stays_small(report):
+    made = report()
+    layers = made.rows[0].layers * 20
+    many = dataclasses.replace(
+        made, rows=tuple(dataclasses.replace(row, layers=layers) for row in made.rows * 3)
+    )
+    assert len(html(many).encode()) < 3_000_000
+
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $x_1$ &amp; {{ 7*7 }} | `a` ## [b](c)"
+
+
+def _hostile(made: records.Report) -> records.Report:
+    """Return the report with every text in it one that tries to break out."""
+    layers = tuple(
+        layer | {"name": HOSTILE, "kind": HOSTILE, "encoding": HOSTILE, "note": HOSTILE}
+        for layer in made.rows[0].layers
+    )
+    row = dataclasses.replace(
+        made.rows[0],
+        variant=HOSTILE,
+        target=HOSTILE,
+        path=HOSTILE,
+        sha256=HOSTILE,
+        sparse_runtime=None,
+        sparse_runtime_reason=HOSTILE,
+        layers=layers,
+    )
+    return records.Report(
+        recipe={"model": HOSTILE, HOSTILE: HOSTILE},
+        environment={"command": f"{HOSTILE}\n```\n{HOSTILE}", HOSTILE: {HOSTILE: [HOSTILE]}},
+        rows=(row, dataclasses.replace(row, top1=0.5, sparse_runtime=False)),
+        trainings=(dataclasses.replace(made.trainings[0], variant=HOSTILE),),
+    )
+
+
+def test_hostile_text_is_only_text(report):
+    text = html(_hostile(report()))
+    page = Page(text)
+    assert not {tag for tag, _ in page.tags} & {"script", "img"}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "".join(page.text).count(HOSTILE) > 15
+
+
+def test_hostile_names_are_only_text_in_pictures(report):
+    made = report()
+    short = '<i>&$x_1$"'
+    rows = tuple(dataclasses.replace(row, variant=short) for row in made.rows[:1])
+    assert f"{short}, float16" in Page(html(dataclasses.replace(made, rows=rows))).picture_text
+
+
+def test_hostile_text_is_only_text_in_markdown(report):
+    text = render.markdown(_hostile(report()))
+    outside, fence, rest = text.partition("````sh\n")
+    assert fence, "the fence is longer than the one inside"
+    assert rest.endswith("\n````\n")
+    assert "<" not in outside
+    assert len({line.count(" | ") for line in outside.splitlines() if line.startswith("| ")}) == 2, (
+        "two tables"
+    )
+    assert not re.search(r"(?<!\\)[`\[*_]", outside.replace("**", ""))
+
+
+def test_a_bare_report_renders(row):
+    made = records.Report({}, {}, ())
+    assert "No budget was set" in html(made)
+    assert "Speed, memory and battery" in render.markdown(made)
+    one = records.Report({}, {}, (row(variant="block80", input_range=None),))
+    table = Page(html(one)).tables[0]
+    assert table[2][table[0].index("Times smaller")] == "–"
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (None, ["No budget was set", "Set a budget"]),
+        (
+            BUDGETS["within"],
+            ["Within budget", "Budget: at most 900,000 bytes and 0.5 points of accuracy lost"],
+        ),
+        (
+            BUDGETS["over"],
+            [
+                "Over budget: coreml-ios16, litert-web",
+                "block80, 1,120,331 bytes: 120,331 bytes over the budget of 1,000,000",
+                "The run wrote no file for this target.",
+                "Add litert-web to the targets of the recipe",
+            ],
+        ),
+    ],
+)
+def test_the_verdict_comes_first(report, limits, words):
+    made = report(limits)
+    text = re.sub(r"\s+", " ", "".join(Page(html(made)).text))
+    for word in words:
+        assert word in text
+    assert text.index(words[0]) < text.index("All files")
+    assert render.markdown(made).startswith(f"# mobilenet\\_v3\\_small: {words[0]}")
+
+
+def test_what_was_not_measured_is_said(report):
+    for text in ("".join(Page(html(report())).text), render.markdown(report())):
+        assert "Speed, memory and battery on a device." in text
+        assert "Core ML files on Apple's own runtime" in text
+        assert "Core ML does not say which kernels it takes" in text
+
+
+def test_the_terminal_table_fits_a_screen_and_holds_the_numbers(report):
+    made = report(BUDGETS["over"])
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    render.print_table(made, console)
+    text = console.file.getvalue()
+    table, said = text.split("\n\n", 1)
+    assert all(len(line) <= 80 for line in table.splitlines())
+    rows, target = {}, ""
+    for line in table.splitlines()[2:]:
+        if line.startswith("  "):
+            variant, value, unit, *cells = line.split()
+            rows[target, variant] = [f"{value} {unit}", *cells]
+        else:
+            target = line.strip()
+    headings = [
+        "size",
+        "bytes",
+        "times smaller",
+        "top-1",
+        "points lost",
+        "zeros",
+        "bits per weight",
+        "sparse kernels",
+    ]
+    _check_files(headings, rows, made)
+    assert said.startswith("Over budget: coreml-ios16, litert-web\n")
+    assert (
+        "files/block80-coreml-ios16.mlpackage: 1,120,331 bytes; 120,331 bytes over the budget of 1,000,000"
+        in said
+    )
+    assert said.splitlines()[-1].startswith(
+        "Next: For coreml-ios16, prune more, or raise its budget to 1,120,331"
+    )
+
+
+def test_names_with_brackets_are_printed_as_they_are(row):
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    render.print_table(records.Report({}, {}, (row(variant="[red]x[/red]", path="[bold]y"),)), console)
+    assert "[red]x[/red]" in console.file.getvalue()
+    assert "ship [bold]y" in console.file.getvalue()
+
+
+def _colours(css: str) -> dict[str, dict[str, str]]:
+    light, dark = css.split("@media (prefers-color-scheme: dark)")
+    dark = dark.split("* { box-sizing")[0]
+    read = lambda part: dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6});", part))  # noqa: E731
+    return {"light": read(light), "dark": read(light) | read(dark)}
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two colours, 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_in_both_schemes(scheme):
+    colours = _colours((Path(render.__file__).parent / "templates" / "style.css").read_text())[scheme]
+    pairs = [(text, back) for text in ("--ink", "--muted") for back in ("--page", "--card")]
+    pairs += [("--ink", back) for back in ("--good-back", "--bad-back", "--bar", "--bar-bits")]
+    pairs += [("--good", "--good-back"), ("--bad", "--bad-back"), ("--good", "--card"), ("--bad", "--card")]
+    pairs += [(f"--series-{i}", back) for i in range(6) for back in ("--card", "--page", "--good-back")]
+    too_low = {pair: _contrast(colours[pair[0]], colours[pair[1]]) for pair in pairs}
+    assert {pair: ratio for pair, ratio in too_low.items() if ratio < 4.5} == {}
+
+
+def test_every_colour_the_page_uses_is_defined(report):
+    text = html(report())
+    used = set(re.findall(r"var\((--[\w-]+)\)", text))
+    defined = set(re.findall(r"(--[\w-]+):", text))
+    assert used
+    assert used <= defined
