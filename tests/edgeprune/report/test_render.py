@@ -145,7 +145,7 @@ def test_the_tables_of_layers_are_the_jsons(report):
             named = dict(zip(table[0], cells, strict=True))
             assert named["Layer"] == layer["name"]
             assert _number(named["Zeros"]) == pytest.approx(100 * layer["zero_fraction"], abs=0.051)
-            assert _number(named["Bits per weight"]) == pytest.approx(layer["bits_per_weight"], abs=0.0051)
+            assert _number(named["Bits / weight"]) == pytest.approx(layer["bits_per_weight"], abs=0.0051)
             assert [int(size) for size in named["Shape"].split("×")] == layer["shape"]
             assert named["Stored as"].startswith(layer["encoding"])
             assert (layer["note"] or "") in named["Stored as"]
