@@ -21,6 +21,8 @@ class Storage(str, Enum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
+    TABLE6 = "6-bit table"
+    TABLE4 = "4-bit table"
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,57 @@ class Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("coreml-ios16", Format.COREML, Storage.FLOAT16, "iOS16", "Core ML, float16, sparse where pruned"),
-        Target("coreml-ios18-int8", Format.COREML, Storage.INT8, "iOS18", "Core ML, int8, sparse where pruned"),
-        Target("litert-arm64", Format.LITERT, Storage.FLOAT32, "arm64", "LiteRT on ARM, float32, sparse where pruned"),
-        Target("litert-arm64-int8", Format.LITERT, Storage.INT8, "arm64", "LiteRT on ARM, weights stored as int8"),
+        Target(
+            "coreml-ios16", Format.COREML, Storage.FLOAT16, "iOS16", "Core ML, float16, sparse where pruned"
+        ),
+        Target("coreml-ios16-int8", Format.COREML, Storage.INT8, "iOS16", "Core ML, int8, or sparse float16"),
+        Target(
+            "coreml-ios16-6bit",
+            Format.COREML,
+            Storage.TABLE6,
+            "iOS16",
+            "Core ML, 6-bit tables, or sparse float16",
+        ),
+        Target(
+            "coreml-ios16-4bit",
+            Format.COREML,
+            Storage.TABLE4,
+            "iOS16",
+            "Core ML, 4-bit tables, or sparse float16",
+        ),
+        Target(
+            "coreml-ios17", Format.COREML, Storage.FLOAT16, "iOS17", "Core ML, float16, sparse where pruned"
+        ),
+        Target(
+            "coreml-ios18", Format.COREML, Storage.FLOAT16, "iOS18", "Core ML, float16, sparse where pruned"
+        ),
+        Target(
+            "coreml-ios18-int8", Format.COREML, Storage.INT8, "iOS18", "Core ML, int8, sparse where pruned"
+        ),
+        Target(
+            "coreml-ios18-6bit",
+            Format.COREML,
+            Storage.TABLE6,
+            "iOS18",
+            "Core ML, 6-bit tables, sparse where pruned",
+        ),
+        Target(
+            "coreml-ios18-4bit",
+            Format.COREML,
+            Storage.TABLE4,
+            "iOS18",
+            "Core ML, 4-bit tables, sparse where pruned",
+        ),
+        Target(
+            "litert-arm64",
+            Format.LITERT,
+            Storage.FLOAT32,
+            "arm64",
+            "LiteRT on ARM, float32, sparse where pruned",
+        ),
+        Target(
+            "litert-arm64-int8", Format.LITERT, Storage.INT8, "arm64", "LiteRT on ARM, weights stored as int8"
+        ),
         Target("litert-web", Format.LITERT, Storage.FLOAT32, "web", "LiteRT.js in a browser, float32"),
         Target("litert-web-int8", Format.LITERT, Storage.INT8, "web", "LiteRT.js in a browser, int8-stored"),
     )

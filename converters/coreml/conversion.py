@@ -8,23 +8,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converters.coreml.compression import compress
-from converters.coreml.description import describe
+from converters.coreml.compression import compress, contents_of
+from converters.coreml.description import describe, summary
 from converters.coreml.evaluation import LOGITS
 from converters.coreml.framework import ct, quiet
-from converters.coreml.inspection import layer_facts
+from converters.coreml.inspection import layer_facts, name_layers
 from converters.coreml.package import SUFFIX, write_package
+from converters.coreml.program import layer_weights, read_program
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, Normalization, size_bytes
-from converters.layers import weighted_layers
+from converters.layers import WeightedLayer, weighted_layers
 from converters.targets import Format, Target
 from converters.targets import target as target_named
 
 INPUT = "image"
 PROBABILITIES = "probabilities"
+# User-defined entry of the description that says how the weights are stored.
+COMPRESSION = "compression"
 
 
 def convert(
@@ -61,6 +65,7 @@ def convert(
     output = _check(model, example, path, labels, normalization)
     layers = weighted_layers(model, example)
     mlmodel = _to_mil(_Deployed(model, normalization, labels is not None, output), example, chosen)
+    _check_range(mlmodel, layers)
     try:
         with quiet():
             mlmodel = compress(mlmodel, chosen.storage)
@@ -68,7 +73,9 @@ def convert(
         raise ToolError(
             f"coremltools could not compress the model for {target}: {_first_line(error)}"
         ) from error
-    spec = describe(mlmodel.get_spec(), labels, metadata or {}, INPUT, PROBABILITIES)
+    contents = contents_of(mlmodel)
+    texts = {COMPRESSION: summary(layer_weights(read_program(contents))), **(metadata or {})}
+    spec = describe(contents.spec, labels, texts, INPUT, PROBABILITIES)
     write_package(spec, Path(mlmodel.weights_dir), path)
     return Converted(path, chosen.name, size_bytes(path), layer_facts(path, layers))
 
@@ -200,6 +207,24 @@ def _normalization_problems(normalization: Normalization | None) -> list[str]:
     if any(not -1 <= mean <= 2 for mean in normalization.mean):
         problems.append(f"normalization mean {normalization.mean}: values are for pixels in [0, 1]")
     return problems
+
+
+def _check_range(mlmodel: Any, layers: Sequence[WeightedLayer]) -> None:
+    """Refuse weights that float16, the type the Neural Engine computes with, cannot hold.
+
+    coremltools leaves such a weight, and the layer it belongs to, in float32.
+    """
+    contents = contents_of(mlmodel)
+    weights = layer_weights(read_program(contents))
+    facts = name_layers(weights, layers, contents.spec.specificationVersion)
+    problems = [
+        f"{fact.name} has weights up to {np.abs(weight.value).max():,.0f} once batch norms are folded in, "
+        "and float16 ends at 65,504"
+        for fact, weight in zip(facts, weights, strict=True)
+        if weight.value.dtype != np.float16
+    ]
+    if problems:
+        raise UserError(problems)
 
 
 def _label_problems(labels: Sequence[str], result: Tensor) -> list[str]:

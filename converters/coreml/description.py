@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from converters.coreml.framework import proto
+from converters.coreml.program import StoredWeight
 
 # Keys that have a place of their own in the description; any other is user-defined.
 _PLACES = {
@@ -49,6 +53,18 @@ def describe(
     if labels is not None:
         _classify(spec, labels, probabilities)
     return spec
+
+
+def summary(layers: Sequence[StoredWeight]) -> str:
+    """How the weights of layers are stored, e.g. "layers: sparse float16 42, float16 12; 74.1% zeros"."""
+    count = sum(weight.value.size for weight in layers)
+    if not count:
+        return "no layers with weights"
+    zeros = sum(np.count_nonzero(weight.value == 0) for weight in layers) / count
+    bits = sum(weight.bits for weight in layers) / count
+    encodings = Counter(weight.encoding for weight in layers).most_common()
+    listed = ", ".join(f"{encoding} {number}" for encoding, number in encodings)
+    return f"layers: {listed}; {zeros:.1%} zeros; {bits:.1f} bits a weight"
 
 
 def _classify(spec: Any, labels: Sequence[str], probabilities: str) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from converters.coreml.compression import JOINT_SPECIFICATION, Encoding, encoded_bytes, statistics
 from converters.coreml.evaluation import input_spec, well_formed
 from converters.coreml.package import Contents, read_package
 from converters.coreml.program import Program, StoredWeight, layer_weights, read_program, stored_weights
 from converters.facts import InputSpec, LayerFacts, size_bytes
 from converters.layers import WeightedLayer
+from converters.targets import Storage
 
 # Lowest systems by specification version.
 _SYSTEMS = {
@@ -71,27 +73,35 @@ def inspect(path: str | Path) -> Inspection:
         bytes=size_bytes(path),
         lowest_os=_SYSTEMS.get(version, f"unknown (specification version {version})"),
         input=taken,
-        layers=tuple(_facts(weight, weight.name) for weight in layer_weights(program)),
+        layers=tuple(_facts(weight, weight.name, version) for weight in layer_weights(program)),
         operations=dict(sorted(Counter(operation.type for operation in program.operations).items())),
         metadata=_metadata(contents),
     )
 
 
 def layer_facts(path: Path, layers: Sequence[WeightedLayer]) -> tuple[LayerFacts, ...]:
-    """The weights of a package's layers, named after the torch modules they came from.
+    """The weights of a package's layers, named after the torch modules they came from."""
+    contents, program = _read(path)
+    return name_layers(layer_weights(program), layers, contents.spec.specificationVersion)
+
+
+def name_layers(
+    weights: Sequence[StoredWeight], layers: Sequence[WeightedLayer], specification: int
+) -> tuple[LayerFacts, ...]:
+    """Pair the weights in a file with the layers of the model.
 
     File and model list their layers in the same order; where their shapes do not agree (the converter moved
     or merged something), the next module of that shape is taken, or else the file's own name is kept.
     """
     left = list(layers)
     facts = []
-    for weight in layer_weights(_read(path)[1]):
+    for weight in weights:
         match = next((layer for layer in left if layer.shape == weight.value.shape), None)
         if match is None:
-            facts.append(_facts(weight, weight.name))
+            facts.append(_facts(weight, weight.name, specification))
             continue
         left.remove(match)
-        facts.append(_facts(weight, match.name, match.kind))
+        facts.append(_facts(weight, match.name, specification, match.kind))
     return tuple(facts)
 
 
@@ -101,7 +111,7 @@ def _read(path: Path) -> tuple[Contents, Program]:
         return contents, read_program(contents)
 
 
-def _facts(weight: StoredWeight, name: str, kind: str | None = None) -> LayerFacts:
+def _facts(weight: StoredWeight, name: str, specification: int, kind: str | None = None) -> LayerFacts:
     return LayerFacts(
         name=name,
         kind=kind or weight.kind,
@@ -109,7 +119,7 @@ def _facts(weight: StoredWeight, name: str, kind: str | None = None) -> LayerFac
         zero_fraction=weight.zero_fraction,
         bits_per_weight=weight.bits_per_weight,
         encoding=weight.encoding,
-        note=_note(weight),
+        note=_note(weight, specification),
     )
 
 
@@ -117,12 +127,23 @@ def _facts(weight: StoredWeight, name: str, kind: str | None = None) -> LayerFac
 _MANY_ZEROS = 0.05
 
 
-def _note(weight: StoredWeight) -> str | None:
+def _note(weight: StoredWeight, specification: int) -> str | None:
+    """Why a weight that has zeros is stored dense; None where there is nothing to explain."""
     if weight.encoding.startswith("sparse") or weight.zero_fraction < _MANY_ZEROS:
         return None
+    stored = f"{weight.zero_fraction:.0%} of {weight.value.size:,} weights are zero, stored dense:"
+    if weight.zero_fraction == 1:
+        return f"{stored} Core ML has no empty list of values"
+    if weight.encoding not in {storage.value for storage in Storage}:
+        return f"{stored} their encoding keeps them"
+    storage, counts = Storage(weight.encoding), statistics(weight.value)
+    if storage is not Storage.FLOAT16 and specification < JOINT_SPECIFICATION:
+        return f"{stored} zeros left out of {weight.encoding} values need iOS 18"
+    dense, sparse = (encoded_bytes(Encoding(storage, left_out), counts) for left_out in (False, True))
+    if sparse < dense:
+        return f"{stored} leaving them out would take {sparse:,} bytes instead of {dense:,}"
     return (
-        f"{weight.zero_fraction:.0%} of {weight.value.size:,} weights are zero, stored dense: "
-        "leaving them out takes a mask and its padding, more than it saves"
+        f"{stored} leaving them out takes {sparse:,} bytes, mask and padding included, instead of {dense:,}"
     )
 
 

@@ -158,11 +158,7 @@ def sigmoid_hard(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
 
 def thresholded_relu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """`x` from `alpha` on, 0 below."""
-    return F.threshold(x, math.nextafter(alpha, -math.inf), 0.0) if alpha >= 0 else _threshold(x, alpha)
-
-
-def _threshold(x: Tensor, alpha: float) -> Tensor:
-    return x * (x >= alpha)
+    return torch.where(x >= alpha, x, 0.0)
 
 
 def clip(x: Tensor, alpha: float, beta: float) -> Tensor:

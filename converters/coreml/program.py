@@ -154,7 +154,7 @@ def stored_weights(program: Program) -> tuple[StoredWeight, ...]:
                 stored = program.constants.get(reference.name)
                 if stored is None or stored.value.size < 2 or stored.value.dtype.kind != "f":
                     continue
-                kind = _kind(operation, argument, stored.value)
+                kind = _kind(operation, argument, stored.value, program.constants)
                 found[reference.name] = _weight(reference.name, kind, stored)
     return tuple(found.values())
 
@@ -169,23 +169,26 @@ def _weight(name: str, kind: str, stored: Stored) -> StoredWeight:
     return StoredWeight(name, kind, stored.value, stored.encoding, stored.bits, zeros)
 
 
-def _kind(operation: Operation, argument: str, weight: np.ndarray) -> str:
+def _kind(operation: Operation, argument: str, weight: np.ndarray, constants: Mapping[str, Stored]) -> str:
     """Kind of the layer whose weight this is, by the names of `converters.layers.kind_of`."""
     if operation.type not in LAYER_OPERATIONS or argument != "weight":
         return "other"
     if weight.ndim == 2:
         return "linear"
-    groups = operation.arguments.get("groups", ())
     # (out, 1, kh, kw) with groups is depthwise; without, it is a convolution of a single channel.
-    grouped = bool(groups) and _result_is_grouped(operation, weight)
+    grouped = _groups(operation, constants) > 1
     if grouped and weight.shape[1] == 1:
         return "depthwise"
     return "conv1x1" if not grouped and math.prod(weight.shape[2:]) == 1 else "conv"
 
 
-def _result_is_grouped(operation: Operation, weight: np.ndarray) -> bool:
-    (groups,) = operation.arguments["groups"]
-    return isinstance(groups, np.ndarray) and int(groups) > 1
+def _groups(operation: Operation, constants: Mapping[str, Stored]) -> int:
+    for value in operation.arguments.get("groups", ()):
+        if isinstance(value, Reference) and value.name in constants:
+            value = constants[value.name].value
+        if isinstance(value, np.ndarray) and value.size == 1:
+            return int(value.item())
+    return 1
 
 
 def _operation(message: Any, contents: Contents) -> Operation:
