@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from converters.coreml.blobs import MalformedError
-from converters.coreml.framework import ct, quiet
+from converters.coreml.framework import ct, proto, quiet
 from converters.coreml.operations import OPERATIONS
 from converters.coreml.package import Contents, read_package
 from converters.coreml.program import Argument, Operation, Program, Reference, read_program
@@ -55,7 +55,7 @@ class Package:
             another kind, (n, ...) in the shape of its output.
 
         Raises:
-            UserError: the images have another shape.
+            UserError: the images have another shape, or there are none.
         """
         images = np.asarray(images, dtype=np.float32)
         if images.ndim != 4 or images.shape[1:] != self.input.shape:
@@ -63,9 +63,13 @@ class Package:
             raise UserError(
                 f"{self.path}: takes images of shape (n, {channels}, {height}, {width}), got {images.shape}"
             )
+        if not len(images):
+            raise UserError(f"{self.path}: no images to run")
         batch = max(1, _BATCH_PX // (images.shape[2] * images.shape[3]))
-        parts = [self._run(images[start : start + batch]) for start in range(0, max(len(images), 1), batch)]
-        return np.concatenate(parts)
+        with well_formed(self.path):
+            return np.concatenate(
+                [self._run(images[start : start + batch]) for start in range(0, len(images), batch)]
+            )
 
 
 def load(
@@ -93,7 +97,7 @@ def load(
         spec = input_spec(contents, program)
         if sys.platform == "darwin" if native is None else native:
             return Package(path, spec, _CoreML(path, program.inputs[0].name, _image(contents)))
-        run = _Evaluator(program, result_name(program), half=activations == "float16")
+        run = _Evaluator(program, result_name(program), activations == "float16", _takes_bgr(contents))
         run(np.zeros((1, *spec.shape), np.float32), check=True)
     return Package(path, spec, run)
 
@@ -140,6 +144,13 @@ def _image(contents: Contents) -> bool:
     return bool(contents.spec.description.input[0].type.WhichOneof("Type") == "imageType")
 
 
+def _takes_bgr(contents: Contents) -> bool:
+    """Whether Core ML turns images into tensors blue channel first."""
+    kind = contents.spec.description.input[0].type
+    colors = proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace
+    return bool(kind.WhichOneof("Type") == "imageType" and kind.imageType.colorSpace == colors.BGR)
+
+
 def _labels(program: Program) -> tuple[str, ...] | None:
     for operation in program.operations:
         if operation.type == "classify":
@@ -164,7 +175,8 @@ class _Step:
 class _Evaluator:
     """The steps that lead from the input to one result."""
 
-    def __init__(self, program: Program, result: str, half: bool) -> None:
+    def __init__(self, program: Program, result: str, half: bool, bgr: bool) -> None:
+        self._bgr = bgr
         self._input = program.inputs[0].name
         self._result = result
         self._constants: dict[str, Tensor] = {}
@@ -176,6 +188,8 @@ class _Evaluator:
         """Run (n, 3, h, w) float32; `check` compares every shape on the way with what the file declares."""
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(images))
+            if self._bgr:
+                batch = batch.flip(1)
             if check or len(batch) == 1:
                 return self._run(batch, check).numpy()
             # The program is written for one image, axis of the batch included: (n, 1, 3, h, w).
@@ -186,15 +200,11 @@ class _Evaluator:
         values: dict[str, Tensor] = {self._input: image}
         for step in self._steps:
             results = self._apply(step, values)
-            for output, value in zip(step.operation.outputs, results, strict=True):
-                if check and output.shape is not None and tuple(value.shape) != output.shape:
-                    raise MalformedError(
-                        f"operation {step.operation.type!r} at {output.name!r} gives shape "
-                        f"{list(value.shape)}, declared is {list(output.shape)}"
-                    )
-                values[output.name] = (
-                    value.half().float() if step.half and value.is_floating_point() else value
-                )
+            if check:
+                _check_results(step.operation, results)
+            if step.half:
+                results = tuple(value.half().float() for value in results)
+            values.update(zip((output.name for output in step.operation.outputs), results, strict=True))
             for name in step.forget:
                 values.pop(name, None)
         return values[self._result]
@@ -290,6 +300,21 @@ def _known_operations(operations: Sequence[Operation]) -> None:
         places = ", ".join(f"{operation.type!r} at {operation.name!r}" for operation in unknown[:5])
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise MalformedError(f"operations that cannot be evaluated here: {places}{more}")
+
+
+def _check_results(operation: Operation, results: Sequence[Tensor]) -> None:
+    """Compare what an operation gives with what the file declares."""
+    if len(results) != len(operation.outputs):
+        raise MalformedError(
+            f"operation {operation.type!r} at {operation.name!r} gives {len(results)} results, "
+            f"declared are {len(operation.outputs)}"
+        )
+    for output, value in zip(operation.outputs, results, strict=True):
+        if output.shape is not None and tuple(value.shape) != output.shape:
+            raise MalformedError(
+                f"operation {operation.type!r} at {output.name!r} gives shape {list(value.shape)}, "
+                f"declared is {list(output.shape)}"
+            )
 
 
 class _CoreML:

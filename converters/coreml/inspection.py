@@ -9,6 +9,7 @@ from pathlib import Path
 
 from converters.coreml.compression import JOINT_SPECIFICATION, Encoding, encoded_bytes, statistics
 from converters.coreml.evaluation import input_spec, well_formed
+from converters.coreml.neural_engine import leaving_operations, skips
 from converters.coreml.package import Contents, read_package
 from converters.coreml.program import Program, StoredWeight, layer_weights, read_program, stored_weights
 from converters.facts import InputSpec, LayerFacts, size_bytes
@@ -36,6 +37,8 @@ class Inspection:
         input: what it takes.
         layers: the weights of convolutions and linear layers, in execution order, named as in the file.
         operations: how many of each, constants left out.
+        skipped: layers whose zeros the Neural Engine may skip, by name, and why.
+        leaving: operations known to leave the Neural Engine, a line each.
         metadata: texts by key, as given to `convert`.
     """
 
@@ -45,6 +48,8 @@ class Inspection:
     input: InputSpec
     layers: tuple[LayerFacts, ...]
     operations: Mapping[str, int]
+    skipped: Mapping[str, str]
+    leaving: tuple[str, ...]
     metadata: Mapping[str, str]
 
 
@@ -68,13 +73,16 @@ def inspect(path: str | Path) -> Inspection:
     with well_formed(path):
         taken = input_spec(contents, program)
     version = contents.spec.specificationVersion
+    weights = layer_weights(program)
     return Inspection(
         path=path,
         bytes=size_bytes(path),
         lowest_os=_SYSTEMS.get(version, f"unknown (specification version {version})"),
         input=taken,
-        layers=tuple(_facts(weight, weight.name, version) for weight in layer_weights(program)),
+        layers=tuple(_facts(weight, weight.name, version) for weight in weights),
         operations=dict(sorted(Counter(operation.type for operation in program.operations).items())),
+        skipped={weight.name: why for weight in weights if (why := skips(weight))},
+        leaving=leaving_operations(program),
         metadata=_metadata(contents),
     )
 

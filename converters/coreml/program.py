@@ -7,7 +7,7 @@ values they stand for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,11 +194,16 @@ def _groups(operation: Operation, constants: Mapping[str, Stored]) -> int:
 def _operation(message: Any, contents: Contents) -> Operation:
     arguments = {
         name: tuple(_argument(binding, contents) for binding in message.inputs[name].arguments)
-        for name in message.inputs
+        for name in _weight_first(message.inputs)
     }
     if not message.outputs:
         raise MalformedError(f"operation {message.type!r} makes nothing")
     return Operation(message.type, arguments, tuple(_tensor_type(output) for output in message.outputs))
+
+
+def _weight_first(names: Iterable[str]) -> list[str]:
+    """Protobuf maps have no order of their own: a weight, then the rest by name."""
+    return sorted(names, key=lambda name: (name != "weight", name))
 
 
 def _argument(binding: Any, contents: Contents) -> Argument:
