@@ -188,7 +188,7 @@ class Verdict:
         if not self.targets:
             return "No file was written: name at least one target in the recipe."
         if broken:
-            return " ".join(_remedy(target) for target in broken)
+            return " ".join(_remedies(broken))
         if not self.budget:
             return (
                 "Set a budget (bytes of a target, points lost) and the command fails when a file breaks it."
@@ -228,9 +228,13 @@ def _judge(target: str, budget: Budget, rows: Iterable[Row], budgeted: bool) -> 
 def _reasons(row: Row, limit_bytes: int | None, limit_points: float | None) -> Iterable[str]:
     if limit_bytes is not None and row.bytes > limit_bytes:
         yield f"{bytes_exact(row.bytes - limit_bytes)} bytes over the budget of {bytes_exact(limit_bytes)}"
-    # Rounded: 5 images of 1,000 are 0.5 points, but 0.5000000000000004 as a difference of floats.
-    if limit_points is not None and round(row.top1_drop_points, 6) > limit_points:
+    if limit_points is not None and not _accurate(row, limit_points):
         yield f"loses {points_fine(row.top1_drop_points)} points, the limit is {plain(limit_points)}"
+
+
+def _accurate(row: Row, limit_points: float | None) -> bool:
+    # Rounded: 5 images of 1,000 are 0.5 points, but 0.5000000000000004 as a difference of floats.
+    return limit_points is None or round(row.top1_drop_points, 6) <= limit_points
 
 
 def _target_lines(target: TargetVerdict) -> Iterable[str]:
@@ -250,18 +254,23 @@ def _target_lines(target: TargetVerdict) -> Iterable[str]:
             yield f"  {file.row.path}: {bytes_exact(file.row.bytes)} bytes; {'; '.join(file.reasons)}"
 
 
-def _remedy(target: TargetVerdict) -> str:
-    """What would bring a broken target within its budget."""
-    if not target.files:
-        return f"Add {target.target} to the targets of the recipe, or take it out of the budget."
-    limit = target.limit_points
-    accurate = [
-        file.row for file in target.files if limit is None or round(file.row.top1_drop_points, 6) <= limit
-    ]
-    if accurate:
-        best = min(accurate, key=smallest_first)
-        more = f"raise its budget to {bytes_exact(best.bytes)} bytes for {best.path}"
-        return f"For {target.target}, prune more, or {more}."
-    return (
-        f"For {target.target}, no file is accurate enough: fine-tune longer, prune less or allow more loss."
-    )
+def _remedies(broken: Iterable[TargetVerdict]) -> Iterable[str]:
+    """What would bring the broken targets within budget: the nearest way for each, a sentence a way."""
+    too_inaccurate: dict[str, list[str]] = {}
+    for target in broken:
+        rows = [file.row for file in target.files]
+        small = [row for row in rows if target.limit_bytes is None or row.bytes <= target.limit_bytes]
+        accurate = [row for row in rows if _accurate(row, target.limit_points)]
+        if not rows:
+            yield f"Add {target.target} to the targets of the recipe, or take it out of the budget."
+        elif small:
+            best = max(small, key=lambda row: row.top1)
+            too_inaccurate.setdefault(best.variant, []).append(target.target)
+        elif accurate:
+            best = min(accurate, key=smallest_first)
+            more = f"raise its budget to {bytes_exact(best.bytes)} bytes for {best.path}"
+            yield f"For {target.target}, prune more, or {more}."
+        else:
+            yield f"For {target.target}, no file is small or accurate enough: prune more, fine-tune longer."
+    for variant, targets in too_inaccurate.items():
+        yield f"Fine-tune {variant} longer: for {', '.join(targets)} it is small enough but loses too much."

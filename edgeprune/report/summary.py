@@ -107,14 +107,15 @@ def flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
 
 
 def _in_words(rows: Sequence[Row], every: Sequence[str]) -> str:
-    """Name files by variant and target, shorter where a variant is there for every target of the report."""
+    """Name files by variant and target, those of the same targets together."""
     targets: dict[str, list[str]] = {}
     for row in rows:
         targets.setdefault(row.variant, []).append(row.target)
-    return "; ".join(
-        f"{variant} on {'every target' if own == list(every) and len(own) > 1 else ', '.join(own)}"
-        for variant, own in targets.items()
-    )
+    same: dict[str, list[str]] = {}  # the variants by the targets they share
+    for variant, own in targets.items():
+        where = "every target" if own == list(every) and len(own) > 1 else ", ".join(own)
+        same.setdefault(where, []).append(variant)
+    return "; ".join(f"{', '.join(names)} on {where}" for where, names in same.items())
 
 
 def variants(report: Report) -> list[str]:

@@ -97,9 +97,19 @@ def test_a_broken_budget_names_each_file_its_bytes_and_the_limit(rows):
         (
             Budget({ARM: 350}, 0.5),
             "Over budget: litert-arm64",
+            "Fine-tune channels longer: for litert-arm64",
+        ),
+        (
+            Budget({WEB: 900}, 0.5),
+            "Over budget: litert-web",
+            "Fine-tune dense longer: for litert-web it is small",
+        ),
+        (Budget({WEB: 899}, 0.5), "Over budget: litert-web", "no file is small or accurate enough"),
+        (
+            Budget({ARM: 299}, 0.5),
+            "Over budget: litert-arm64",
             "raise its budget to 400 bytes for block80.tflite",
         ),
-        (Budget({WEB: 900}, 0.5), "Over budget: litert-web", "no file is accurate enough"),
         (Budget({"coreml-ios16": 1}), "Over budget: coreml-ios16", "Add coreml-ios16 to the targets"),
     ],
 )

@@ -55,7 +55,7 @@ def test_reasons_are_gathered(report):
         "Core ML does not say which kernels it takes": "block80 on coreml-ios16, coreml-ios18-int8"
     }
     assert summary.sparse_reasons(rows, False) == {
-        "no weight is stored sparse": "dense on every target; channels on every target"
+        "no weight is stored sparse": "dense, channels on every target"
     }
 
 
