@@ -1,0 +1,164 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from edgeprune.errors import UserError
+from edgeprune.pruning import Block, Cubic, NofM, OneShot, Rule, Sparsifier, Unstructured, prune, select
+
+
+def small_model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 16, 1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+def test_only_1x1_and_linear_layers_are_pruned_by_default():
+    model = small_model()
+    assert prune(model, Block(1, 4), 0.75) == {"2": 0.75, "4": 0.75}
+    assert bool((model[0].weight != 0).all())
+    assert bool((model[1].weight != 0).all())
+
+
+def test_the_smallest_blocks_go():
+    layer = nn.Linear(4, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 1, 9, 9], [5, 5, 2, 2]])
+    prune(nn.Sequential(layer), Block(1, 2), 0.5)
+    assert layer.weight.tolist() == [[0, 0, 9, 9], [5, 5, 0, 0]]
+
+
+def test_momentum_cannot_revive_a_pruned_weight():
+    model = small_model()
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.5)], OneShot())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    images = torch.randn(4, 3, 5, 5)
+    masks = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        model[:3](images).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        masks.append(model[2].weight.detach() == 0)
+    assert int(masks[0].sum()) == 64
+    assert all(torch.equal(masks[0], mask) for mask in masks)
+
+
+def test_zeros_grow_with_the_schedule_and_end_at_the_target():
+    model = small_model()
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.8)], Cubic(steps=10))
+    zeros = []
+    for _ in range(12):
+        sparsifier.step()
+        zeros.append(float((model[2].weight == 0).float().mean()))
+        assert sparsifier.sparsity == pytest.approx(zeros[-1], abs=0.01)
+    assert zeros == sorted(zeros)
+    assert zeros[0] == 0
+    assert zeros[10] == zeros[11] == pytest.approx(0.8, abs=1 / 128)
+
+
+def test_finalize_completes_a_schedule_that_was_cut_short():
+    model = small_model()
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.5)], Cubic(steps=100))
+    sparsifier.step()
+    assert sparsifier.finalize() == {"2": 0.5, "4": 0.5}
+
+
+def test_a_resumed_sparsifier_goes_on_as_if_never_stopped():
+    rules, schedule = [Rule(Unstructured(), 0.8)], Cubic(steps=10, every=3)
+    model = small_model()
+    one = Sparsifier(model, rules, schedule)
+    for _ in range(5):
+        one.step()
+    other_model = copy.deepcopy(model)
+    other = Sparsifier(other_model, rules, schedule)
+    other.load_state_dict(one.state_dict())
+    for _ in range(6):
+        for sparsifier, m in ((one, model), (other, other_model)):
+            m[2].weight.data += 0.01
+            sparsifier.step()
+        assert torch.equal(model[2].weight, other_model[2].weight)
+
+
+def test_the_model_keeps_no_trace():
+    model = small_model()
+    before = set(model.state_dict())
+    prune(model, Unstructured(), 0.5)
+    assert set(model.state_dict()) == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_float_type_and_layout_is_pruned_exactly(dtype):
+    model = small_model().to(dtype).to(memory_format=torch.channels_last)
+    assert prune(model, Block(1, 4), 0.5) == {"2": 0.5, "4": 0.5}
+    assert model[2].weight.dtype == dtype
+
+
+def test_pruning_twice_changes_nothing():
+    model = small_model()
+    prune(model, Block(1, 4), 0.5)
+    before = copy.deepcopy(model.state_dict())
+    prune(model, Block(1, 4), 0.5)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_default_pattern_that_does_not_divide_is_reported_and_left_dense():
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4))
+    sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.5)], OneShot())
+    assert sparsifier.exceptions == {"0": "6 input channels are not a multiple of 4"}
+    assert list(sparsifier.finalize()) == ["1"]
+
+
+def test_a_rule_overrides_the_default():
+    model = small_model()
+    rules = [Rule(Unstructured(), 0.8), Rule(Unstructured(), 0.0, "4")]
+    assert Sparsifier(model, rules, OneShot()).finalize() == {"2": pytest.approx(0.8, abs=0.01), "4": 0}
+
+
+BAD_RULES = {
+    "sparsity 1.7 is not in [0, 1)": [Rule(Unstructured(), 1.7)],
+    "sparsity -0.1 for layers '2' is not in [0, 1)": [Rule(Unstructured(), -0.1, "2")],
+    "layer rule 'head.*' matches no convolution or linear layer": [Rule(Unstructured(), 0.5, "head.*")],
+    "layer '2' is matched by two rules: '2' and '[2-4]'": [
+        Rule(Unstructured(), 0.5, "2"),
+        Rule(Unstructured(), 0.6, "[2-4]"),
+    ],
+    "layer '4' (10, 16): 10 output channels are not a multiple of 4": [Rule(Block(4, 1), 0.5, "4")],
+    "sparsity 0.6 does not fit 2 of 4: it must be 0.5": [Rule(NofM(2, 4), 0.6)],
+}
+
+
+@pytest.mark.parametrize("message", BAD_RULES)
+def test_bad_rules_are_refused_by_name(message):
+    with pytest.raises(UserError) as caught:
+        select(small_model(), BAD_RULES[message])
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_come_in_one_message():
+    with pytest.raises(UserError) as caught:
+        select(small_model(), [rule for rules in BAD_RULES.values() for rule in rules])
+    assert len(caught.value.problems) >= len(BAD_RULES)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_cannot_be_ranked_are_refused_by_name(value):
+    model = small_model()
+    model[2].weight.data[0, 0] = value
+    with pytest.raises(UserError, match="layer '2' has NaN or infinite weights"):
+        prune(model, Unstructured(), 0.5)
+
+
+def test_unknown_criterion():
+    with pytest.raises(UserError, match="unknown criterion 'size': choose from magnitude"):
+        prune(small_model(), Unstructured(), 0.5, criterion="size")
+
+
+def test_cubic_schedule_refuses_no_steps():
+    with pytest.raises(UserError, match="must be 1 or more"):
+        Cubic(steps=0)
