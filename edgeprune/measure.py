@@ -95,6 +95,8 @@ def _run(loaded: Any, split: Split, normalization: Normalization, title: str, pr
 
 
 def _sparse_runtime(converted: Converted, target: Target) -> tuple[bool | None, str | None]:
+    if not any(layer.encoding.startswith("sparse") for layer in converted.layers):
+        return False, "no weight is stored sparse"
     if target.format is Format.COREML:
         return None, NO_CORE_ML
     from converters import litert

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -224,8 +225,11 @@ def _shown(name: str, epochs: int, folder: Run, progress: Progress) -> Iterator[
         progress.say(f"  {name}: goes on after epoch {done} of {epochs}")
 
     def save(state: dict[str, Any]) -> None:
+        # Through memory: torch's own writer does not say why a disk refuses.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
         with replacing(path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     with progress.track(f"training {name}", epochs, done) as show:
         yield Hooks(load=lambda: state, save=save, show=show)

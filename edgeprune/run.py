@@ -150,6 +150,8 @@ def writing(folder: Path) -> Iterator[None]:
 
 def _check(folder: Path, recipe: Recipe) -> bool:
     """Return whether `folder` holds a run of this recipe to go on with."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output folder {folder} is a file: choose another --output")
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not (folder / RECIPE_FILE).is_file():

@@ -1,0 +1,208 @@
+"""The road end to end, on real runtimes: a tiny folder of images, three epochs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from converters import coreml, litert
+from converters.facts import sha256, size_bytes
+from edgeprune import models, recipe as recipes
+from edgeprune.cli import main, run_recipe
+from edgeprune.report import records
+
+VARIANTS = ("dense", "block80", "channels")
+
+
+@pytest.fixture
+def copied_run(finished_run, tmp_path):
+    return Path(shutil.copytree(finished_run, tmp_path / "copy"))
+
+
+def row(report, variant, target):
+    return next(r for r in report.rows if (r.variant, r.target) == (variant, target))
+
+
+def test_every_variant_has_a_row_on_every_target(finished_run, small_recipe):
+    report = records.read(finished_run)
+    assert [(r.variant, r.target) for r in report.rows] == [(v, t) for v in VARIANTS for t in small_recipe.targets]
+    assert (finished_run / "report.html").is_file()
+    assert (finished_run / "report.md").is_file()
+
+
+def test_rows_tell_what_is_on_disk(finished_run):
+    for measured in records.read(finished_run).rows:
+        file = finished_run / measured.path
+        assert measured.bytes == size_bytes(file)
+        assert measured.sha256 == sha256(file)
+        assert measured.images == 24
+        assert 0 <= measured.top1 <= 1
+        assert measured.input_range == (0.0, 255.0)
+
+
+@pytest.mark.parametrize("target", ["coreml-ios16", "litert-arm64-int8"])
+def test_top1_is_that_of_the_file(finished_run, small_recipe, target):
+    from rich.console import Console
+
+    from edgeprune import data
+    from edgeprune.progress import Progress
+
+    held_out = data.load(small_recipe.data, 32, Progress(Console(quiet=True))).held_out
+    measured = row(records.read(finished_run), "block80", target)
+    load = coreml.load if target.startswith("coreml") else litert.load
+    outputs = load(finished_run / measured.path).predict(held_out.images.float().numpy())
+    assert measured.top1 == pytest.approx(float((outputs.argmax(1) == held_out.labels.numpy()).mean()))
+
+
+def test_float_files_answer_as_their_torch_models(finished_run):
+    report = records.read(finished_run)
+    for variant in VARIANTS:
+        assert row(report, variant, "coreml-ios16").max_relative_error < 5e-3
+        assert row(report, variant, "litert-arm64-int8").max_relative_error < 0.1
+
+
+def test_block_files_hold_the_zeros_and_are_sparse(finished_run):
+    for target, inspect in (("coreml-ios16", coreml.inspect), ("litert-arm64-int8", litert.inspect)):
+        suffix = ".mlpackage" if target.startswith("coreml") else ".tflite"
+        facts = inspect(finished_run / "files" / f"block80-{target}{suffix}")
+        prunable = [layer for layer in facts.layers if layer.kind in ("conv1x1", "linear")]
+        weights = [torch.Size(layer.shape).numel() for layer in prunable]
+        zeros = sum(layer.zero_fraction * count for layer, count in zip(prunable, weights, strict=True))
+        assert zeros / sum(weights) >= 0.79
+        assert sum(layer.encoding.startswith("sparse") for layer in prunable) > 0.9 * len(prunable)
+
+
+def test_compressed_files_are_smaller(finished_run):
+    report = records.read(finished_run)
+    for target, block, channels in (("coreml-ios16", 0.40, 0.60), ("litert-arm64-int8", 0.45, 0.60)):
+        dense = row(report, "dense", target).bytes
+        assert row(report, "block80", target).bytes <= block * dense
+        assert row(report, "channels", target).bytes <= channels * dense
+
+
+def test_sparse_kernels_are_claimed_only_where_they_run(finished_run):
+    report = records.read(finished_run)
+    assert row(report, "dense", "litert-arm64-int8").sparse_runtime is False
+    assert row(report, "block80", "litert-arm64-int8").sparse_runtime is True
+    unknown = row(report, "block80", "coreml-ios16")
+    assert unknown.sparse_runtime is None
+    assert "Core ML does not say" in unknown.sparse_runtime_reason
+
+
+def test_the_dense_weights_are_the_baseline_of_the_variants(finished_run):
+    block = load_file(finished_run / "variants" / "block80.safetensors")
+    zeros = (block["features.12.0.weight"] == 0).float().mean()
+    assert zeros == pytest.approx(0.8, abs=0.001)
+    assert (block["features.0.0.weight"] != 0).all()
+
+
+def test_the_same_command_trains_nothing_again(copied_run, small_recipe, capsys):
+    weights = copied_run / "variants" / "dense.safetensors"
+    before = weights.stat().st_mtime_ns
+    began = time.monotonic()
+    assert run_recipe(small_recipe, "", ["--output", str(copied_run)]) == 0
+    assert weights.stat().st_mtime_ns == before
+    assert time.monotonic() - began < 20
+
+
+def test_the_report_is_rebuilt_without_training(copied_run, capsys):
+    before = (copied_run / "report.json").read_text()
+    for page in copied_run.glob("report.*"):
+        page.unlink()
+    assert main(["report", str(copied_run)]) == 0
+    assert (copied_run / "report.json").read_text() == before
+    assert (copied_run / "report.html").is_file()
+
+
+def test_a_file_changed_after_measuring_is_noticed(copied_run, capsys):
+    file = copied_run / "files" / "block80-litert-arm64-int8.tflite"
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1
+    file.write_bytes(content)
+    assert main(["report", str(copied_run)]) == 2
+    assert "block80 on litert-arm64-int8" in capsys.readouterr().err
+
+
+def test_over_budget_is_status_1_and_names_each_file(copied_run, tmp_path, capsys):
+    budget = tmp_path / "budget.toml"
+    budget.write_text('[bytes]\n"litert-arm64-int8" = 1000\n')
+    assert main(["check", str(copied_run), "--budget", str(budget)]) == 1
+    told = capsys.readouterr().out
+    for measured in records.read(copied_run).rows:
+        if measured.target == "litert-arm64-int8":
+            assert measured.path in told
+            assert f"{measured.bytes:,}" in told.replace(" ", ",")
+    assert "1,000" in told.replace(" ", ",")
+
+
+def test_the_recipe_s_own_budget_decides_the_exit_status(copied_run, small_recipe, capsys):
+    tight = ["--output", str(copied_run), "--budget.bytes", "litert-arm64-int8=1000"]
+    assert run_recipe(small_recipe, "", tight) == 1
+    assert "block80-litert-arm64-int8.tflite" in capsys.readouterr().out
+    assert main(["check", str(copied_run)]) == 1
+
+
+def test_another_recipe_s_run_is_not_overwritten(copied_run, small_recipe, capsys):
+    assert run_recipe(small_recipe, "", ["--output", str(copied_run), "--dense.epochs", "9"]) == 2
+    assert "dense.epochs: 3 there, 9 now" in capsys.readouterr().err
+    assert recipes.read(copied_run / "recipe.toml").dense.epochs == 3
+
+
+def test_changed_images_are_not_mixed_into_a_run(copied_run, small_recipe, tmp_path, capsys):
+    inputs = copied_run / "inputs.json"
+    inputs.write_text(json.dumps({**json.loads(inputs.read_text()), "data": "0" * 64}))
+    assert run_recipe(small_recipe, "", ["--output", str(copied_run)]) == 2
+    assert "the data changed since this run began" in capsys.readouterr().err
+
+
+def test_killed_in_fine_tuning_it_goes_on_and_ends_the_same(finished_run, small_recipe, tmp_path):
+    folder = tmp_path / "killed"
+    recipe = tmp_path / "recipe.toml"
+    # One target is enough: what follows from the weights is compared too, without taking as long.
+    recipe.write_text(recipes.to_toml(replace(small_recipe, output=folder, targets=("litert-arm64-int8",))))
+    command = [sys.executable, "-m", "edgeprune.cli", "run", str(recipe)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "variants" / "block80.partial").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "variants" / "block80.safetensors").exists()
+    assert not (folder / "report.json").exists()
+
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "block80: goes on after epoch" in told
+    for variant in VARIANTS:
+        weights = Path("variants", f"{variant}.safetensors")
+        assert (folder / weights).read_bytes() == (finished_run / weights).read_bytes()
+        resumed, uninterrupted = (
+            row(records.read(run), variant, "litert-arm64-int8") for run in (folder, finished_run)
+        )
+        assert (resumed.top1, resumed.sha256) == (uninterrupted.top1, uninterrupted.sha256)
+    assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_a_checkpoint_is_taken_as_the_dense_model(finished_run, small_recipe, tmp_path, capsys):
+    model = models.build("mobilenet_v3_small", 3)
+    checkpoint = tmp_path / "dense.pt"
+    torch.save(model.state_dict(), checkpoint)
+    options = ["--output", str(tmp_path / "run"), "--checkpoint", str(checkpoint), "--targets", "litert-arm64-int8"]
+    assert run_recipe(replace(small_recipe, variants={}), "", options) == 0
+    report = records.read(tmp_path / "run")
+    assert report.trainings[0].epochs == ()
+    weights = load_file(tmp_path / "run" / "variants" / "dense.safetensors")
+    assert torch.equal(weights["classifier.3.weight"], model.classifier[3].weight)

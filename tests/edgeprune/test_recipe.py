@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+
+from edgeprune import recipe as recipes
+from edgeprune.errors import UserError
+from edgeprune.recipe import Augment, Fit, Recipe, Variant
+from edgeprune.report.budget import Budget
+
+FULL = Recipe(
+    model="mobilenet_v3_small",
+    data=Path("images"),
+    augment=Augment(shift_px=2, flip=True),
+    variants={"block": Variant(sparsity=0.8, layers={"classifier.*": 0.5}), "channels": Variant(channels=0.3)},
+    targets=("litert-arm64",),
+    budget=Budget(bytes={"litert-arm64": 1000}, top1_drop_points=0.5),
+)
+
+
+def test_a_saved_recipe_reads_back_the_same(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipes.to_toml(FULL))
+    assert recipes.read(path) == FULL
+
+
+def test_variants_are_named_by_what_they_are():
+    variants = {"block": Variant(sparsity=0.8), "channels": Variant(channels=0.3)}
+    assert list(Recipe(model="m", variants=variants).named_variants) == ["block80", "channels"]
+
+
+def test_the_command_line_changes_any_field():
+    changed = recipes.from_command_line(
+        FULL,
+        "",
+        [
+            *("--data", "other", "--seed", "7", "--dense.epochs", "3", "--augment.flip", "None"),
+            *("--variants.block.sparsity", "0.9", "--variants.block.block", "4", "1"),
+            *("--variants.block.layers", "features.*=0.7", "classifier.3=0"),
+            *("--targets", "coreml-ios16", "--budget.bytes", "coreml-ios16=5"),
+        ],
+    )
+    block = changed.variants["block"]
+    assert (changed.data, changed.seed, changed.dense.epochs, changed.augment.flip) == (Path("other"), 7, 3, None)
+    assert (block.sparsity, block.block) == (0.9, (4, 1))
+    assert block.layers == {"features.*": 0.7, "classifier.3": 0}
+    assert (changed.targets, changed.budget.bytes) == (("coreml-ios16",), {"coreml-ios16": 5})
+
+
+SENSELESS = {
+    "variants.block.sparsity 1.7: not in [0, 1); 0.8 means 80 % zeros": {"variants": {"block": Variant(sparsity=1.7)}},
+    "variants.c.channels -1: not in [0, 1)": {"variants": {"c": Variant(channels=-1)}},
+    "variants.x.channels and sparsity are both 0": {"variants": {"x": Variant()}},
+    "variants.b.layers 'a.*': sparsity 2 is not in [0, 1)": {"variants": {"b": Variant(0.1, layers={"a.*": 2})}},
+    "variants.b.block (0, 4): two sides": {"variants": {"b": Variant(sparsity=0.5, block=(0, 4))}},
+    "variants.b.ramp 0: above 0 to 1": {"variants": {"b": Variant(sparsity=0.5, ramp=0)}},
+    "variants.b.distill 2: 0 to 1": {"variants": {"b": Variant(sparsity=0.5, distill=2)}},
+    "variants.'a/b': letters, digits": {"variants": {"a/b": Variant(sparsity=0.5)}},
+    "variants.dense: that name is the baseline's": {"variants": {"dense": Variant(sparsity=0.5)}},
+    "unknown target 'ios': choose from coreml-ios16": {"targets": ("ios",)},
+    "targets: name at least one": {"targets": ()},
+    "targets: one is named twice": {"targets": ("litert-web", "litert-web")},
+    "dense.epochs 0: 1 or more": {"dense": Fit(epochs=0)},
+    "dense.learning_rate nan": {"dense": Fit(learning_rate=float("nan"))},
+    "dense.batch_size 1: 2 or more": {"dense": Fit(batch_size=1)},
+    "augment.shift_px 40: 0 to below half": {"augment": Augment(shift_px=40)},
+    "image_size_px 8: 32 or more": {"image_size_px": 8},
+    "std (0.0, 1.0, 1.0): each above 0": {"std": (0.0, 1.0, 1.0)},
+    "budget.bytes.litert-web is -1": {"budget": Budget(bytes={"litert-web": -1})},
+}
+
+
+@pytest.mark.parametrize("message", SENSELESS)
+def test_what_makes_no_sense_is_refused(message):
+    with pytest.raises(UserError) as caught:
+        Recipe(model="m", **SENSELESS[message])
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_come_in_one_message():
+    with pytest.raises(UserError) as caught:
+        Recipe(
+            model="m",
+            dense=Fit(epochs=0, batch_size=0),
+            targets=("ios",),
+            variants={"block": Variant(sparsity=1.7, ramp=2)},
+        )
+    assert len(caught.value.problems) == 5
+
+
+TOML = {
+    "unknown field 'sparsty'": 'model = "m"\n[variants.block]\nsparsty = 0.8',
+    "unknown field 'modle'": 'modle = "m"',
+    "recipe lacks 'model'": "seed = 1",
+    "recipe.seed must be a whole number, not 'one'": 'model = "m"\nseed = "one"',
+    "recipe.dense.epochs must be a whole number, not 1.5": 'model = "m"\n[dense]\nepochs = 1.5',
+    "recipe.variants.block.sparsity must be a finite number, not True": (
+        'model = "m"\n[variants.block]\nsparsity = true'
+    ),
+    "not TOML": "model = ",
+}
+
+
+@pytest.mark.parametrize("message", TOML)
+def test_a_file_with_mistakes_is_refused(tmp_path, message):
+    path = tmp_path / "recipe.toml"
+    path.write_text(TOML[message])
+    with pytest.raises(UserError) as caught:
+        recipes.read(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        recipes.read(tmp_path / "recipe.toml")
