@@ -18,9 +18,9 @@ from converters.coreml.evaluation import LOGITS
 from converters.coreml.framework import ct, quiet
 from converters.coreml.inspection import layer_facts, name_layers
 from converters.coreml.package import SUFFIX, write_package
-from converters.coreml.program import layer_weights, read_program
+from converters.coreml.program import StoredWeight, layer_weights, read_program
 from converters.errors import ToolError, UserError
-from converters.facts import Converted, Normalization, size_bytes
+from converters.facts import Converted, LayerFacts, Normalization, size_bytes
 from converters.layers import WeightedLayer, weighted_layers
 from converters.targets import Format, Target
 from converters.targets import target as target_named
@@ -74,7 +74,10 @@ def convert(
             f"coremltools could not compress the model for {target}: {_first_line(error)}"
         ) from error
     contents = contents_of(mlmodel)
-    texts = {COMPRESSION: summary(layer_weights(read_program(contents))), **(metadata or {})}
+    weights = layer_weights(read_program(contents))
+    facts = name_layers(weights, layers, contents.spec.specificationVersion)
+    _check_zeros(model, facts, weights)
+    texts = {COMPRESSION: summary(weights), **(metadata or {})}
     spec = describe(contents.spec, labels, texts, INPUT, PROBABILITIES)
     write_package(spec, Path(mlmodel.weights_dir), path)
     return Converted(path, chosen.name, size_bytes(path), layer_facts(path, layers))
@@ -225,6 +228,18 @@ def _check_range(mlmodel: Any, layers: Sequence[WeightedLayer]) -> None:
     ]
     if problems:
         raise UserError(problems)
+
+
+def _check_zeros(model: nn.Module, facts: Sequence[LayerFacts], weights: Sequence[StoredWeight]) -> None:
+    """Make sure that every zero of the model is one in the file, in the layer it was taken for."""
+    modules = dict(model.named_modules())
+    for fact, weight in zip(facts, weights, strict=True):
+        if fact.name not in modules:
+            continue
+        original = modules[fact.name].get_parameter("weight").detach().cpu().numpy()
+        lost = np.count_nonzero(weight.value[original == 0])
+        if lost:
+            raise ToolError(f"{fact.name}: {lost:,} of its zeros are not zero as coremltools stored them")
 
 
 def _label_problems(labels: Sequence[str], result: Tensor) -> list[str]:

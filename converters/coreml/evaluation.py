@@ -91,6 +91,8 @@ def load(
     path = Path(path)
     if activations not in ("float32", "float16"):
         raise UserError(f"activations {activations!r}: choose float32 or float16")
+    if native and sys.platform != "darwin":
+        raise UserError("Core ML itself runs on macOS only: leave `native` out to evaluate the package here")
     with well_formed(path):
         contents = read_package(path)
         program = read_program(contents)

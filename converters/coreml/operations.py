@@ -218,10 +218,21 @@ def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
 
 
 def concat(values: Sequence[Tensor], axis: int, interleave: bool = False) -> Tensor:
-    """Tensors one after the other."""
+    """Tensors one after the other; interleaved: the first slice of each, then the second of each, ..."""
     if interleave:
-        raise ValueError("interleaved concat is not supported")
+        axis %= values[0].dim()
+        return torch.stack(list(values), axis + 1).flatten(axis, axis + 1)
     return torch.cat(list(values), axis)
+
+
+def stack(values: Sequence[Tensor], axis: int) -> Tensor:
+    """Tensors beside each other along a new axis."""
+    return torch.stack(list(values), axis)
+
+
+def reverse(x: Tensor, axes: Ints | None = None) -> Tensor:
+    """The other way round along axes, or along all."""
+    return x.flip(_axes(x, axes))
 
 
 def split(
@@ -350,6 +361,7 @@ def _binary(function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
 
 
 OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    "abs": _unary(torch.abs),
     "add": _binary(torch.add),
     "avg_pool": avg_pool,
     "batch_norm": batch_norm,
@@ -357,6 +369,8 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "clip": clip,
     "concat": concat,
     "conv": conv,
+    "elu": lambda x, alpha=1.0: F.elu(x, alpha),
+    "erf": _unary(torch.erf),
     "exp": _unary(torch.exp),
     "expand_dims": expand_dims,
     "gather": gather,
@@ -372,6 +386,7 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "mul": _binary(torch.mul),
     "pad": pad,
     "pow": _binary(torch.pow),
+    "prelu": lambda x, alpha: F.prelu(x, alpha),
     "real_div": _binary(torch.div),
     "reduce_max": reduce_max,
     "reduce_mean": reduce_mean,
@@ -380,6 +395,7 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "relu6": _unary(F.relu6),
     "reshape": reshape,
     "resize_bilinear": resize_bilinear,
+    "reverse": reverse,
     "rsqrt": rsqrt,
     "sigmoid": _unary(torch.sigmoid),
     "sigmoid_hard": sigmoid_hard,
@@ -387,10 +403,12 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "slice_by_index": slice_by_index,
     "slice_by_size": slice_by_size,
     "softmax": softmax,
+    "softplus": _unary(F.softplus),
     "split": split,
     "sqrt": _unary(torch.sqrt),
     "square": _unary(torch.square),
     "squeeze": squeeze,
+    "stack": stack,
     "sub": _binary(torch.sub),
     "tanh": _unary(torch.tanh),
     "thresholded_relu": thresholded_relu,
