@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from converters.litert.evaluation import LitertModel, load
     from converters.litert.inspection import Inspection, inspect
     from converters.litert.linter import Lint, Problem, lint
+    from converters.litert.lowering import lower
 
-__all__ = ["Inspection", "Lint", "LitertModel", "Problem", "convert", "inspect", "lint", "load"]
+__all__ = ["Inspection", "Lint", "LitertModel", "Problem", "convert", "inspect", "lint", "load", "lower"]
 
 # The frameworks take seconds to import: each name brings its module when it is first asked for.
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "Lint": "linter",
     "Problem": "linter",
     "lint": "linter",
+    "lower": "lowering",
 }
 
 

@@ -31,6 +31,7 @@ def convert(
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
     metadata: Mapping[str, str] | None = None,
+    lowered: bytes | None = None,
 ) -> Converted:
     """Write `model` as a `.tflite` file.
 
@@ -42,6 +43,7 @@ def convert(
         labels: class names in output order, stored in the file.
         normalization: where given, the file takes plain pixels in [0, 255] and normalises them itself.
         metadata: further entries to store in the file.
+        lowered: what `lower` made of the same model and normalisation; saves making it again for each target.
 
     Raises:
         UserError: the model is in training mode, or an argument is not what it must be.
@@ -53,11 +55,13 @@ def convert(
     layers = weighted_layers(model, example)
     _check_output(model, example, labels)
 
-    graph = read(lower(model, example, normalization))
+    graph = read(lower(model, example, normalization) if lowered is None else lowered)
     name_weights(graph, layers)
     repair.lift_constants(graph)
+    repair.put_constants_first(graph)
     repair.set_classifier_apart(graph)
     storage.store_weights(graph, chosen.storage)
+    repair.bar_faulty_parts(graph)
     _, channels, height, width = example.shape
     file_metadata.write(
         graph, file_metadata.describe((channels, height, width), labels, normalization, metadata)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from converters.errors import ToolError, UserError
+from converters.errors import UserError
 from converters.facts import InputSpec
+from converters.litert import probe
 from converters.litert.graph import Graph, read
 from converters.litert.metadata import input_spec
 from converters.litert.silence import quiet
@@ -57,17 +58,17 @@ class LitertModel:
         return _dequantized(self._interpreter.get_tensor(self._out["index"]), self._out).reshape(-1)
 
 
-def load(path: Path | str, *, threads: int | None = None) -> LitertModel:
+def load(path: Path | str, *, threads: int | None = None, trusted: bool = False) -> LitertModel:
     """Load a file onto LiteRT's interpreter.
 
     Args:
         path: the `.tflite` file.
         threads: for the runtime to use; its own choice where None.
+        trusted: skip the trial run in a process of its own. LiteRT can crash on a file that makes no sense.
 
     Raises:
-        UserError: it is not a `.tflite` that holds together, or takes or gives something else than one image
-            and one tensor.
-        ToolError: the runtime refuses it.
+        UserError: it is not a `.tflite` that holds together, the runtime refuses it, or it takes or gives
+            something else than one image and one tensor.
     """
     path = Path(path)
     try:
@@ -78,6 +79,9 @@ def load(path: Path | str, *, threads: int | None = None) -> LitertModel:
     inputs, outputs = graph.subgraph.inputs, graph.subgraph.outputs
     if inputs is None or outputs is None or len(inputs) != 1 or len(outputs) != 1:
         raise UserError(f"{path}: must take one image and give one tensor")
+    _layout(path, graph.shape(int(inputs[0])))
+    if not trusted:
+        probe.check(path)
     return LitertModel(path, content, graph, threads)
 
 
@@ -90,7 +94,7 @@ def _interpreter(path: Path, content: bytes, threads: int | None) -> Any:
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ToolError(f"{path}: LiteRT refuses it: {first_line}") from None
+            raise UserError(f"{path}: not a usable .tflite file: LiteRT refuses it: {first_line}") from None
     return interpreter
 
 

@@ -55,6 +55,24 @@ DTYPES: dict[int, np.dtype[Any]] = {
     }.items()
 }
 TENSOR_TYPES = {dtype: code for code, dtype in DTYPES.items()}
+# How many inputs an op must have, and the table its options come in, for the kinds looked into here.
+ARITY: dict[str, tuple[int, str | None]] = {
+    "CONV_2D": (2, "Conv2DOptions"),
+    "DEPTHWISE_CONV_2D": (2, "DepthwiseConv2DOptions"),
+    "FULLY_CONNECTED": (2, "FullyConnectedOptions"),
+    "ADD": (2, "AddOptions"),
+    "MUL": (2, "MulOptions"),
+    "PAD": (2, "PadOptions"),
+    "MEAN": (2, "ReducerOptions"),
+    "SUM": (2, "ReducerOptions"),
+    "MAXIMUM": (2, None),
+    "MINIMUM": (2, None),
+    "RESHAPE": (1, "ReshapeOptions"),
+    "RESIZE_BILINEAR": (1, "ResizeBilinearOptions"),
+    "DENSIFY": (1, None),
+    "DEQUANTIZE": (1, None),
+    "DEPTH_TO_SPACE": (1, "DepthToSpaceOptions"),
+}
 # Ops whose constant second input is a weight, and the axis of that weight that counts output channels.
 WEIGHTED_OPS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 
@@ -124,10 +142,19 @@ class Graph:
     def constant(self, tensor: int) -> np.ndarray:
         """A constant's values in the tensor's shape, sparse encoding undone, quantised values as stored."""
         entry = self.tensors[tensor]
-        values = self.stored(tensor).view(DTYPES[entry.type])
+        values = self.stored_values(tensor)
         if entry.sparsity is None:
             return values.reshape(self.shape(tensor))
         return sparse.decode(values, self.shape(tensor), sparse.from_table(entry.sparsity))
+
+    def stored_values(self, tensor: int) -> np.ndarray:
+        """The numbers in a tensor's buffer, (n,): all of them, or those a sparse encoding kept."""
+        entry = self.tensors[tensor]
+        if entry.type == schema.TensorType.INT4 and entry.sparsity is None:
+            return _unpacked(self.stored(tensor), math.prod(self.shape(tensor)))
+        if entry.type not in DTYPES:
+            raise DamagedFileError(self.source, f"{self.type_name(tensor)} weights cannot be decoded here")
+        return self.stored(tensor).view(DTYPES[entry.type])
 
     def producers(self) -> dict[int, Any]:
         """The op that computes each tensor."""
@@ -260,6 +287,12 @@ def root_constant(graph: Graph, tensor: int, producers: dict[int, Any]) -> int:
     return tensor
 
 
+def _unpacked(stored: np.ndarray, count: int) -> np.ndarray:
+    """Signed 4-bit numbers, two to a byte, the low half first -> int8."""
+    halves = np.stack([stored << 4, stored & 0xF0], axis=1).reshape(-1)[:count]
+    return halves.view(np.int8) >> 4
+
+
 def _buffer(values: np.ndarray) -> Any:
     buffer = AlignedBuffer()
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
@@ -366,10 +399,16 @@ def _check_tensors(model: Any, subgraph: Any, file_bytes: int, source: str) -> N
             raise DamagedFileError(source, f"{where} has shape {list(shape)[: MAX_RANK + 1]}")
         _check_quantization(tensor, shape, where, source)
         dtype = DTYPES.get(tensor.type)
+        data = model.buffers[tensor.buffer].data
+        if (
+            tensor.type == schema.TensorType.INT4
+            and data is not None
+            and 0 < len(data) * 2 < math.prod(shape)
+        ):
+            raise DamagedFileError(source, f"{where} of shape {list(shape)} has {len(data):,} bytes")
         if dtype is None:
             continue
         size_bytes = math.prod(shape) * dtype.itemsize
-        data = model.buffers[tensor.buffer].data
         if tensor.sparsity is not None:
             decoded += size_bytes
             _at_most(decoded, decoded_limit, f"bytes of decoded weights in {file_bytes:,} bytes", source)
@@ -397,7 +436,12 @@ def _check_sparse(
 
 def _check_quantization(tensor: Any, shape: tuple[int, ...], where: str, source: str) -> None:
     quantization = tensor.quantization
-    if quantization is None or quantization.scale is None or len(quantization.scale) <= 1:
+    if quantization is None or quantization.scale is None or len(quantization.scale) == 0:
+        return
+    offsets = quantization.zeroPoint
+    if offsets is None or len(offsets) not in (1, len(quantization.scale)):
+        raise DamagedFileError(source, f"{where} has scales without as many zero points")
+    if len(quantization.scale) == 1:
         return
     scales, axis = len(quantization.scale), quantization.quantizedDimension
     if not 0 <= axis < len(shape) or shape[axis] != scales:
@@ -417,7 +461,20 @@ def _check_ops(model: Any, subgraph: Any, source: str) -> None:
         op.outputs = np.zeros(0, np.int32) if op.outputs is None else op.outputs
         _check_indices(op.inputs, -1, tensors, f"op {index} input", source)
         _check_indices(op.outputs, 0, tensors, f"op {index} output", source)
+        _check_arity(_code_name(model.operatorCodes[op.opcodeIndex]), op, index, source)
     _check_order(model, subgraph, source)
+
+
+def _check_arity(kind: str, op: Any, index: int, source: str) -> None:
+    if kind not in ARITY:
+        return
+    count, options = ARITY[kind]
+    if len(op.inputs) < count or (op.inputs[:count] < 0).any() or len(op.outputs) != 1:
+        raise DamagedFileError(
+            source, f"op {index} ({kind}) has {len(op.inputs)} inputs, {len(op.outputs)} outputs"
+        )
+    if options is not None and op.builtinOptionsType not in (0, getattr(schema.BuiltinOptions, options)):
+        raise DamagedFileError(source, f"op {index} ({kind}) has another op's options")
 
 
 def _check_indices(vector: Any, lowest: int, tensors: int, what: str, source: str) -> None:

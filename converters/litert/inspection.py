@@ -79,6 +79,8 @@ def dequantized(graph: Graph, tensor: int) -> np.ndarray:
     quantization = graph.tensors[tensor].quantization
     if values.dtype.kind == "f" or quantization is None or quantization.scale is None:
         return values
+    if len(quantization.scale) == 0:
+        return values
     scale = np.asarray(quantization.scale, np.float32)
     offset = np.asarray([0] if quantization.zeroPoint is None else quantization.zeroPoint, np.int64)
     shape = [1] * values.ndim
@@ -122,8 +124,10 @@ def _kind(graph: Graph, op: Any, weight: np.ndarray) -> str:
 
 def _stored_bytes(graph: Graph, tensor: int, layout: sparse.Layout | None) -> int:
     quantization = graph.tensors[tensor].quantization
-    arrays = [] if quantization is None else [quantization.scale, quantization.zeroPoint]
-    scales = sum(np.asarray(a).nbytes for a in arrays if a is not None)
+    # Zero points are left out: all tensors of as many channels share one vector of them.
+    scales = (
+        0 if quantization is None or quantization.scale is None else np.asarray(quantization.scale).nbytes
+    )
     return int(graph.stored(tensor).size + scales + (0 if layout is None else layout.index_bytes))
 
 

@@ -43,7 +43,7 @@ class ChannelsLast(nn.Module):
         return result
 
 
-def lower(model: nn.Module, example: torch.Tensor, normalization: Normalization | None) -> bytes:
+def lower(model: nn.Module, example: torch.Tensor, normalization: Normalization | None = None) -> bytes:
     """Convert `model`, which takes NCHW like `example`, to a flatbuffer that takes NHWC.
 
     Raises:

@@ -9,8 +9,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.litert.graph import Graph
+from converters.litert.linter import entries_of_faulty_parts
 
 ELEMENTWISE = ("ADD", "MUL", "SUB", "DIV", "MAXIMUM", "MINIMUM")
+COMMUTATIVE = ("ADD", "MUL")
 SPATIAL_AXES = (1, 2)
 
 
@@ -23,6 +25,16 @@ def lift_constants(graph: Graph) -> None:
         if graph.op_name(op) not in ELEMENTWISE or len(graph.shape(int(op.outputs[0]))) != 4:
             continue
         op.inputs = np.array([_lifted(graph, int(t)) for t in op.inputs], np.int32)
+
+
+def put_constants_first(graph: Graph) -> None:
+    """Swap the operands of ADD and MUL whose constant comes second: the runtime checks the wrong one there.
+
+    `x * c` with a feature map `x` is refused, and with it the whole network; `c * x` is taken.
+    """
+    for op in graph.ops:
+        if graph.op_name(op) in COMMUTATIVE and graph.is_constant(int(op.inputs[1])):
+            op.inputs = op.inputs[::-1].copy()
 
 
 def set_classifier_apart(graph: Graph) -> None:
@@ -46,6 +58,28 @@ def set_classifier_apart(graph: Graph) -> None:
     graph.subgraph.operators = [
         entry for op in graph.ops for entry in (op, inserted.get(id(op))) if entry is not None
     ]
+
+
+def bar_faulty_parts(graph: Graph) -> None:
+    """Put a RESHAPE that changes nothing behind the first convolution of networks that would come out wrong.
+
+    The runtime starts a sparse part without looking at how it ends: where an op without a sparse kernel reads
+    a feature map from it, the results are wrong. Behind the RESHAPE no part is found, and all runs dense.
+    """
+    for conv in entries_of_faulty_parts(graph):
+        made = int(conv.outputs[0])
+        shape = graph.shape(made)
+        inner = graph.add_tensor(f"{graph.name(made)}:barred", shape, graph.tensors[made].type)
+        conv.outputs = np.array([inner], np.int32)
+        position = next(number for number, op in enumerate(graph.ops) if op is conv)
+        graph.ops.insert(position + 1, _reshape(graph, inner, made))
+
+
+def _reshape(graph: Graph, source: int, result: int) -> Any:
+    options = schema.ReshapeOptionsT()
+    options.newShape = np.array(graph.shape(result), np.int32)
+    shape = graph.add_constant("shape", options.newShape)
+    return graph.make_op("RESHAPE", [source, shape], [result], options=("ReshapeOptions", options))
 
 
 def _lifted(graph: Graph, tensor: int) -> int:
@@ -76,7 +110,4 @@ def _keep_dimensions(graph: Graph, mean: Any) -> Any:
     kept = graph.add_tensor(f"{graph.name(flat)}:4d", (batch, 1, 1, channels), graph.tensors[flat].type)
     mean.outputs = np.array([kept], np.int32)
     mean.builtinOptions.keepDims = True
-    options = schema.ReshapeOptionsT()
-    options.newShape = np.array([batch, channels], np.int32)
-    shape = graph.add_constant("shape", np.array([batch, channels], np.int32))
-    return graph.make_op("RESHAPE", [kept, shape], [flat], options=("ReshapeOptions", options))
+    return _reshape(graph, kept, flat)

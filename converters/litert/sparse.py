@@ -196,8 +196,12 @@ def _blocks(weight: np.ndarray, block: tuple[int, int]) -> np.ndarray:
 
 
 def _occupied(weight: np.ndarray, block: tuple[int, int]) -> np.ndarray:
-    """Which blocks hold anything, (out / block out, in / block in) bool."""
+    """Which blocks hold anything, (out / block out, in / block in) bool.
+
+    One is kept where none does: the runtime takes a tensor without any bytes for one that is not constant.
+    """
     found: np.ndarray = (_blocks(weight, block) != 0).any(axis=(2, 3))
+    found[0, 0] |= not found.any()
     return found
 
 

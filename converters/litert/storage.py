@@ -7,7 +7,6 @@ values behind DENSIFY are never written: they give zeros or NaN on arm64 and in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,36 +23,62 @@ INT8_LIMIT = 127
 DEQUANTIZE_VERSION = 5
 
 
-@dataclass(frozen=True)
-class _Scales:
-    """Symmetric int8 scales, one an output channel along `axis`."""
+class _Written:
+    """A flatbuffer object written once, however many others point to it."""
 
-    scale: np.ndarray
-    axis: int
-
-
-class _SharedTable:
-    """Mixed into a schema table so that tensors which hold the same object share its bytes in the file."""
-
-    _written: tuple[Any, Any] | None = None
+    _builder: Any = None
+    _position: Any = None
 
     def Pack(self, builder: Any) -> Any:  # noqa: N802 (the schema's name)
-        if self._written is None or self._written[0] is not builder:
-            self._written = (builder, super().Pack(builder))  # type: ignore[misc]
-        return self._written[1]
+        """Write the object, or point to where it was written."""
+        if self._builder is not builder:
+            self._builder, self._position = builder, self._write(builder)
+        return self._position
+
+    def _write(self, builder: Any) -> Any:
+        raise NotImplementedError
 
 
-class _Quantization(_SharedTable, schema.QuantizationParametersT):  # type: ignore[misc]
-    pass
+class _ZeroPoints(_Written):
+    """A zero for each channel, 8 bytes each in the format: tensors of as many channels share one vector."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.zeros(self._count, np.int64)
+
+    def _write(self, builder: Any) -> Any:
+        return builder.CreateNumpyVector(np.asarray(self))
+
+
+class _Scales(_Written, schema.QuantizationParametersT):  # type: ignore[misc]
+    """Symmetric scales, one a channel along an axis, of a stored tensor and of what DENSIFY makes of it."""
+
+    def __init__(self, scale: np.ndarray, axis: int, zero_points: _ZeroPoints) -> None:
+        super().__init__(scale=scale, zeroPoint=zero_points, quantizedDimension=axis)
+
+    def _write(self, builder: Any) -> Any:
+        zero_points = self.zeroPoint.Pack(builder)
+        scale = builder.CreateNumpyVector(self.scale)
+        schema.QuantizationParametersStart(builder)
+        schema.QuantizationParametersAddScale(builder, scale)
+        schema.QuantizationParametersAddZeroPoint(builder, zero_points)
+        schema.QuantizationParametersAddQuantizedDimension(builder, self.quantizedDimension)
+        return schema.QuantizationParametersEnd(builder)
 
 
 def store_weights(graph: Graph, storage: Storage) -> None:
     """Rewrite every float32 weight of the graph in the smallest form that `storage` allows."""
+    zero_points: dict[int, _ZeroPoints] = {}
     before: dict[int, list[Any]] = {}  # id of an op -> ops to insert before it
     for op, tensor in list(weights(graph)):
         if graph.type_name(tensor) != "FLOAT32" or graph.tensors[tensor].sparsity is not None:
             continue
-        before[id(op)] = _store_weight(graph, op, tensor, storage)
+        before[id(op)] = _store_weight(graph, op, tensor, storage, zero_points)
     graph.subgraph.operators = [entry for op in graph.ops for entry in [*before.get(id(op), ()), op]]
 
 
@@ -107,33 +132,32 @@ def share_buffers(graph: Graph) -> None:
     graph.model.buffers = kept
 
 
-def _store_weight(graph: Graph, op: Any, tensor: int, storage: Storage) -> list[Any]:
+def _store_weight(
+    graph: Graph, op: Any, tensor: int, storage: Storage, zero_points: dict[int, _ZeroPoints]
+) -> list[Any]:
     """Store the weight of `op` anew; returns the ops that make it the tensor it was."""
     values = graph.constant(tensor)
     scales = None
     if storage is Storage.INT8 and values.size >= MIN_INT8_VALUES:
         axis = WEIGHTED_OPS[graph.op_name(op)]
         values, scale = quantize(values, axis)
-        scales = _Scales(scale, axis)
+        scales = _Scales(scale, axis, zero_points.setdefault(len(scale), _ZeroPoints(len(scale))))
     encoded = sparse.smallest(values) if all(d == 1 for d in values.shape[1:-1]) else None
     if encoded is None and scales is None:
         return []
     made = []
     name, shape = graph.name(tensor), values.shape
-    quantization = None if scales is None else _quantization(scales)
     if encoded is None:
-        stored = graph.add_constant(f"{name}:int8", values, quantization=quantization)
+        stored = graph.add_constant(f"{name}:int8", values, quantization=scales)
     else:
         kept, layout = encoded
         packed = graph.add_constant(
-            f"{name}:sparse", kept, shape=shape, quantization=quantization, sparsity=_table(layout)
+            f"{name}:sparse", kept, shape=shape, quantization=scales, sparsity=_table(layout)
         )
         stored = (
             tensor
             if scales is None
-            else graph.add_tensor(
-                f"{name}:int8", shape, TENSOR_TYPES[values.dtype], quantization=quantization
-            )
+            else graph.add_tensor(f"{name}:int8", shape, TENSOR_TYPES[values.dtype], quantization=scales)
         )
         options: tuple[str, Any] = ("DensifyOptions", schema.DensifyOptionsT())
         made.append(graph.make_op("DENSIFY", [packed], [stored], options=options))
@@ -142,14 +166,6 @@ def _store_weight(graph: Graph, op: Any, tensor: int, storage: Storage) -> list[
         made.append(graph.make_op("DEQUANTIZE", [stored], [tensor], DEQUANTIZE_VERSION, options))
     graph.tensors[tensor].buffer = 0  # computed at load time from now on; the old bytes are dropped
     return made
-
-
-def _quantization(scales: _Scales) -> Any:
-    table = _Quantization()
-    table.scale = scales.scale
-    table.zeroPoint = np.zeros(len(scales.scale), np.int64)
-    table.quantizedDimension = scales.axis
-    return table
 
 
 def _table(layout: sparse.Layout) -> Any:

@@ -1,0 +1,365 @@
+"""From torch to a file and back: the sparse op is in it, the numbers are right, the bytes are few."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from converters import litert
+from converters.errors import ToolError, UserError
+from converters.facts import Converted, Normalization
+from converters.litert import metadata
+from converters.litert.graph import read_file, weights
+from converters.litert.inspection import dequantized, torch_layout
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TOLERANCE = 1e-4
+
+
+def zero_blocks(model: nn.Module, fraction: float, block: int = 4) -> None:
+    """Zero blocks of one output by `block` inputs of every 1x1 convolution and linear layer, by position."""
+    random = np.random.default_rng(0)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)):
+            weight = module.weight.data
+            groups = weight.reshape(-1, block if weight.shape[1] % block == 0 else 1)
+            chosen = random.permutation(len(groups))[: round(fraction * len(groups))]
+            groups[torch.from_numpy(chosen)] = 0
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """Batch norms that do something, so that folding them is tested."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = torch.randn(module.num_features, generator=generator) * 0.1
+            module.running_var = torch.rand(module.num_features, generator=generator) + 0.5
+            module.bias.data = torch.randn(module.num_features, generator=generator) * 0.1
+    return model.eval()
+
+
+class Tiny(nn.Module):
+    """Everything MobileNetV3 is made of, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish())
+        self.expand = nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        self.depthwise = nn.Sequential(nn.Conv2d(64, 64, 5, 2, 2, groups=64, bias=False), nn.BatchNorm2d(64))
+        self.squeeze, self.excite = nn.Conv2d(64, 16, 1), nn.Conv2d(16, 64, 1)
+        self.project = nn.Conv2d(64, 64, 1)
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.depthwise(self.expand(self.stem(x)))
+        gate = nn.functional.hardsigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        x = self.project(x * gate) + x
+        result: torch.Tensor = self.classifier(x.mean((2, 3)))
+        return result
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    model = settled(Tiny())
+    zero_blocks(model, 0.8)
+    return model
+
+
+@pytest.fixture(scope="module")
+def lowered(tiny: nn.Module, images: torch.Tensor) -> bytes:
+    return litert.lower(tiny, images[:1])
+
+
+@pytest.fixture(scope="module")
+def float_file(tiny: nn.Module, images: torch.Tensor, lowered: bytes, tmp_path_factory: Any) -> Converted:
+    path = tmp_path_factory.mktemp("litert") / "float.tflite"
+    return litert.convert(tiny, images[:1], path, lowered=lowered)
+
+
+@pytest.fixture(scope="module")
+def int8_file(tiny: nn.Module, images: torch.Tensor, lowered: bytes, tmp_path_factory: Any) -> Converted:
+    path = tmp_path_factory.mktemp("litert") / "int8.tflite"
+    return litert.convert(
+        tiny, images[:1], path, target="litert-arm64-int8", labels=list("abcdefghij"), lowered=lowered
+    )
+
+
+def relative_error(found: np.ndarray, expected: torch.Tensor) -> float:
+    wanted = expected.detach().numpy()
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def decoded_into(model: nn.Module, path: Path) -> nn.Module:
+    """`model` without batch norms, holding the weights that the file decodes to."""
+    graph = read_file(path)
+    fused = copy.deepcopy(model)
+    for name in ("stem", "expand", "depthwise"):
+        part = getattr(fused, name)
+        part[0] = nn.utils.fusion.fuse_conv_bn_eval(part[0], part[1])
+        part[1] = nn.Identity()
+    for op, tensor in weights(graph):
+        name = graph.name(int(op.inputs[1]))
+        weight = torch.from_numpy(torch_layout(graph.op_name(op), dequantized(graph, tensor)).copy())
+        fused.get_submodule(name).weight.data = weight
+    return fused
+
+
+def test_the_sparse_op_is_in_the_file_with_its_parameters(float_file: Converted) -> None:
+    graph = read_file(float_file.path)
+    packed = [int(op.inputs[0]) for op in graph.ops if graph.op_name(op) == "DENSIFY"]
+    assert len(packed) >= 4
+    for tensor in packed:
+        assert graph.tensors[tensor].sparsity is not None
+        assert graph.tensors[tensor].sparsity.blockMap is not None
+        assert graph.type_name(tensor) == "FLOAT32"
+        assert graph.stored_values(tensor).size < np.prod(graph.shape(tensor)) * 0.3
+
+
+def test_the_float_file_computes_what_torch_does(
+    float_file: Converted, tiny: nn.Module, images: torch.Tensor
+) -> None:
+    found = litert.load(float_file.path).predict(images.numpy())
+    assert found.shape == (2, 10)
+    assert relative_error(found, tiny(images)) < TOLERANCE
+
+
+def test_the_int8_file_computes_what_its_decoded_weights_do(
+    int8_file: Converted, tiny: nn.Module, images: torch.Tensor
+) -> None:
+    graph = read_file(int8_file.path)
+    packed = [int(op.inputs[0]) for op in graph.ops if graph.op_name(op) == "DENSIFY"]
+    assert {graph.type_name(t) for t in packed} == {"INT8"}
+    found = litert.load(int8_file.path).predict(images.numpy())
+    assert relative_error(found, decoded_into(tiny, int8_file.path)(images)) < TOLERANCE
+    assert relative_error(found, tiny(images)) < 0.05
+
+
+def test_both_files_run_sparse(float_file: Converted, int8_file: Converted) -> None:
+    for file in (float_file, int8_file):
+        assert litert.lint(file.path, "arm64") == litert.lint(file.path, "web")
+        assert litert.lint(file.path).sparse
+        assert litert.lint(file.path).sparse_fraction == 1.0
+
+
+def test_layers_are_called_what_torch_calls_them(int8_file: Converted) -> None:
+    named = {layer.name: layer for layer in int8_file.layers}
+    assert list(named) == [
+        *("stem.0", "expand.0", "depthwise.0", "squeeze", "excite", "project", "classifier"),
+    ]
+    assert named["depthwise.0"].shape == (64, 1, 5, 5)
+    assert named["depthwise.0"].kind == "depthwise"
+    assert named["stem.0"].shape == (16, 3, 3, 3)
+    assert named["stem.0"].kind == "conv"
+    assert named["project"].shape == (64, 64, 1, 1)
+    assert named["project"].encoding == "sparse int8, 1x4 blocks"
+    assert named["project"].zero_fraction >= 0.8
+    assert named["project"].bits_per_weight < 3
+    assert named["classifier"].kind == "linear"
+
+
+def test_inspect_reads_the_same_facts_from_the_file(int8_file: Converted) -> None:
+    seen = litert.inspect(int8_file.path)
+    assert seen.layers == int8_file.layers
+    assert seen.bytes == int8_file.bytes == int8_file.path.stat().st_size
+    assert seen.weights == sum(int(np.prod(layer.shape)) for layer in seen.layers)
+    assert 0.5 < seen.zero_fraction < 0.8
+    assert seen.bits_per_weight < 6
+
+
+def test_what_the_file_expects_reads_back(float_file: Converted, int8_file: Converted) -> None:
+    assert litert.load(float_file.path).input.shape == (3, 32, 32)
+    assert litert.load(float_file.path).input.range is None
+    assert litert.load(float_file.path).input.labels is None
+    assert litert.load(int8_file.path).input.labels == tuple("abcdefghij")
+
+
+def test_normalisation_is_folded_in_and_keeps_the_sparse_kernels(
+    tiny: nn.Module, tmp_path: Path, images: torch.Tensor
+) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(3)).float()
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
+    wanted = tiny((pixels / 255 - mean) / std)
+    made = litert.convert(
+        tiny, images[:1], tmp_path / "pixels.tflite", normalization=IMAGENET, metadata={"recipe": "small"}
+    )
+    model = litert.load(made.path)
+    assert model.input.range == (0.0, 255.0)
+    assert relative_error(model.predict(pixels.numpy()), wanted) < TOLERANCE
+    assert litert.lint(made.path).sparse
+    content = metadata.read(read_file(made.path))
+    assert content["metadata"] == {"recipe": "small"}
+    assert content["input"]["mean"] == list(IMAGENET.mean)
+
+
+def test_the_same_model_gives_the_same_bytes(
+    float_file: Converted, tiny: nn.Module, images: torch.Tensor, tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    again = litert.convert(tiny, images[:1], tmp_path / "again.tflite")
+    assert digest(again.path) == digest(float_file.path)
+    after = tiny.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items()), "the model was modified"
+    assert not tiny.training
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Pooled(nn.Module):
+    """Ends its sparse part in a pooling op: sparse kernels would compute nonsense from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tiny = Tiny()
+        self.head = nn.Conv2d(64, 64, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tiny = self.tiny
+        x = tiny.depthwise(tiny.expand(tiny.stem(x)))
+        x = x * torch.sigmoid(tiny.excite(torch.relu(tiny.squeeze(x.mean((2, 3), keepdim=True)))))
+        x = nn.functional.max_pool2d(self.head(x), 2)
+        result: torch.Tensor = tiny.classifier(x.mean((2, 3)))
+        return result
+
+
+def test_a_network_that_would_come_out_wrong_is_kept_dense(images: torch.Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = settled(Pooled())
+    zero_blocks(model, 0.8)
+    made = litert.convert(model, images[:1], tmp_path / "pooled.tflite")
+    verdict = litert.lint(made.path)
+    assert not verdict.sparse
+    assert "leak" not in {problem.rule for problem in verdict.problems}
+    assert any(layer.encoding.startswith("sparse") for layer in made.layers)
+    assert relative_error(litert.load(made.path).predict(images.numpy()), model(images)) < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[nn.Module, torch.Tensor, bytes]:
+    torch.manual_seed(0)
+    model = settled(torchvision.models.mobilenet_v3_large(weights=None))
+    zero_blocks(model, 0.8)
+    example = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(4))
+    return model, example, litert.lower(model, example)
+
+
+@pytest.mark.parametrize(
+    ("target", "most", "tolerance"), [("litert-arm64", 0.25, TOLERANCE), ("litert-arm64-int8", 0.14, 0.05)]
+)
+def test_mobilenet_v3_large_is_small_right_and_sparse(
+    large: tuple[nn.Module, torch.Tensor, bytes], target: str, most: float, tolerance: float, tmp_path: Path
+) -> None:
+    model, example, lowered = large
+    made = litert.convert(model, example, tmp_path / "large.tflite", target=target, lowered=lowered)
+    assert made.bytes <= most * len(lowered)
+    assert len(made.layers) == 64
+    modules = dict(model.named_modules())
+    for layer in made.layers:
+        assert layer.shape == tuple(modules[layer.name].weight.shape)
+        if layer.kind in ("conv1x1", "linear"):
+            assert layer.zero_fraction >= 0.79
+    assert relative_error(litert.load(made.path).predict(example.numpy()), model(example)) < tolerance
+    assert litert.lint(made.path).sparse
+
+
+class TwoOutputs(Tiny):
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), x
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "training mode": ({"model": Tiny()}, r"training mode: call model\.eval\(\)"),
+    "batch of two": ({"example": torch.zeros(2, 3, 32, 32)}, r"\(2, 3, 32, 32\).*must be \(1, channels"),
+    "wrong dtype": ({"example": torch.zeros(1, 3, 32, 32, dtype=torch.float64)}, "must be .* float32"),
+    "no such folder": ({"path": "nowhere/x.tflite"}, "no such folder"),
+    "wrong suffix": ({"path": "x.onnx"}, r"must end in \.tflite"),
+    "unknown target": ({"target": "litert-mars"}, "unknown target 'litert-mars': choose from litert-arm64"),
+    "another format's target": ({"target": "coreml-ios16"}, "unknown target 'coreml-ios16'"),
+    "zero std": ({"normalization": Normalization((0, 0, 0), (1, 0, 1))}, "each must be above 0"),
+    "too few labels": ({"labels": ["a"]}, r"1 labels for a model that returns \(1, 10\)"),
+    "two outputs": ({"model": TwoOutputs().eval()}, "returns tuple: it must return one tensor"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_arguments_are_refused(
+    changes: dict[str, Any], message: str, tiny: nn.Module, tmp_path: Path, images: torch.Tensor
+) -> None:
+    arguments: dict[str, Any] = {
+        "model": tiny,
+        "example": images[:1],
+        "path": "x.tflite",
+        "target": "litert-web",
+    }
+    arguments |= changes
+    model, example, path = (arguments.pop(name) for name in ("model", "example", "path"))
+    with pytest.raises(UserError, match=message):
+        litert.convert(model, example, tmp_path / path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(
+    tiny: nn.Module, images: torch.Tensor, lowered: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "taken.tflite").mkdir()
+    with pytest.raises(UserError, match=r"taken\.tflite: cannot be written"):
+        litert.convert(tiny, images[:1], tmp_path / "taken.tflite", lowered=lowered)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken.tflite"]
+
+
+def test_what_litert_torch_cannot_convert_is_its_own_error(tmp_path: Path) -> None:
+    class Odd(Tiny):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if bool(x.sum() > 0) else super().forward(-x)
+
+    with pytest.raises(ToolError, match="litert-torch cannot convert Odd"):
+        litert.convert(Odd().eval(), torch.zeros(1, 3, 32, 32), tmp_path / "x.tflite")
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32, 3), (1, 3, 31, 32)])
+def test_images_of_another_shape_are_refused(float_file: Converted, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"takes images of \(n, 3, 32, 32\)"):
+        litert.load(float_file.path).predict(np.zeros(shape, np.float32))
+
+
+def test_no_images_give_no_rows(float_file: Converted) -> None:
+    assert litert.load(float_file.path).predict(np.zeros((0, 3, 32, 32), np.float32)).shape == (0, 10)
+
+
+def test_loading_prints_nothing(float_file: Converted) -> None:
+    code = f"from converters import litert; litert.load({str(float_file.path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_importing_the_package_brings_no_framework() -> None:
+    code = "import sys; from converters import litert; print([m for m in sys.modules if m in ('torch', 'numpy')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names() -> None:
+    assert litert.__all__ == [
+        *("Inspection", "Lint", "LitertModel", "Problem", "convert", "inspect", "lint", "load", "lower"),
+    ]
+    for name in litert.__all__:
+        assert getattr(litert, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'optimise'"):
+        _ = litert.optimise
