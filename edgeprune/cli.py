@@ -74,7 +74,10 @@ def _complain(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "edgeprune", description=DESCRIPTION, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+        "edgeprune",
+        description=DESCRIPTION,
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"edgeprune {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -83,10 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", type=Path, help="a recipe as TOML, such as a run folder's recipe.toml")
     run.add_argument("options", nargs=argparse.REMAINDER, help="any field, e.g. --seed 1; see RECIPE --help")
 
-    report = _command(commands, "report", "rebuild a run's report from what was measured, without training", _report)
+    report = _command(
+        commands, "report", "rebuild a run's report from what was measured, without training", _report
+    )
     report.add_argument("run", type=Path, help="run folder")
 
-    check = _command(commands, "check", "hold a run's files against a budget; exit status 1 if it is broken", _check)
+    check = _command(
+        commands, "check", "hold a run's files against a budget; exit status 1 if it is broken", _check
+    )
     check.add_argument("run", type=Path, help="run folder")
     check.add_argument("--budget", type=Path, help="budget.toml; the recipe's own budget if not given")
 
@@ -101,7 +108,9 @@ def _command(
     summary: str,
     command: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", epilog=EXIT_STATUS)
+    parser = commands.add_parser(
+        name, help=summary, description=summary.capitalize() + ".", epilog=EXIT_STATUS
+    )
     parser.set_defaults(command=command)
     return parser
 

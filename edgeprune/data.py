@@ -76,7 +76,9 @@ def _digits(image_size_px: int) -> Data:
     size = (image_size_px, image_size_px)
     pixels = np.stack(
         [
-            np.asarray(Image.fromarray((digit * 255 / 16).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))
+            np.asarray(
+                Image.fromarray((digit * 255 / 16).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+            )
             for digit in bunch.images
         ]
     )
@@ -111,7 +113,9 @@ def _folder(path: Path, image_size_px: int, progress: Progress) -> Data:
 def _find_splits(path: Path) -> tuple[Path, Path]:
     expected = "expected train/ and val/ (or test/), each with one folder of images a class"
     if not path.is_dir():
-        raise UserError(f"data folder {path}: {'not a folder' if path.exists() else 'no such folder'}; {expected}")
+        raise UserError(
+            f"data folder {path}: {'not a folder' if path.exists() else 'no such folder'}; {expected}"
+        )
     held_out = next((path / name for name in HELD_OUT_FOLDERS if (path / name).is_dir()), None)
     missing = [] if (path / "train").is_dir() else ["train/"]
     missing += [] if held_out else ["val/ or test/"]
@@ -161,8 +165,9 @@ def _refuse_too_many(count: int, image_size_px: int) -> None:
     memory_bytes = psutil.virtual_memory().total
     if needed_bytes > memory_bytes * DECODED_LIMIT_FRACTION:
         raise UserError(
-            f"{count:,} images at {image_size_px} px take {needed_bytes / 1e9:.1f} GB decoded, this machine has "
-            f"{memory_bytes / 1e9:.1f} GB of memory: use fewer or smaller images (--image-size-px)"
+            f"{count:,} images at {image_size_px} px take {needed_bytes / 1e9:.1f} GB decoded, "
+            f"this machine has {memory_bytes / 1e9:.1f} GB of memory: "
+            "use fewer or smaller images (--image-size-px)"
         )
 
 
@@ -176,7 +181,9 @@ def _decode(
         try:
             images[index] = _read_image(files[index][0], image_size_px).transpose(2, 0, 1)
         except Exception as error:  # Pillow raises many types on a bad file.
-            return f"{files[index][0]}: not an image that can be read ({_reason(error)}); replace or remove it"
+            return (
+                f"{files[index][0]}: not an image that can be read ({_reason(error)}); replace or remove it"
+            )
         return None
 
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -211,8 +218,8 @@ def _split(images: np.ndarray, labels: np.ndarray) -> Split:
 def _data(train: Split, held_out: Split, classes: tuple[str, ...], source: str, *, photographs: bool) -> Data:
     digest = hashlib.sha256("\n".join(classes).encode())
     for split in (train, held_out):
-        digest.update(split.images.numpy())
-        digest.update(split.labels.numpy())
+        digest.update(split.images.numpy().data)
+        digest.update(split.labels.numpy().data)
     return Data(train, held_out, classes, source, photographs, digest.hexdigest())
 
 

@@ -13,8 +13,8 @@ from edgeprune import __version__
 from edgeprune.data import Data
 
 PACKAGES = (
-    "torch", "torchvision", "coremltools", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "torch-pruning",
-    "accelerate", "numpy",
+    "torch", "torchvision", "coremltools", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    "torch-pruning", "accelerate", "numpy",
 )  # fmt: skip
 
 

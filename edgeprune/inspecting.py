@@ -16,8 +16,8 @@ from edgeprune.errors import UserError
 SUFFIXES = {".mlpackage": Format.COREML, ".tflite": Format.LITERT}
 LITERT_RUNTIMES = ("arm64", "web")
 COLUMNS: dict[str, Literal["left", "right"]] = {
-    "layer": "left", "kind": "left", "shape": "right", "zeros": "right", "bits/weight": "right", "stored as": "left",
-    "note": "left",
+    "layer": "left", "kind": "left", "shape": "right", "zeros": "right", "bits/weight": "right",
+    "stored as": "left", "note": "left",
 }  # fmt: skip
 
 

@@ -21,7 +21,9 @@ from edgeprune.report.records import Row
 from edgeprune.training import accuracy, normalized
 
 BATCH = 50
-NO_CORE_ML = "Core ML does not say which kernels it uses, and it runs on Apple's systems only: time it on a device"
+NO_CORE_ML = (
+    "Core ML does not say which kernels it uses, and it runs on Apple's systems only: time it on a device"
+)
 
 
 def converter(target: Target) -> ModuleType:
@@ -68,7 +70,7 @@ def measure(
         bytes=converted.bytes,
         top1=top1,
         top1_drop_points=100 * (dense_top1 - top1),
-        agreement=float((outputs.argmax(1) == torch_outputs.argmax(1)).float().mean()),
+        agreement=float((outputs.argmax(1) == torch_outputs.argmax(1)).double().mean()),
         max_relative_error=float((outputs - torch_outputs).abs().max() / torch_outputs.abs().max()),
         zero_fraction=_mean(converted.layers, "zero_fraction"),
         prunable_zero_fraction=_mean(prunable, "zero_fraction"),
@@ -86,7 +88,7 @@ def _run(loaded: Any, split: Split, normalization: Normalization, title: str, pr
     """Outputs (n, classes) of a loaded file for all images, as it wants them: plain pixels or normalised."""
     outputs, done = [], 0
     with progress.track(title, len(split)) as advance:
-        for images in split.images.split(BATCH):
+        for images in torch.split(split.images, BATCH):
             pixels = images.float() if loaded.input.range else normalized(images, normalization)
             outputs.append(np.asarray(loaded.predict(pixels.numpy())))
             done += len(images)

@@ -51,14 +51,22 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in wanted]
     if problems:
-        problems.append("is it of a model with another number of classes? The data's class folders decide how many")
+        problems.append(
+            "is it of a model with another number of classes? The data's class folders decide how many"
+        )
     if missing:
         problems.append(f"{len(missing)} weights are missing, e.g. {', '.join(missing[:3])}")
     if unknown:
         problems.append(f"{len(unknown)} weights are not of this model, e.g. {', '.join(unknown[:3])}")
     if problems:
-        raise UserError([f"checkpoint {path} does not fit the model:", *(f"  {problem}" for problem in problems)])
-    bad = [key for key, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+        raise UserError(
+            [f"checkpoint {path} does not fit the model:", *(f"  {problem}" for problem in problems)]
+        )
+    bad = [
+        key
+        for key, tensor in state.items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
     if bad:
         raise UserError(f"checkpoint {path}: NaN or infinite values in {', '.join(bad[:3])}")
     model.load_state_dict(state, strict=False)
@@ -104,7 +112,9 @@ def _near(name: str, names: list[str]) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(name, names, n=4, cutoff=0.4)
-    return f"did you mean {', '.join(near)}" if near else f"there are {len(names)}, e.g. {', '.join(names[:3])}"
+    return (
+        f"did you mean {', '.join(near)}" if near else f"there are {len(names)}, e.g. {', '.join(names[:3])}"
+    )
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -126,5 +136,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"checkpoint {path}: it holds no state dict; save one with torch.save(model.state_dict(), path)")
+        raise UserError(
+            f"checkpoint {path}: it holds no state dict; save one with torch.save(model.state_dict(), path)"
+        )
     return {str(key).removeprefix("module."): value for key, value in state.items()}

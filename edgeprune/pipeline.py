@@ -138,7 +138,9 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; delete it, and the same command makes it anew") from None
+        raise UserError(
+            f"{path} cannot be read: {error}; delete it, and the same command makes it anew"
+        ) from None
 
 
 def _untrained(recipe: Recipe, data: datasets.Data) -> nn.Module:
@@ -176,7 +178,13 @@ def _dense(recipe: Recipe, setting: Setting, module: nn.Module, folder: Run, pro
 
 
 def _variant(
-    name: str, variant: Variant, recipe: Recipe, setting: Setting, baseline: Model, folder: Run, progress: Progress
+    name: str,
+    variant: Variant,
+    recipe: Recipe,
+    setting: Setting,
+    baseline: Model,
+    folder: Run,
+    progress: Progress,
 ) -> Model:
     if not folder.weights(name).exists():
         module = copy.deepcopy(baseline.module)
@@ -275,7 +283,9 @@ def _load(name: str, recipe: Recipe, setting: Setting, folder: Run, progress: Pr
     return Model(name, module, outputs, record)
 
 
-def _file(model: Model, target: Target, baseline: Model, setting: Setting, folder: Run, progress: Progress) -> Row:
+def _file(
+    model: Model, target: Target, baseline: Model, setting: Setting, folder: Run, progress: Progress
+) -> Row:
     """Convert one variant for one target and measure the file, unless that was done before."""
     path = folder.file(model.name, target.name, SUFFIXES[target.format])
     row = _measured(folder, model.name, target.name)

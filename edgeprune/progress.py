@@ -34,7 +34,7 @@ class Progress:
 
     @contextmanager
     def track(self, description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-        """Show `description` with a bar to `total`, `done` of it already; `advance(done, remark="")` moves it."""
+        """Show a bar to `total`, `done` of it already; the given `advance(done, remark="")` moves it."""
         if self.console.is_terminal:
             with self._bars() as bars:
                 task = bars.add_task(description, total=total, completed=done, remark="")

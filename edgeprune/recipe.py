@@ -93,7 +93,9 @@ class Variant:
                 for name, sparsity in self.layers.items()
             ),
         ]
-        return [f"{where}.{message}" for fine, message in checks if not fine] + self.fit.problems(f"{where}.fit")
+        return [f"{where}.{message}" for fine, message in checks if not fine] + self.fit.problems(
+            f"{where}.fit"
+        )
 
     @property
     def _prunes(self) -> bool:
@@ -135,7 +137,9 @@ class Recipe:
     def problems(self) -> list[str]:
         """Everything that makes no sense, one line each."""
         problems = [
-            f"unknown target {name!r}: choose from {', '.join(TARGETS)}" for name in self.targets if name not in TARGETS
+            f"unknown target {name!r}: choose from {', '.join(TARGETS)}"
+            for name in self.targets
+            if name not in TARGETS
         ]
         checks = [
             (self.image_size_px >= 32, f"image_size_px {self.image_size_px}: 32 or more"),
@@ -149,7 +153,9 @@ class Recipe:
         problems += self.augment.problems(self.image_size_px)
         for key, variant in self.variants.items():
             if not key or not key.replace("+", "").replace("_", "").isalnum():
-                problems.append(f"variants.{key!r}: letters, digits, '_' and '+' only; it becomes a file name")
+                problems.append(
+                    f"variants.{key!r}: letters, digits, '_' and '+' only; it becomes a file name"
+                )
             problems += variant.problems(f"variants.{key}")
         return problems + self.budget.problems()
 

@@ -1,14 +1,14 @@
 """The run folder: each file in it is whole or not there, so that a killed run goes on where it stopped.
 
-    RUN/
-      recipe.toml            as resolved; `edgeprune run RUN/recipe.toml` repeats it
-      inputs.json            digests of the images and the checkpoint it was made from
-      variants/NAME.safetensors, NAME.json     weights, and how they came to be
-      variants/NAME.partial                    state after the last epoch, while NAME trains
-      files/NAME-TARGET.tflite, .mlpackage     what ships
-      rows/NAME-TARGET.json                    what was measured on it
-      environment.json       versions, machine and data of the measurements
-      report.json, report.md, report.html
+RUN/
+  recipe.toml            as resolved; `edgeprune run RUN/recipe.toml` repeats it
+  inputs.json            digests of the images and the checkpoint it was made from
+  variants/NAME.safetensors, NAME.json     weights, and how they came to be
+  variants/NAME.partial                    state after the last epoch, while NAME trains
+  files/NAME-TARGET.tflite, .mlpackage     what ships
+  rows/NAME-TARGET.json                    what was measured on it
+  environment.json       versions, machine and data of the measurements
+  report.json, report.md, report.html
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ def _check(folder: Path, recipe: Recipe) -> bool:
     if not (folder / RECIPE_FILE).is_file():
         names = ", ".join(sorted(entry.name for entry in folder.iterdir())[:3])
         raise UserError(f"output folder {folder} holds something else ({names}): choose a new or empty one")
-    before, now = (recipes.to_data(_without_free_fields(r)) for r in (recipes.read(folder / RECIPE_FILE), recipe))
+    before, now = (
+        recipes.to_data(_without_free_fields(r)) for r in (recipes.read(folder / RECIPE_FILE), recipe)
+    )
     changed = _differences(before, now)
     if changed:
         raise UserError(
@@ -209,7 +211,9 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is at work in {folder}: wait for it, or choose another --output") from None
+            raise UserError(
+                f"another process is at work in {folder}: wait for it, or choose another --output"
+            ) from None
         yield
 
 

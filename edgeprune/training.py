@@ -91,10 +91,12 @@ def train(
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     steps = steps_per_epoch(setting, fit)
     optimizer = torch.optim.AdamW(_decayed(model, fit.weight_decay), lr=fit.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.learning_rate, total_steps=steps * fit.epochs)
-    model.to(accelerator.device, memory_format=torch.channels_last)  # A third faster on the CPU.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, fit.learning_rate, total_steps=steps * fit.epochs
+    )
+    _placed(model, accelerator.device, torch.channels_last)  # A third faster on the CPU.
     if teacher is not None:
-        teacher.to(accelerator.device, memory_format=torch.channels_last).eval()
+        _placed(teacher, accelerator.device, torch.channels_last).eval()
     state = hooks.load() or {"epoch": 0, "history": [], "seconds": 0.0}
     if state["epoch"]:
         model.load_state_dict(state["model"])
@@ -149,7 +151,7 @@ def train(
     if sparsifier is not None:
         sparsifier.finalize()
     recalibrate(model, setting, fit.batch_size)
-    model.eval().to("cpu", memory_format=torch.contiguous_format)
+    _placed(model, torch.device("cpu"), torch.contiguous_format).eval()
     return tuple(history), seconds
 
 
@@ -157,7 +159,9 @@ def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:
     """Measure batch-norm statistics anew on training images as they are, in place."""
     from torch.optim.swa_utils import update_bn
 
-    order = torch.randperm(len(setting.data.train), generator=_generator(setting.seed, -1))[:RECALIBRATION_IMAGES]
+    order = torch.randperm(len(setting.data.train), generator=_generator(setting.seed, -1))[
+        :RECALIBRATION_IMAGES
+    ]
     device = next(model.parameters()).device
     batches = [
         normalized(setting.data.train.images[part].to(device), setting.normalization)
@@ -172,18 +176,21 @@ def predict(model: nn.Module, split: Split, normalization: Normalization) -> Ten
     """Outputs (n, classes) of a torch model in eval mode, float32, for all images of `split`."""
     model.eval()
     device = next(model.parameters()).device
-    parts = split.images.split(EVALUATION_BATCH)
+    parts = torch.split(split.images, EVALUATION_BATCH)
     return torch.cat([model(normalized(part.to(device), normalization)).float().cpu() for part in parts])
 
 
 def accuracy(outputs: Tensor, split: Split) -> float:
     """Share of images whose largest output is their label, 0 to 1."""
-    return float((outputs.argmax(dim=1) == split.labels).float().mean())
+    return float((outputs.argmax(dim=1) == split.labels).double().mean())
 
 
 def normalized(images: Tensor, normalization: Normalization) -> Tensor:
     """Turn uint8 pixels (n, 3, h, w) into what the torch model takes, float32."""
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (normalization.mean, normalization.std))
+    mean, std = (
+        torch.tensor(v, device=images.device).view(1, 3, 1, 1)
+        for v in (normalization.mean, normalization.std)
+    )
     return (images.float() / 255 - mean) / std
 
 
@@ -213,7 +220,9 @@ def _training_batches(
     setting: Setting, batch_size: int, epoch: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     generator = _generator(setting.seed, epoch)
-    torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))  # Dropout draws from the global one.
+    torch.manual_seed(
+        int(torch.randint(2**62, (1,), generator=generator))
+    )  # Dropout draws from the global one.
     train = setting.data.train
     flip = setting.data.photographs if setting.augment.flip is None else setting.augment.flip
     order = torch.randperm(len(train), generator=generator)
@@ -225,10 +234,14 @@ def _training_batches(
         yield normalized(images.to(device), setting.normalization), train.labels[part].to(device)
 
 
+def _placed(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
+    return model.to(device).to(memory_format=memory_format)
+
+
 def _parts(order: Tensor, size: int) -> list[Tensor]:
     """Whole batches only, unless there is less than one: a batch norm cannot train on a single image."""
     whole = len(order) // size * size
-    return list(order[: whole or len(order)].split(size))
+    return list(torch.split(order[: whole or len(order)], size))
 
 
 def _shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor:

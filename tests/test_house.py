@@ -10,7 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"converters": {"edgeprune", "recipes"}, "edgeprune": {"recipes"}}
-HEAVY = ("torch", "torchvision", "coremltools", "litert_torch", "tensorflow", "numpy", "matplotlib", "sklearn", "rich")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "coremltools",
+    "litert_torch",
+    "tensorflow",
+    "numpy",
+    "matplotlib",
+    "sklearn",
+    "rich",
+)
 
 
 def imports(file: Path) -> set[str]:
@@ -34,7 +44,9 @@ def test_imports_go_one_way(package):
 
 def test_help_imports_nothing_heavy():
     code = f"import sys, edgeprune.cli, converters; print([m for m in {HEAVY} if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
     assert told.strip() == "[]"
 
 
@@ -51,6 +63,8 @@ def test_help_answers_at_once():
 
 @pytest.mark.parametrize("script", sorted((ROOT / "recipes").glob("*.py")), ids=lambda path: path.name)
 def test_a_recipe_script_explains_itself(script):
-    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert "--variants.block.sparsity" in done.stdout
     assert "exit" in done.stdout

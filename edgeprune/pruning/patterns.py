@@ -123,7 +123,9 @@ class NofM:
 
     def misfit(self, shape: Sequence[int]) -> str | None:
         """Why a weight of this shape cannot take the pattern; None if it can."""
-        return None if shape[1] % self.of == 0 else f"{shape[1]} input channels are not a multiple of {self.of}"
+        return (
+            None if shape[1] % self.of == 0 else f"{shape[1]} input channels are not a multiple of {self.of}"
+        )
 
     def mask(self, importance: Tensor, sparsity: float) -> Tensor:
         """Drop `of - keep` of each group, or at a lower `sparsity` the least important of those."""

@@ -37,7 +37,9 @@ class Cubic:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.every < 1:
-            raise UserError(f"cubic schedule over {self.steps} steps, every {self.every}: both must be 1 or more")
+            raise UserError(
+                f"cubic schedule over {self.steps} steps, every {self.every}: both must be 1 or more"
+            )
 
     def progress(self, step: int) -> float:
         """Share of the final sparsity due at `step`, 0 to 1."""

@@ -40,7 +40,8 @@ class Rule:
         if isinstance(self.pattern, NofM) and not math.isclose(self.sparsity, self.pattern.sparsity):
             keep, of = self.pattern.keep, self.pattern.of
             return [
-                f"sparsity {self.sparsity:g}{where} does not fit {keep} of {of}: it must be {self.pattern.sparsity:g}"
+                f"sparsity {self.sparsity:g}{where} does not fit {keep} of {of}: "
+                f"it must be {self.pattern.sparsity:g}"
             ]
         return []
 
@@ -74,7 +75,9 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
             problems.append(_no_match(str(rule.layers), list(layers)))
         for name in names:
             if name in chosen:
-                problems.append(f"layer {name!r} is matched by two rules: {chosen[name].layers!r} and {rule.layers!r}")
+                problems.append(
+                    f"layer {name!r} is matched by two rules: {chosen[name].layers!r} and {rule.layers!r}"
+                )
             chosen[name] = rule
     for rule in (r for r in rules if r.layers is None):
         for name, layer in layers.items():
@@ -102,5 +105,8 @@ def _selected(name: str, layer: nn.Conv2d | nn.Linear, rule: Rule) -> Selected:
 
 
 def _no_match(pattern: str, names: Sequence[str]) -> str:
-    some = ", ".join(names[:3] + names[-2:]) if len(names) > 5 else ", ".join(names)
-    return f"layer rule {pattern!r} matches no convolution or linear layer: the model has {len(names)}, e.g. {some}"
+    some = ", ".join([*names[:3], *names[3:][-2:]])
+    return (
+        f"layer rule {pattern!r} matches no convolution or linear layer: "
+        f"the model has {len(names)}, e.g. {some}"
+    )

@@ -123,6 +123,7 @@ def prune(
     >>> prune(nn.Sequential(layer), Unstructured(), 0.25)
     {'0': 0.25}
     """
-    rules = [Rule(pattern, sparsity)] if layers is None else [Rule(pattern, sparsity, name) for name in layers]
+    rules = (
+        [Rule(pattern, sparsity)] if layers is None else [Rule(pattern, sparsity, name) for name in layers]
+    )
     return Sparsifier(model, rules, OneShot(), criterion=criterion).finalize()
-

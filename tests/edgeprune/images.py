@@ -8,7 +8,9 @@ from PIL import Image
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (200, 40, 40)}
 
 
-def write_folder(root: Path, *, classes: int = 3, train: int = 24, held_out: int = 8, size_px: int = 40) -> Path:
+def write_folder(
+    root: Path, *, classes: int = 3, train: int = 24, held_out: int = 8, size_px: int = 40
+) -> Path:
     """Write train/ and val/ with one folder of JPEGs a class, and return `root`."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("val", held_out)):

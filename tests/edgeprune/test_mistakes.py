@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edgeprune import models, recipe as recipes
+from edgeprune import models
+from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
 from edgeprune.errors import UserError
 from edgeprune.recipe import Recipe, Variant
@@ -78,7 +79,10 @@ OPTIONS = {
     "Unrecognized options: --sparsty": ["--sparsty", "0.8"],
     "unknown model 'mobilenet_v3_smal': did you mean mobilenet_v3_small": ["--model", "mobilenet_v3_smal"],
     "no such folder": ["--data", "/no/such/folder"],
-    "(16, 3, 3, 3): 3 input channels are not a multiple of 4": ["--variants.block.layers", "features.0.0=0.5"],
+    "(16, 3, 3, 3): 3 input channels are not a multiple of 4": [
+        "--variants.block.layers",
+        "features.0.0=0.5",
+    ],
 }
 
 
@@ -126,7 +130,10 @@ def test_an_output_folder_that_cannot_be_made(small_recipe, tmp_path, capsys):
 
 def test_a_disk_without_room_is_noticed_before_training(tmp_path):
     recipe = Recipe(model="mobilenet_v3_small", output=tmp_path / "a" / "b")
-    with pytest.raises(UserError, match="the disk has .* MB free; free some space"), open_run(recipe, 10**18):
+    with (
+        pytest.raises(UserError, match=r"the disk has .* MB free; free some space"),
+        open_run(recipe, 10**18),
+    ):
         pytest.fail("opened")
     assert not (tmp_path / "a").exists()
 
@@ -159,7 +166,7 @@ def test_two_processes_do_not_share_a_run(tmp_path):
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "weights"
     path.write_text("before")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
+    with pytest.raises(RuntimeError), replacing(path) as temporary:  # noqa: PT012 - it is what fails half way
         temporary.write_text("hal")
         raise RuntimeError
     assert path.read_text() == "before"

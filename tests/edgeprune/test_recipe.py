@@ -11,7 +11,10 @@ FULL = Recipe(
     model="mobilenet_v3_small",
     data=Path("images"),
     augment=Augment(shift_px=2, flip=True),
-    variants={"block": Variant(sparsity=0.8, layers={"classifier.*": 0.5}), "channels": Variant(channels=0.3)},
+    variants={
+        "block": Variant(sparsity=0.8, layers={"classifier.*": 0.5}),
+        "channels": Variant(channels=0.3),
+    },
     targets=("litert-arm64",),
     budget=Budget(bytes={"litert-arm64": 1000}, top1_drop_points=0.5),
 )
@@ -40,17 +43,26 @@ def test_the_command_line_changes_any_field():
         ],
     )
     block = changed.variants["block"]
-    assert (changed.data, changed.seed, changed.dense.epochs, changed.augment.flip) == (Path("other"), 7, 3, None)
+    assert (changed.data, changed.seed, changed.dense.epochs, changed.augment.flip) == (
+        Path("other"),
+        7,
+        3,
+        None,
+    )
     assert (block.sparsity, block.block) == (0.9, (4, 1))
     assert block.layers == {"features.*": 0.7, "classifier.3": 0}
     assert (changed.targets, changed.budget.bytes) == (("coreml-ios16",), {"coreml-ios16": 5})
 
 
 SENSELESS = {
-    "variants.block.sparsity 1.7: not in [0, 1); 0.8 means 80 % zeros": {"variants": {"block": Variant(sparsity=1.7)}},
+    "variants.block.sparsity 1.7: not in [0, 1); 0.8 means 80 % zeros": {
+        "variants": {"block": Variant(sparsity=1.7)}
+    },
     "variants.c.channels -1: not in [0, 1)": {"variants": {"c": Variant(channels=-1)}},
     "variants.x.channels and sparsity are both 0": {"variants": {"x": Variant()}},
-    "variants.b.layers 'a.*': sparsity 2 is not in [0, 1)": {"variants": {"b": Variant(0.1, layers={"a.*": 2})}},
+    "variants.b.layers 'a.*': sparsity 2 is not in [0, 1)": {
+        "variants": {"b": Variant(0.1, layers={"a.*": 2})}
+    },
     "variants.b.block (0, 4): two sides": {"variants": {"b": Variant(sparsity=0.5, block=(0, 4))}},
     "variants.b.ramp 0: above 0 to 1": {"variants": {"b": Variant(sparsity=0.5, ramp=0)}},
     "variants.b.distill 2: 0 to 1": {"variants": {"b": Variant(sparsity=0.5, distill=2)}},

@@ -24,7 +24,9 @@ def test_ties_are_broken_by_index():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), sparsities)
+@given(
+    st.integers(1, 8), st.integers(1, 8), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), sparsities
+)
 def test_blocks_are_whole_and_as_many_as_asked_for(rows, columns, kernel, out, in_, sparsity):
     weight = torch.randn(rows * out, columns * in_, kernel, kernel)
     mask = Block(out, in_).mask(weight.abs(), sparsity)
