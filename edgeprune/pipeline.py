@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization, sha256
+from converters.files import replacing
 from converters.targets import TARGETS, Format, Target
 from edgeprune import data as datasets
 from edgeprune import environment, measure, models, pruning, training
@@ -25,7 +26,7 @@ from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import records, render, strict
 from edgeprune.report.records import Report, Row, Training
-from edgeprune.run import RECIPE_FILE, Run, open_run, replacing, write_json, writing
+from edgeprune.run import RECIPE_FILE, Run, open_run, write_json
 from edgeprune.training import Hooks, Setting
 
 SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
@@ -68,7 +69,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report:
     dense = _untrained(recipe, data)
     _refuse_misfits(recipe, dense)
 
-    with open_run(recipe, _needed_bytes(recipe, dense)) as folder, writing(recipe.output):
+    with open_run(recipe, _needed_bytes(recipe, dense)) as folder:
         _pin_inputs(folder, recipe, data)
         baseline = _dense(recipe, setting, dense, folder, progress)
         finished = [baseline]
@@ -103,9 +104,8 @@ def rebuild_report(path: Path) -> Report:
                 f"finish it with: edgeprune run {path / RECIPE_FILE}",
             ]
         )
-    with writing(path):
-        trainings = [_training_record(folder, name) for name in names]
-        return _report(recipe, folder, [row for row in rows.values() if row], trainings)
+    trainings = [_training_record(folder, name) for name in names]
+    return _report(recipe, folder, [row for row in rows.values() if row], trainings)
 
 
 def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequence[Training]) -> Report:

@@ -13,15 +13,14 @@ RUN/
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from converters.files import TEMPORARY, explained, remove, write_text
 from edgeprune import recipe as recipes
 from edgeprune.errors import UserError
 from edgeprune.recipe import Recipe
@@ -89,13 +88,14 @@ def open_run(recipe: Recipe, needed_bytes: int) -> Iterator[Run]:
     # The folders that making this one brings about, outermost last: removed again if nothing comes of it.
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        with writing(folder):
+        with explained(folder):
             if not going_on:
                 _refuse_full_disk(folder, needed_bytes)
             for name in SUBFOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
             with _locked(folder):
-                _remove_leftovers(folder)
+                for leftover in folder.rglob(TEMPORARY):
+                    remove(leftover)
                 write_text(folder / RECIPE_FILE, recipes.to_toml(recipe))
                 yield Run(folder)
     except BaseException:
@@ -104,48 +104,9 @@ def open_run(recipe: Recipe, needed_bytes: int) -> Iterator[Run]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file whole or not at all; NaN and infinity are refused."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; moved into place at the end, removed on failure."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn what a disk can refuse into a message that says what to do.
-
-    Raises:
-        UserError: no space, no permission, a file in the way.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        where = error.filename or folder
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space, or choose another --output" if full else "choose another --output"
-        raise UserError(f"cannot write {where}: {error.strerror}; {advice}") from error
 
 
 def _check(folder: Path, recipe: Recipe) -> bool:
@@ -217,27 +178,14 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _remove_leftovers(folder: Path) -> None:
-    import shutil
-
-    for leftover in folder.rglob(".*.tmp"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
-
-
 def _remove_if_nothing_done(folder: Path, created: list[Path]) -> None:
     """Undo a new run in which not one epoch or file was finished, and the folders made for it."""
-    import shutil
-
     if any(entry.is_file() for name in SUBFOLDERS for entry in (folder / name).rglob("*")):
         return
     for name in SUBFOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        remove(folder / name)
     for name in (RECIPE_FILE, INPUTS_FILE, LOCK_FILE):
-        with suppress(OSError):
-            (folder / name).unlink()
+        remove(folder / name)
     for made in created:
         with suppress(OSError):
             made.rmdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from converters.files import write_text
 from edgeprune.errors import UserError
 from edgeprune.report import strict
 
@@ -167,23 +167,6 @@ def read(folder: Path) -> Report:
         return from_json(data)
     except UserError as error:
         raise UserError([f"{path}: {problem}" for problem in error.problems]) from error
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file beside its final name, then move it into place.
-
-    Raises:
-        UserError: the folder is missing, not writable or full.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    return path
 
 
 _FRACTIONS = ("top1", "agreement", "zero_fraction", "prunable_zero_fraction")

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converters.files import write_text
 from edgeprune.report import summary, wording
-from edgeprune.report.records import Report, write_text
+from edgeprune.report.records import Report
 
 if TYPE_CHECKING:
     from jinja2 import Environment
