@@ -59,6 +59,7 @@ def convert(
     name_weights(graph, layers)
     repair.lift_constants(graph)
     repair.put_constants_first(graph)
+    repair.average_before_transposing(graph)
     repair.set_classifier_apart(graph)
     storage.store_weights(graph, chosen.storage)
     repair.bar_faulty_parts(graph)

@@ -37,6 +37,28 @@ def put_constants_first(graph: Graph) -> None:
             op.inputs = op.inputs[::-1].copy()
 
 
+def average_before_transposing(graph: Graph) -> None:
+    """Let a MEAN over a transposed map read the map itself: `x.mean((2, 3))` comes as TRANSPOSE and MEAN."""
+    producers = graph.producers()
+    for op in graph.ops:
+        source = producers.get(int(op.inputs[0])) if graph.op_name(op) == "MEAN" else None
+        if (
+            source is None
+            or graph.op_name(source) != "TRANSPOSE"
+            or getattr(op.builtinOptions, "keepDims", True)
+        ):
+            continue
+        if not (graph.is_constant(int(source.inputs[1])) and graph.is_constant(int(op.inputs[1]))):
+            continue
+        order = graph.constant(int(source.inputs[1])).reshape(-1).tolist()
+        axes = [axis % len(order) for axis in graph.constant(int(op.inputs[1])).reshape(-1).tolist()]
+        kept = [dim for position, dim in enumerate(order) if position not in axes]
+        if kept == sorted(kept):
+            moved = graph.add_constant("axes", np.array(sorted(order[axis] for axis in axes), np.int32))
+            op.inputs = np.array([source.inputs[0], moved], np.int32)
+    _drop_unread(graph, "TRANSPOSE")
+
+
 def set_classifier_apart(graph: Graph) -> None:
     """Put a RESHAPE before every fully connected layer that follows 4-D values.
 
@@ -73,6 +95,14 @@ def bar_faulty_parts(graph: Graph) -> None:
         conv.outputs = np.array([inner], np.int32)
         position = next(number for number, op in enumerate(graph.ops) if op is conv)
         graph.ops.insert(position + 1, _reshape(graph, inner, made))
+
+
+def _drop_unread(graph: Graph, kind: str) -> None:
+    """Remove ops of a kind whose results nothing reads."""
+    read = {int(t) for op in graph.ops for t in op.inputs} | {int(t) for t in graph.subgraph.outputs}
+    graph.subgraph.operators = [
+        op for op in graph.ops if graph.op_name(op) != kind or any(int(t) in read for t in op.outputs)
+    ]
 
 
 def _reshape(graph: Graph, source: int, result: int) -> Any:
