@@ -56,7 +56,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what a disk refuses into a message that says what to do.
 
     Raises:
-        UserError: naming the file the system named, else `path`.
+        UserError: naming `path`.
     """
     try:
         yield
@@ -65,7 +65,7 @@ def explained(path: Path) -> Iterator[None]:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space, or choose another folder" if full else "choose another folder"
-        raise UserError(f"cannot write {error.filename or path}: {error.strerror}; {advice}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}; {advice}") from error
 
 
 def remove(path: Path) -> None:
