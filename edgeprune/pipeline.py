@@ -264,6 +264,7 @@ def _finish(
         macs=models.count_macs(module, _example(recipe)),
         seconds=seconds,
         epochs=history,
+        left_dense=left_dense,
     )
     write_json(folder.training(name), dataclasses.asdict(record))
     with replacing(folder.weights(name)) as temporary:

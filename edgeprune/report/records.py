@@ -71,6 +71,7 @@ class Training:
         macs: multiply-accumulates for one image.
         seconds: spent training, interruptions left out.
         epochs: one dict an epoch, all of numbers: "epoch", "loss", "top1", "learning_rate", "sparsity".
+        left_dense: why, by name, of each layer that the pattern did not fit.
     """
 
     variant: str
@@ -79,6 +80,7 @@ class Training:
     macs: int
     seconds: float
     epochs: tuple[dict[str, Any], ...] = ()
+    left_dense: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -460,3 +460,13 @@ def test_every_colour_the_page_uses_is_defined(report):
     defined = set(re.findall(r"(--[\w-]+):", text))
     assert used
     assert used <= defined
+
+
+def test_layers_left_dense_are_named_with_the_reason(report):
+    made = report()
+    block = dataclasses.replace(
+        made.trainings[1], left_dense={"head.3": "10 outputs are not a multiple of 4"}
+    )
+    made = dataclasses.replace(made, trainings=(made.trainings[0], block))
+    assert "<code>head.3</code>: 10 outputs are not a multiple of 4" in render.html(made)
+    assert "head.3 was left dense: 10 outputs are not a multiple of 4" in render.markdown(made)
