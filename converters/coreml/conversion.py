@@ -98,8 +98,8 @@ class _Deployed(nn.Module):
         self.output = output
         self.normalizes = normalization is not None
         if normalization is not None:
-            # (x - 255 mean) * (1 / 255 std), in this order: whole pixels less a float16 mean are exact to
-            # 1/32 of a pixel step, where x * scale + bias would lose up to a quarter of a step.
+            # (x - 255 mean) * (1 / 255 std), in this order, as float16: the mean is exact to 1/32 of a pixel
+            # step and the scale to 1/2048 of what is left, where x * scale + bias loses a quarter of a step.
             mean, std = (
                 torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in _values(normalization)
             )

@@ -82,6 +82,15 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
     return torch.matmul(x.transpose(-1, -2) if transpose_x else x, y.transpose(-1, -2) if transpose_y else y)
 
 
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
+) -> Tensor:
+    """`softmax(query @ key.T / sqrt(width) + mask) @ value` over the last two axes."""
+    # Spelt out: torch's own function has no batching rule, and would run image by image.
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return torch.softmax(scores if attn_mask is None else scores + attn_mask, -1) @ value
+
+
 def max_pool(
     x: Tensor,
     kernel_sizes: Ints,
@@ -397,6 +406,7 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "resize_bilinear": resize_bilinear,
     "reverse": reverse,
     "rsqrt": rsqrt,
+    "scaled_dot_product_attention": scaled_dot_product_attention,
     "sigmoid": _unary(torch.sigmoid),
     "sigmoid_hard": sigmoid_hard,
     "silu": _unary(F.silu),

@@ -94,8 +94,18 @@ def write_package(spec: Any, weights: Path, path: Path) -> None:
         spec: the `Model` message; its maps are written in order, so that it always gives the same bytes.
         weights: folder with the weight files.
         path: of the package to write.
+
+    Raises:
+        UserError: the disk is full, or the folder is not writable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(spec, weights, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _write(spec: Any, weights: Path, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
         new = Path(aside) / path.name
         model = new / "Data" / _MODEL

@@ -228,15 +228,17 @@ def test_what_is_no_package_is_one_message(look: Callable[[Path], Any], tmp_path
             look(tmp_path / name)
 
 
-@pytest.mark.parametrize("file", [MODEL, WEIGHTS, "Manifest.json"])
-def test_bytes_at_random_give_a_message_or_an_answer(file: str, tiny_int8: Converted, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "rounds"), [(MODEL, 400), (WEIGHTS, 80), ("Manifest.json", 200)])
+def test_bytes_at_random_give_a_message_or_an_answer(
+    file: str, rounds: int, tiny_int8: Converted, tmp_path: Path
+) -> None:
     package = tmp_path / "random.mlpackage"
     shutil.copytree(tiny_int8.path, package)
     good = (package / file).read_bytes()
     random = np.random.default_rng(0)
     image = np.zeros((1, 3, 16, 16), np.float32)
     messages = []
-    for _ in range(300):
+    for _ in range(rounds):
         damaged = bytearray(good)
         for place in random.integers(0, len(good), random.integers(1, 4)):
             damaged[place] = random.integers(0, 256)
@@ -247,7 +249,7 @@ def test_bytes_at_random_give_a_message_or_an_answer(file: str, tiny_int8: Conve
             messages.append(str(error))
         else:
             assert answer.shape == (1, 10)
-    assert len(messages) > 20
+    assert len(messages) > 5
     assert all(message.startswith(str(package)) for message in messages)
 
 

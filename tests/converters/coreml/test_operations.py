@@ -100,12 +100,24 @@ class Shapes(nn.Module):
         return x.sum((2, 3)).unsqueeze(2).squeeze(-1)
 
 
-@pytest.mark.parametrize("build", [Pools, Activations, Resize, Attention, Shapes])
-def test_operations_agree_with_torch_in_batches(build: type[nn.Module], tmp_path: Path, tools: Any) -> None:
+class FusedAttention(Attention):
+    """The same by torch's own function, which iOS 18 has an operation for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("target", ["coreml-ios16", "coreml-ios18"])
+@pytest.mark.parametrize("build", [Pools, Activations, Resize, Attention, FusedAttention, Shapes])
+def test_operations_agree_with_torch_in_batches(
+    build: type[nn.Module], target: str, tmp_path: Path, tools: Any
+) -> None:
     torch.manual_seed(0)
     model = build().eval()
     images = tools.images(5, 16)
-    converted = coreml.convert(model, torch.from_numpy(images[:1]), tmp_path / "m.mlpackage")
+    converted = coreml.convert(model, torch.from_numpy(images[:1]), tmp_path / "m.mlpackage", target=target)
     with torch.no_grad():
         wanted = model(torch.from_numpy(images))
     wanted = wanted["out"] if isinstance(wanted, dict) else wanted

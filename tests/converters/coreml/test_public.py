@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,14 +45,3 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"set()\n"
     )
-
-
-def test_converting_says_nothing_on_the_terminal(tmp_path: Path) -> None:
-    script = (
-        "import torch; from converters import coreml;"
-        "model = torch.nn.Conv2d(3, 64, 1).eval(); model.weight.data[:, 1:] = 0;"
-        f"path = {str(tmp_path / 'm.mlpackage')!r};"
-        "coreml.convert(model, torch.rand(1, 3, 4, 4), path, target='coreml-ios18-int8')"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
-    assert (done.stdout, done.stderr) == ("", "")
