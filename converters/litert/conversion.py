@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from torch import nn
 from converters import targets
 from converters.errors import UserError
 from converters.facts import Converted, Normalization, size_bytes
+from converters.files import replacing
 from converters.layers import WeightedLayer, weighted_layers
 from converters.litert import metadata as file_metadata
 from converters.litert import repair, storage
@@ -71,7 +70,8 @@ def convert(
     storage.share_buffers(graph)
     name_tensors(graph)
 
-    write_atomically(path, graph.to_bytes())
+    with replacing(path) as temporary:
+        temporary.write_bytes(graph.to_bytes())
     return Converted(path, chosen.name, size_bytes(path), layer_facts(graph))
 
 
@@ -106,31 +106,6 @@ def name_tensors(graph: Graph) -> None:
     for index in range(len(graph.tensors)):
         if index not in producers and graph.is_constant(index) and graph.name(index) not in kept:
             graph.tensors[index].name = f"constant_{index}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: the folder cannot be written to, or the disk is full.
-    """
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:

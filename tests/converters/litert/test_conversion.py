@@ -319,7 +319,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(
     tiny: nn.Module, images: torch.Tensor, lowered: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "taken.tflite").mkdir()
-    with pytest.raises(UserError, match=r"taken\.tflite: cannot be written"):
+    with pytest.raises(UserError, match=r"cannot write .*taken\.tflite"):
         litert.convert(tiny, images[:1], tmp_path / "taken.tflite", lowered=lowered)
     assert [entry.name for entry in tmp_path.iterdir()] == ["taken.tflite"]
 
