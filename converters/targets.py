@@ -21,6 +21,7 @@ class Storage(str, Enum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
+    STATIC_INT8 = "static int8"
     TABLE6 = "6-bit table"
     TABLE4 = "4-bit table"
 
@@ -97,6 +98,13 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "litert-arm64-int8", Format.LITERT, Storage.INT8, "arm64", "LiteRT on ARM, weights stored as int8"
+        ),
+        Target(
+            "litert-arm64-static-int8",
+            Format.LITERT,
+            Storage.STATIC_INT8,
+            "arm64",
+            "LiteRT on ARM, dense, weights and activations int8; needs calibration images",
         ),
         Target("litert-web", Format.LITERT, Storage.FLOAT32, "web", "LiteRT.js in a browser, float32"),
         Target("litert-web-int8", Format.LITERT, Storage.INT8, "web", "LiteRT.js in a browser, int8-stored"),

@@ -19,6 +19,7 @@ from converters.litert import repair, storage
 from converters.litert.graph import Graph, read, weights
 from converters.litert.inspection import layer_facts, torch_layout
 from converters.litert.lowering import lower
+from converters.litert.quantize import check_images, static_int8
 
 
 def convert(
@@ -31,6 +32,7 @@ def convert(
     normalization: Normalization | None = None,
     metadata: Mapping[str, str] | None = None,
     lowered: bytes | None = None,
+    calibration: np.ndarray | None = None,
 ) -> Converted:
     """Write `model` as a `.tflite` file.
 
@@ -44,6 +46,9 @@ def convert(
         metadata: further entries to store in the file.
         lowered: what `lower` made of the same model and normalisation; saves making it again for each target.
 
+        calibration: real images for a static int8 target, (n, channels, height, width) float32, what the file
+            takes: plain pixels where it normalises them itself.
+
     Raises:
         UserError: the model is in training mode, or an argument is not what it must be.
         ToolError: litert-torch cannot convert the model.
@@ -53,22 +58,23 @@ def convert(
     _check_arguments(model, example, path, normalization)
     layers = weighted_layers(model, example)
     _check_output(model, example, labels)
+    shape = (int(example.shape[1]), int(example.shape[2]), int(example.shape[3]))
+    if chosen.storage is targets.Storage.STATIC_INT8:
+        check_images(calibration, shape)
 
     graph = read(lower(model, example, normalization) if lowered is None else lowered)
     name_weights(graph, layers)
-    repair.lift_constants(graph)
-    repair.put_constants_first(graph)
-    repair.average_before_transposing(graph)
-    repair.set_classifier_apart(graph)
-    storage.store_weights(graph, chosen.storage)
-    repair.bar_faulty_parts(graph)
-    _, channels, height, width = example.shape
-    file_metadata.write(
-        graph, file_metadata.describe((channels, height, width), labels, normalization, metadata)
-    )
+    repair.repair(graph)
+    name_tensors(graph)
+    if chosen.storage is targets.Storage.STATIC_INT8:
+        storage.drop_unused(graph)  # the calibrator looks at every tensor there is
+        graph = static_int8(graph, check_images(calibration, shape))
+    else:
+        storage.store_weights(graph, chosen.storage)
+        repair.bar_faulty_parts(graph)
+    file_metadata.write(graph, file_metadata.describe(shape, labels, normalization, metadata))
     storage.drop_unused(graph)
     storage.share_buffers(graph)
-    name_tensors(graph)
 
     with replacing(path) as temporary:
         temporary.write_bytes(graph.to_bytes())
@@ -91,20 +97,20 @@ def name_tensors(graph: Graph) -> None:
 
     A value is called after the layer that computes it, else after its op.
     """
-    producers = graph.producers()
-    taken = {graph.name(int(op.inputs[1])) for op, _ in weights(graph)}
-    kept = taken | {f"{name}:{form}" for name in taken for form in ("int8", "sparse")}
-    kept |= {graph.name(int(t)) for t in [*graph.subgraph.inputs, *graph.subgraph.outputs]}
     layers = {id(op): graph.name(int(op.inputs[1])) for op, _ in weights(graph)}
+    taken = {graph.name(int(t)) for t in [*graph.subgraph.inputs, *graph.subgraph.outputs]} | set(
+        layers.values()
+    )
     for number, op in enumerate(graph.ops):
-        base = layers.get(id(op))
+        plain = f"{graph.op_name(op).lower()}_{number}"
+        preferred = f"{layers[id(op)]}:out" if id(op) in layers else plain
         for output in op.outputs:
-            if graph.name(int(output)) not in kept:
-                graph.tensors[int(output)].name = (
-                    f"{base}:out" if base else f"{graph.op_name(op).lower()}_{number}"
-                )
+            if graph.name(int(output)) not in taken:
+                graph.tensors[int(output)].name = plain if preferred in taken else preferred
+                taken.add(graph.name(int(output)))
+    made = set(graph.producers())
     for index in range(len(graph.tensors)):
-        if index not in producers and graph.is_constant(index) and graph.name(index) not in kept:
+        if index not in made and graph.is_constant(index) and graph.name(index) not in taken:
             graph.tensors[index].name = f"constant_{index}"
 
 

@@ -255,7 +255,7 @@ def read(data: bytes, source: str = "model") -> Graph:
         # where it stumbles, so anything it raises means a damaged file.
         _check_lengths(schema.Model.GetRootAs(data, 0), source)
         model = schema.ModelT.InitFromPackedBuf(data, 0)
-        _adopt_buffers(model)
+        _adopt_buffers(model, data, source)
         _check_model(model, len(data), source)
     except UserError:
         raise
@@ -316,10 +316,15 @@ class AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return schema.BufferEnd(builder)
 
 
-def _adopt_buffers(model: Any) -> None:
-    for index, buffer in enumerate(model.buffers):
+def _adopt_buffers(model: Any, content: bytes, source: str) -> None:
+    """Make buffers write themselves aligned, and bring in what is stored behind the flatbuffer."""
+    for index, buffer in enumerate(model.buffers or ()):
         aligned = AlignedBuffer()
-        aligned.data, aligned.offset, aligned.size = buffer.data, buffer.offset, buffer.size
+        aligned.data = buffer.data
+        if buffer.offset > 1:
+            if buffer.offset + buffer.size > len(content):
+                raise DamagedFileError(source, f"buffer {index} lies behind the end of the file")
+            aligned.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
         model.buffers[index] = aligned
 
 
@@ -365,11 +370,6 @@ def _at_most(count: int, limit: int, what: str, source: str) -> None:
 def _check_model(model: Any, file_bytes: int, source: str) -> None:
     if not model.subgraphs or not model.buffers or not model.operatorCodes:
         raise DamagedFileError(source, "it holds no graph")
-    for index, buffer in enumerate(model.buffers):
-        if buffer.offset > 1 or buffer.size > 1:
-            raise DamagedFileError(
-                source, f"buffer {index} is stored outside the flatbuffer, which is not supported"
-            )
     for subgraph in model.subgraphs:
         if subgraph.tensors is None or subgraph.operators is None:
             raise DamagedFileError(source, "a subgraph has no tensors or no operators")

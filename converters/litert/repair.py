@@ -16,6 +16,14 @@ COMMUTATIVE = ("ADD", "MUL")
 SPATIAL_AXES = (1, 2)
 
 
+def repair(graph: Graph) -> None:
+    """All repairs that any network can have, whatever its weights, in order."""
+    lift_constants(graph)
+    put_constants_first(graph)
+    average_before_transposing(graph)
+    set_classifier_apart(graph)
+
+
 def lift_constants(graph: Graph) -> None:
     """Give the constants of 4-D elementwise ops four dimensions: a scalar `1/6` becomes [1, 1, 1, 1].
 

@@ -167,7 +167,7 @@ class Network:
         return output
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def network() -> type[Network]:
     return Network
 

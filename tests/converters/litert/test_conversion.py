@@ -222,6 +222,32 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.fixture(scope="module")
+def calibration() -> np.ndarray:
+    return np.random.default_rng(5).standard_normal((32, 3, 32, 32)).astype(np.float32)
+
+
+def test_static_int8_computes_in_integers(
+    tiny: nn.Module, images: torch.Tensor, lowered: bytes, calibration: np.ndarray, tmp_path: Path
+) -> None:
+    made = litert.convert(
+        *(tiny, images[:1], tmp_path / "static.tflite"),
+        target="litert-arm64-static-int8",
+        lowered=lowered,
+        calibration=calibration,
+        labels=list("abcdefghij"),
+    )
+    graph = read_file(made.path)
+    convolutions = [op for op in graph.ops if graph.op_name(op) in ("CONV_2D", "DEPTHWISE_CONV_2D")]
+    assert {graph.type_name(int(t)) for op in convolutions for t in (*op.inputs[:2], *op.outputs)} == {"INT8"}
+    assert {layer.encoding for layer in made.layers} == {"int8"}
+    assert made.bytes < 0.5 * len(lowered)
+    model = litert.load(made.path)
+    assert model.input.labels == tuple("abcdefghij")
+    assert relative_error(model.predict(images.numpy()), tiny(images)) < 0.2
+    assert not litert.lint(made.path).sparse
+
+
 class Pooled(nn.Module):
     """Ends its sparse part in a pooling op: sparse kernels would compute nonsense from it."""
 
@@ -294,6 +320,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another format's target": ({"target": "coreml-ios16"}, "unknown target 'coreml-ios16'"),
     "zero std": ({"normalization": Normalization((0, 0, 0), (1, 0, 1))}, "each must be above 0"),
     "too few labels": ({"labels": ["a"]}, r"1 labels for a model that returns \(1, 10\)"),
+    "no calibration": ({"target": "litert-arm64-static-int8"}, r"needs calibration images: \(n, 3, 32, 32\)"),
+    "calibration of another size": (
+        {"target": "litert-arm64-static-int8", "calibration": np.zeros((9, 3, 8, 8), np.float32)},
+        r"must be \(n, 3, 32, 32\), n at least 8",
+    ),
     "two outputs": ({"model": TwoOutputs().eval()}, "returns tuple: it must return one tensor"),
 }
 

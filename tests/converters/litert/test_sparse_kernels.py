@@ -1,0 +1,141 @@
+"""On the runtime's own sparse kernels: x86 without AVX, emulated. What the linter says is what happens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converters.litert import repair
+from converters.litert.graph import Graph, read
+from converters.litert.linter import lint_graph
+from converters.targets import Storage
+
+EMULATOR = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+pytestmark = pytest.mark.skipif(EMULATOR is None, reason="needs qemu-user: apt-get install qemu-user-static")
+TOLERANCE = 1e-4
+
+# Runs each pair of files (dense, sparse): how many times the dense file's speed, and the largest difference.
+SCRIPT = """
+import json, sys, time
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+results = []
+for dense, sparse in zip(sys.argv[1::2], sys.argv[2::2]):
+    seconds, outputs = [], []
+    for path in (dense, sparse):
+        interpreter = Interpreter(model_path=path, num_threads=1)
+        interpreter.allocate_tensors()
+        details = interpreter.get_input_details()[0]
+        image = np.random.default_rng(0).standard_normal(details["shape"]).astype(np.float32)
+        interpreter.set_tensor(details["index"], image)
+        interpreter.invoke()
+        started = time.process_time()
+        interpreter.invoke()
+        seconds.append(time.process_time() - started)
+        outputs.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+    difference = abs(outputs[0] - outputs[1]).max() / abs(outputs[0]).max()
+    results.append((seconds[0] / seconds[1], float(difference)))
+print(json.dumps(results))
+"""
+
+
+def body(net: Any, x: int, zeros: float = 0.8) -> int:
+    """Two inverted bottlenecks with a residual: enough work for the clock."""
+    for _ in range(2):
+        y = net.depthwise(net.unary("HARD_SWISH", net.conv(x, 256, zeros=zeros)))
+        x = net.binary("ADD", net.conv(y, 64, zeros=zeros), x)
+    return x
+
+
+def finish(net: Any, x: int) -> int:
+    return net.linear(net.flatten(net.mean(x)), 10)
+
+
+def scalar(net: Any, shape: tuple[int, ...]) -> int:
+    return net.constant(np.full(shape, 0.5))
+
+
+def leaking(net: Any) -> int:
+    """The sparse part's map is read by a dense convolution."""
+    return finish(net, net.conv(body(net, net.stem(64)), 16, kernel=3, same=True))
+
+
+NETWORKS: dict[str, Callable[[Any], int]] = {
+    "eligible": lambda n: finish(n, body(n, n.stem(64))),
+    "60 % zeros": lambda n: finish(n, body(n, n.stem(64), zeros=0.6)),
+    "constant first": lambda n: finish(n, body(n, n.binary("MUL", scalar(n, (1, 1, 1, 1)), n.stem(64)))),
+    "constant second": lambda n: finish(n, body(n, n.binary("MUL", n.stem(64), scalar(n, (1, 1, 1, 1))))),
+    "scalar constant": lambda n: finish(n, body(n, n.binary("MUL", scalar(n, ()), n.stem(64)))),
+    "subtraction": lambda n: finish(n, body(n, n.binary("SUB", n.stem(64), scalar(n, (1, 1, 1, 1))))),
+    "SAME stem": lambda n: finish(n, body(n, n.conv(n.image, 64, kernel=3, stride=2, same=True))),
+    "leaking": leaking,
+}
+
+
+def files(
+    network: Any, make: Callable[[Any], int], folder: Path, name: str, barred: bool = False
+) -> list[Path]:
+    """The same network dense and sparse."""
+    paths = []
+    for kind in ("dense", "sparse"):
+        net = network(40, seed=1)
+        content = net.finish(make(net), Storage.FLOAT32 if kind == "sparse" else None)
+        if kind == "sparse" and barred:
+            graph = read(content)
+            repair.bar_faulty_parts(graph)
+            content = graph.to_bytes()
+        paths.append(folder / f"{name}.{kind}.tflite")
+        paths[-1].write_bytes(content)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def measured(network: Any, tmp_path_factory: Any) -> dict[str, tuple[float, float, Graph]]:
+    """Speed-up, difference and graph of each network, all in one emulated process."""
+    folder = tmp_path_factory.mktemp("kernels")
+    pairs = {
+        name: files(network, make, folder, str(number))
+        for number, (name, make) in enumerate(NETWORKS.items())
+    }
+    pairs["leaking, barred"] = files(network, leaking, folder, "barred", barred=True)
+    arguments = [str(path) for pair in pairs.values() for path in pair]
+    done = subprocess.run(
+        [str(EMULATOR), "-cpu", "Nehalem", sys.executable, "-c", SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    results = json.loads(done.stdout)
+    return {
+        name: (*result, read(pair[1].read_bytes()))
+        for (name, pair), result in zip(pairs.items(), results, strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "leaking, barred"])
+def test_the_linter_says_what_happens(measured: dict[str, tuple[float, float, Graph]], name: str) -> None:
+    speed, difference, graph = measured[name]
+    verdict = lint_graph(graph, "x86-sparse")
+    wrong = any(problem.rule == "leak" for problem in verdict.problems)
+    if wrong:
+        # Runs sparse, and computes nonsense: if this ever fails, the runtime was mended.
+        assert difference > 100 * TOLERANCE
+    else:
+        assert difference < TOLERANCE
+        assert (speed > 1.6) == verdict.sparse, (speed, verdict)
+        # Dense kernels give the dense file's numbers to the last bit, sparse ones sum in another order.
+        assert (difference > 0) == verdict.sparse
+
+
+def test_both_kinds_of_verdict_are_there(measured: dict[str, tuple[float, float, Graph]]) -> None:
+    verdicts = [lint_graph(graph).sparse for _, _, graph in measured.values()]
+    assert verdicts.count(True) >= 2
+    assert verdicts.count(False) >= 5
