@@ -1,0 +1,92 @@
+"""Each repair: what was refused is taken afterwards, and computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converters import litert
+from converters.litert import repair
+from converters.litert.graph import Graph, read
+from converters.litert.linter import lint_graph
+
+
+def hard_sigmoid(net: Any, x: int) -> int:
+    """As litert-torch writes it: a scalar without dimensions, and second."""
+    gate = net.binary("MUL", net.unary("RELU6", net.conv(net.mean(x), 32)), net.constant(1 / 6))
+    return net.binary("MUL", gate, x)
+
+
+def transposed_mean(net: Any, x: int) -> int:
+    """As litert-torch writes `x.mean((2, 3))`."""
+    order = net.graph.add_constant("order", np.array([0, 3, 1, 2], np.int32))
+    batch, height, width, channels = net.graph.shape(x)
+    turned = net.op("TRANSPOSE", [x, order], (batch, channels, height, width), "TransposeOptions")
+    return net.mean(turned, keep=False, axes=(2, 3))
+
+
+def dense_classifier(net: Any, x: int) -> int:
+    result = net.linear(x, 400)
+    net.graph.ops[-1].builtinOptions.keepNumDims = True
+    return result
+
+
+Step = Callable[[Any, int], int]
+SAME: Step = lambda net, x: x  # noqa: E731
+MEAN: Step = lambda net, x: net.flatten(net.mean(x))  # noqa: E731
+LINEAR: Step = lambda net, x: net.linear(x, 400)  # noqa: E731
+
+BROKEN: dict[str, tuple[Step, Step, Step, Callable[[Graph], None]]] = {
+    "scalar constants": (hard_sigmoid, MEAN, LINEAR, repair.lift_constants),
+    "constants second": (
+        lambda net, x: net.binary("ADD", x, net.constant(np.full((1, 1, 1, 32), 0.1))),
+        MEAN,
+        LINEAR,
+        repair.put_constants_first,
+    ),
+    "transposed mean": (SAME, transposed_mean, LINEAR, repair.average_before_transposing),
+    "dense classifier": (
+        SAME,
+        lambda net, x: net.mean(x, keep=False),
+        dense_classifier,
+        repair.set_classifier_apart,
+    ),
+}
+
+
+def build(network: Any, middle: Step, end: Step, classifier: Step) -> bytes:
+    net = network(16)
+    x = middle(net, net.conv(net.stem(16), 32))
+    content: bytes = net.finish(classifier(net, end(net, net.conv(x, 64))))
+    return content
+
+
+@pytest.mark.parametrize(("middle", "end", "classifier", "mend"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_repair_makes_the_network_eligible_and_keeps_its_results(
+    network: Any, middle: Step, end: Step, classifier: Step, mend: Callable[[Graph], None], tmp_path: Path
+) -> None:
+    graph = read(build(network, middle, end, classifier))
+    before = results(graph, tmp_path / "before.tflite")
+    assert not lint_graph(graph).sparse
+    mend(graph)
+    assert lint_graph(graph).sparse, lint_graph(graph).problems
+    assert np.allclose(results(graph, tmp_path / "after.tflite"), before, rtol=1e-5, atol=1e-6)
+
+
+def test_an_eligible_network_is_left_as_it_is(network: Any) -> None:
+    content = build(network, SAME, MEAN, LINEAR)
+    graph = read(content)
+    kinds = [graph.op_name(op) for op in graph.ops]
+    repair.repair(graph)
+    repair.bar_faulty_parts(graph)
+    assert [graph.op_name(op) for op in graph.ops] == kinds
+
+
+def results(graph: Graph, path: Path) -> np.ndarray:
+    path.write_bytes(graph.to_bytes())
+    images = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    return litert.load(path).predict(images)
