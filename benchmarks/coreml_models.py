@@ -106,7 +106,7 @@ def twin(model: nn.Module, converted: Converted, example: Tensor) -> nn.Module:
     for operation, layer in zip(layers, converted.layers, strict=True):
         module = modules[layer.name]
         stored = {}
-        for argument in ("weight", "bias"):
+        for argument in {"weight", "bias"} & set(operation.arguments):
             reference = operation.arguments[argument][0]
             assert isinstance(reference, Reference)
             stored[argument] = torch.from_numpy(program.constants[reference.name].value.astype(np.float32))
@@ -114,7 +114,8 @@ def twin(model: nn.Module, converted: Converted, example: Tensor) -> nn.Module:
         if norm is not None and not (unfolded and nearer(module.weight, stored["weight"])):
             parent, _, child = norm.rpartition(".")
             setattr(model.get_submodule(parent), child, nn.Identity())
-        module.weight.data, module.bias = stored["weight"], nn.Parameter(stored["bias"])
+        module.weight.data = stored["weight"]
+        module.bias = nn.Parameter(stored["bias"]) if "bias" in stored else None
     for name, parameter in (*model.named_parameters(), *model.named_buffers()):
         if parameter.is_floating_point() and name.rpartition(".")[0] not in {
             fact.name for fact in converted.layers

@@ -221,6 +221,7 @@ def test_inspect_gives_the_facts(tiny_sparse: Converted, tiny_int8: Converted) -
     assert set(facts.skipped.values()) == {"75% zeros"}
     assert facts.leaving == ()
     assert [layer.encoding for layer in facts.layers] == [layer.encoding for layer in tiny_sparse.layers]
+    assert [layer.kind for layer in facts.layers] == [layer.kind for layer in tiny_sparse.layers]
     assert coreml.inspect(tiny_int8.path).lowest_os == "iOS 18, macOS 15"
 
 
