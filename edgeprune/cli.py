@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from edgeprune.recipe import Recipe
     from edgeprune.report.records import Report
 
-# Threads that wait for each other asleep instead of spinning: nothing is lost on an idle machine, and a training
-# beside another busy process is several times faster. Read once, when torch is first imported.
+# Threads wait for each other asleep instead of spinning: beside another busy process a training is several
+# times faster so. Read once, when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 DONE, OVER_BUDGET, USER_MISTAKE, TOOL_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
