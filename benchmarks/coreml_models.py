@@ -113,7 +113,8 @@ def twin(model: nn.Module, converted: Converted, example: Tensor) -> nn.Module:
         norm = norms.get(layer.name)
         if norm is not None and not (unfolded and nearer(module.weight, stored["weight"])):
             parent, _, child = norm.rpartition(".")
-            setattr(model.get_submodule(parent), child, nn.Identity())
+            # timm's batch norms hold the activation after them
+            setattr(model.get_submodule(parent), child, getattr(modules[norm], "act", nn.Identity()))
         module.weight.data = stored["weight"]
         module.bias = nn.Parameter(stored["bias"]) if "bias" in stored else None
     for name, parameter in (*model.named_parameters(), *model.named_buffers()):

@@ -74,10 +74,9 @@ def convert(
             f"coremltools could not compress the model for {target}: {_first_line(error)}"
         ) from error
     contents = contents_of(mlmodel)
-    weights = layer_weights(read_program(contents))
-    facts = name_layers(weights, layers, contents.spec.specificationVersion)
-    _check_zeros(model, facts, weights)
-    texts = {COMPRESSION: summary(weights), **(metadata or {})}
+    program = read_program(contents)
+    _check_zeros(model, name_layers(program, layers, contents.spec.specificationVersion))
+    texts = {COMPRESSION: summary(layer_weights(program)), **(metadata or {})}
     spec = describe(contents.spec, labels, texts, INPUT, PROBABILITIES)
     write_package(spec, Path(mlmodel.weights_dir), path)
     return Converted(path, chosen.name, size_bytes(path), layer_facts(path, layers))
@@ -218,22 +217,21 @@ def _check_range(mlmodel: Any, layers: Sequence[WeightedLayer]) -> None:
     coremltools leaves such a weight, and the layer it belongs to, in float32.
     """
     contents = contents_of(mlmodel)
-    weights = layer_weights(read_program(contents))
-    facts = name_layers(weights, layers, contents.spec.specificationVersion)
+    named = name_layers(read_program(contents), layers, contents.spec.specificationVersion)
     problems = [
         f"{fact.name} has weights up to {np.abs(weight.value).max():,.0f} once batch norms are folded in, "
         "and float16 ends at 65,504"
-        for fact, weight in zip(facts, weights, strict=True)
+        for fact, weight in named
         if weight.value.dtype != np.float16
     ]
     if problems:
         raise UserError(problems)
 
 
-def _check_zeros(model: nn.Module, facts: Sequence[LayerFacts], weights: Sequence[StoredWeight]) -> None:
+def _check_zeros(model: nn.Module, named: Sequence[tuple[LayerFacts, StoredWeight]]) -> None:
     """Make sure that every zero of the model is one in the file, in the layer it was taken for."""
     modules = dict(model.named_modules())
-    for fact, weight in zip(facts, weights, strict=True):
+    for fact, weight in named:
         if fact.name not in modules:
             continue
         original = modules[fact.name].get_parameter("weight").detach().cpu().numpy()

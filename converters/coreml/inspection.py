@@ -11,7 +11,14 @@ from converters.coreml.compression import JOINT_SPECIFICATION, Encoding, encoded
 from converters.coreml.evaluation import input_spec, well_formed
 from converters.coreml.neural_engine import leaving_operations, skips
 from converters.coreml.package import Contents, read_package
-from converters.coreml.program import Program, StoredWeight, layer_weights, read_program, stored_weights
+from converters.coreml.program import (
+    Program,
+    StoredWeight,
+    layer_uses,
+    layer_weights,
+    read_program,
+    stored_weights,
+)
 from converters.facts import InputSpec, LayerFacts, size_bytes
 from converters.layers import WeightedLayer
 from converters.targets import Storage
@@ -90,27 +97,30 @@ def inspect(path: str | Path) -> Inspection:
 def layer_facts(path: Path, layers: Sequence[WeightedLayer]) -> tuple[LayerFacts, ...]:
     """The weights of a package's layers, named after the torch modules they came from."""
     contents, program = _read(path)
-    return name_layers(layer_weights(program), layers, contents.spec.specificationVersion)
+    return tuple(facts for facts, _ in name_layers(program, layers, contents.spec.specificationVersion))
 
 
 def name_layers(
-    weights: Sequence[StoredWeight], layers: Sequence[WeightedLayer], specification: int
-) -> tuple[LayerFacts, ...]:
+    program: Program, layers: Sequence[WeightedLayer], specification: int
+) -> list[tuple[LayerFacts, StoredWeight]]:
     """Pair the weights in a file with the layers of the model.
 
     File and model list their layers in the same order; where their shapes do not agree (the converter moved
     or merged something), the next module of that shape is taken, or else the file's own name is kept.
     """
     left = list(layers)
-    facts = []
-    for weight in weights:
+    # Layers of equal weights share one constant, and so does a layer that runs twice; the model lists the
+    # first as two, the second as one.
+    uses = layer_uses(program)
+    pairs = []
+    for weight in uses if len(uses) == len(layers) else layer_weights(program):
         match = next((layer for layer in left if layer.shape == weight.value.shape), None)
         if match is None:
-            facts.append(_facts(weight, weight.name, specification))
+            pairs.append((_facts(weight, weight.name, specification), weight))
             continue
         left.remove(match)
-        facts.append(_facts(weight, match.name, specification, match.kind))
-    return tuple(facts)
+        pairs.append((_facts(weight, match.name, specification, match.kind), weight))
+    return pairs
 
 
 def _read(path: Path) -> tuple[Contents, Program]:

@@ -144,7 +144,7 @@ def read_program(contents: Contents) -> Program:
 
 
 def stored_weights(program: Program) -> tuple[StoredWeight, ...]:
-    """Every floating point constant of more than one element, once each, in the order they are used."""
+    """Every floating point constant but single numbers, once each, in the order they are used."""
     found: dict[str, StoredWeight] = {}
     for operation in program.operations:
         for argument, references in operation.arguments.items():
@@ -152,7 +152,7 @@ def stored_weights(program: Program) -> tuple[StoredWeight, ...]:
                 if not isinstance(reference, Reference) or reference.name in found:
                     continue
                 stored = program.constants.get(reference.name)
-                if stored is None or stored.value.size < 2 or stored.value.dtype.kind != "f":
+                if stored is None or stored.value.ndim == 0 or stored.value.dtype.kind != "f":
                     continue
                 kind = _kind(operation, argument, stored.value, program.constants)
                 found[reference.name] = _weight(reference.name, kind, stored)
@@ -162,6 +162,18 @@ def stored_weights(program: Program) -> tuple[StoredWeight, ...]:
 def layer_weights(program: Program) -> tuple[StoredWeight, ...]:
     """The weights of convolutions and linear layers among them."""
     return tuple(weight for weight in stored_weights(program) if weight.kind != "other")
+
+
+def layer_uses(program: Program) -> tuple[StoredWeight, ...]:
+    """The weight of every layer as it runs: one that two layers share, or that runs twice, comes twice."""
+    weights = {weight.name: weight for weight in layer_weights(program)}
+    return tuple(
+        weights[value.name]
+        for operation in program.operations
+        if operation.type in LAYER_OPERATIONS
+        for value in operation.arguments.get("weight", ())
+        if isinstance(value, Reference) and value.name in weights
+    )
 
 
 def _weight(name: str, kind: str, stored: Stored) -> StoredWeight:

@@ -300,6 +300,40 @@ def contents(package: Path) -> dict[str, str]:
     }
 
 
+class Twice(nn.Module):
+    """One layer that runs twice, and two layers that batch norm makes equal."""
+
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+        self.block = nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.other = nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.twice = twice
+        for norm in (self.block[1], self.other[1]):
+            nn.init.zeros_(norm.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if self.twice:
+            return self.last(torch.relu(self.last(x)))
+        return self.last(x + self.block(x) + self.other(torch.relu(x)))
+
+
+@pytest.mark.parametrize(
+    ("twice", "names"),
+    [(True, ["stem", "last"]), (False, ["stem", "block.0", "other.0", "last"])],
+)
+def test_shared_weights_keep_the_names_right(twice: bool, names: list[str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Twice(twice).eval()
+    with torch.no_grad():
+        model.last.weight[:, :12] = 0
+    converted = coreml.convert(model, EXAMPLE, tmp_path / "m.mlpackage")
+    assert [layer.name for layer in converted.layers] == names
+    assert converted.layers[-1].zero_fraction == 0.75
+    assert [layer.zero_fraction for layer in converted.layers[1:-1]] == [1.0] * (len(names) - 2)
+
+
 def test_a_package_that_is_there_is_replaced_whole(tiny: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "there.mlpackage"
     (path / "Data").mkdir(parents=True)
