@@ -328,9 +328,10 @@ def test_shared_weights_keep_the_names_right(twice: bool, names: list[str], tmp_
     model = Twice(twice).eval()
     with torch.no_grad():
         model.last.weight[:, :12] = 0
-    converted = coreml.convert(model, EXAMPLE, tmp_path / "m.mlpackage")
+    converted = coreml.convert(model, EXAMPLE, tmp_path / "m.mlpackage", target="coreml-ios18-int8")
+    assert len(coreml.inspect(converted.path).layers) == (2 if twice else 3)  # coremltools did merge the two
     assert [layer.name for layer in converted.layers] == names
-    assert converted.layers[-1].zero_fraction == 0.75
+    assert 0.75 <= converted.layers[-1].zero_fraction <= 0.8
     assert [layer.zero_fraction for layer in converted.layers[1:-1]] == [1.0] * (len(names) - 2)
 
 
