@@ -1,6 +1,6 @@
 """MobileNetV3-Large, pruned and fine-tuned, as Core ML and LiteRT files.
 
-    python recipes/mobilenet_v3_large.py                                  # the embedded digits, half an hour
+    python recipes/mobilenet_v3_large.py                                  # the embedded digits
     python recipes/mobilenet_v3_large.py --data IMAGES --output runs/mine # train/ and val/, a folder a class
     python recipes/mobilenet_v3_large.py --checkpoint dense.pt --data IMAGES
 
@@ -24,7 +24,7 @@ RECIPE = Recipe(
         # 80 % zeros, one output by four input channels: small in both formats, and past the two thirds
         # at which LiteRT's CPU kernels turn sparse.
         "block": Variant(sparsity=0.8, block=(1, 4), fit=Fit(epochs=30)),
-        # A third of the channels less is about half the weights less.
+        # A third of the channels less leaves about two fifths of the weights.
         "channels": Variant(channels=0.35, fit=Fit(epochs=20)),
     },
     targets=("coreml-ios16", "coreml-ios18-int8", "litert-arm64", "litert-arm64-int8"),
