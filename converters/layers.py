@@ -41,7 +41,9 @@ def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLay
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             layer = WeightedLayer(name, kind_of(module), tuple(module.weight.shape))
             handles.append(
-                module.register_forward_hook(lambda *_, layer=layer: seen.setdefault(layer.name, layer) and None)
+                module.register_forward_hook(
+                    lambda *_, layer=layer: seen.setdefault(layer.name, layer) and None
+                )
             )
     try:
         with torch.no_grad():
