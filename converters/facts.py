@@ -15,7 +15,7 @@ class LayerFacts:
     """One weight tensor as stored in a file, decoded and counted.
 
     Attributes:
-        name: the layer as `model.named_modules()` calls it where the model is at hand, else the file's own name.
+        name: as `model.named_modules()` has it where the model is at hand, else the file's own name.
         kind: "conv1x1", "conv", "depthwise", "linear" or "other".
         shape: (out, in / groups, kernel height, kernel width) or (out, in), whatever the file's own layout.
         zero_fraction: exact zeros among the decoded weights, 0 to 1.

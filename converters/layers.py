@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,15 +37,18 @@ def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLay
     A layer that runs twice is listed once, where it ran first.
     """
     seen: dict[str, WeightedLayer] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            layer = WeightedLayer(name, kind_of(module), tuple(module.weight.shape))
-            handles.append(
-                module.register_forward_hook(
-                    lambda *_, layer=layer: seen.setdefault(layer.name, layer) and None
-                )
-            )
+
+    def noting(layer: WeightedLayer) -> Callable[..., None]:
+        def note(*_: object) -> None:
+            seen.setdefault(layer.name, layer)
+
+        return note
+
+    handles = [
+        module.register_forward_hook(noting(WeightedLayer(name, kind_of(module), tuple(module.weight.shape))))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
     try:
         with torch.no_grad():
             model(example)
