@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # times faster than with GNU OpenMP's long default. Read once, when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+PIPED_WIDTH = 140  # Columns of a table that is not read on a terminal.
 DONE, OVER_BUDGET, USER_MISTAKE, TOOL_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DESCRIPTION = """\
@@ -170,7 +171,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
     from edgeprune.inspecting import print_facts
 
-    print_facts(options.file, Console())
+    console = Console()
+    print_facts(options.file, console if console.is_terminal else Console(width=PIPED_WIDTH))
     return DONE
 
 

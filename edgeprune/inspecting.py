@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -49,9 +50,9 @@ def print_facts(path: Path, console: Console) -> None:
 
 
 def _table(path: Path, layers: Sequence[LayerFacts]) -> Table:
-    table = Table(title=str(path), title_justify="left")
+    table = Table(title=str(path), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, justify in COLUMNS.items():
-        table.add_column(heading, justify=justify)
+        table.add_column(heading, justify=justify, no_wrap=heading in ("layer", "shape"))
     for layer in layers:
         table.add_row(
             layer.name,

@@ -1,0 +1,26 @@
+import pytest
+
+from edgeprune.cli import main
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("block80-litert-arm64-int8.tflite", "sparse kernels on arm64: yes"),
+        ("channels-litert-arm64-int8.tflite", "sparse kernels on arm64: no"),
+        ("block80-coreml-ios16.mlpackage", "runs on iOS 16"),
+    ],
+)
+def test_a_file_is_shown_layer_by_layer(finished_run, capsys, file, told):
+    assert main(["inspect", str(finished_run / "files" / file)]) == 0
+    shown = capsys.readouterr().out
+    assert told in shown
+    sparse = [line for line in shown.splitlines() if "sparse" in line and " % " in line]
+    assert (len(sparse) > 30) == file.startswith("block80")
+
+
+def test_a_damaged_file_is_refused(tmp_path, capsys):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"not a model")
+    assert main(["inspect", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
