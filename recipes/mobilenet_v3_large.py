@@ -30,10 +30,10 @@ RECIPE = Recipe(
     targets=("coreml-ios16", "coreml-ios18-int8", "litert-arm64", "litert-arm64-int8"),
     budget=Budget(
         bytes={
-            "coreml-ios16": 1_200_000,
-            "coreml-ios18-int8": 800_000,
-            "litert-arm64": 2_400_000,
-            "litert-arm64-int8": 800_000,
+            "coreml-ios16": 3_000_000,
+            "coreml-ios18-int8": 2_000_000,
+            "litert-arm64": 5_000_000,
+            "litert-arm64-int8": 2_000_000,
         },
         top1_drop_points=1.0,
     ),
