@@ -39,7 +39,8 @@ def print_facts(path: Path, console: Console) -> None:
         console.print(_table(path, package.layers))
         console.print(f"{package.bytes:,} bytes; runs on {package.lowest_os} and later", highlight=False)
         console.print(f"zeros the Neural Engine may skip: {len(package.skipped)} layers", highlight=False)
-        console.print(f"known to leave the Neural Engine: {', '.join(package.leaving) or 'none'}", highlight=False)
+        leaving = ", ".join(package.leaving) or "none"
+        console.print(f"known to leave the Neural Engine: {leaving}", highlight=False)
         return
     file = litert.inspect(path)
     console.print(_table(path, file.layers))
