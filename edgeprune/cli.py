@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgeprune.recipe import Recipe
     from edgeprune.report.records import Report
 
-# Threads that wait for each other spin briefly, then sleep: beside another busy process a training was several
+# Waiting threads spin briefly, then sleep: beside another busy process a training was several
 # times faster than with GNU OpenMP's long default. Read once, when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
