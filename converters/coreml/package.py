@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from converters.coreml.blobs import MalformedError
 from converters.coreml.framework import proto
 from converters.errors import UserError
+from converters.files import replacing
 
 SUFFIX = ".mlpackage"
 _MODEL = "com.apple.CoreML/model.mlmodel"
@@ -100,23 +100,16 @@ def write_package(spec: Any, weights: Path, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(spec, weights, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _write(spec: Any, weights: Path, path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
-        new = Path(aside) / path.name
+    with replacing(path) as new:
         model = new / "Data" / _MODEL
         model.parent.mkdir(parents=True)
         model.write_bytes(spec.SerializeToString(deterministic=True))
-        shutil.copytree(weights, new / "Data" / _WEIGHTS)
+        (new / "Data" / _WEIGHTS).mkdir()
+        for file in weights.iterdir():  # Not copytree: its error does not say why the disk refused.
+            shutil.copyfile(file, new / "Data" / _WEIGHTS / file.name)
         (new / "Manifest.json").write_text(json.dumps(_manifest(), indent=4) + "\n")
-        # A folder cannot be replaced in one step: the old one goes aside first, and away with `aside`.
-        if path.exists():
-            path.rename(Path(aside) / "old")
-        new.rename(path)
 
 
 def _manifest() -> dict[str, Any]:
