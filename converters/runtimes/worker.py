@@ -1,0 +1,103 @@
+"""Does one job: runs each model on its images, then times all of them in turns.
+
+Started as a file by whatever Python has LiteRT for the processor in question, this one or one under an emulator;
+so it imports nothing of this project, and nothing but the standard library, numpy and LiteRT.
+
+    python worker.py JOB.json
+
+A job:
+
+    {"clock": "wall" | "process", "threads": 1, "warmup": 2, "rounds": 10, "result": FILE,
+     "tasks": [{"model": FILE, "images": FILE, "count": 2, "outputs": FILE}, ...]}
+
+`images` holds `count` images, float32, little-endian, in the model's own layout; `outputs` gets as many rows of
+float32 values. Without rounds nothing is timed. `result` gets
+
+    {"version": "LiteRT 2.3.0", "tasks": [{"refused": None | why, "values": 10, "milliseconds": [...]}, ...]}
+
+Each step is announced on stdout, `{"step": 3, "of": 24, "task": 1}`: the last one before a crash says where.
+"""
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+
+
+def main() -> None:
+    """Read the job, do it, write its result."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    clock, tasks = CLOCKS[job["clock"]], job["tasks"]
+    total = len(tasks) * (1 + job["warmup"] * bool(job["rounds"]) + job["rounds"])
+    steps = iter(range(total))
+
+    def announce(task: int) -> None:
+        print(json.dumps({"step": next(steps), "of": total, "task": task}), flush=True)  # noqa: T201
+
+    results, models = [], []
+    for number, task in enumerate(tasks):
+        announce(number)
+        try:
+            model = Model(task["model"], job["threads"])
+            images = np.fromfile(task["images"], "<f4").reshape(task["count"], -1)
+            outputs = np.stack([model.run(image) for image in images])
+            outputs.astype("<f4").tofile(task["outputs"])
+            results.append({"refused": None, "values": outputs.shape[1], "milliseconds": []})
+            models.append((number, model, images[0]))
+        except (RuntimeError, ValueError, MemoryError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            results.append({"refused": reason, "values": 0, "milliseconds": []})
+    for turn in range(job["warmup"] + job["rounds"] if job["rounds"] else 0):
+        for number, model, image in models:
+            announce(number)
+            model.feed(image)
+            started = clock()
+            model.invoke()
+            seconds = clock() - started
+            if turn >= job["warmup"]:
+                results[number]["milliseconds"].append(1000 * seconds)
+    answer = {"version": f"LiteRT {version('ai-edge-litert')}", "tasks": results}
+    Path(job["result"]).write_text(json.dumps(answer))
+
+
+class Model:
+    """One image in, one tensor out; quantised ends are fed and read as float32."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        self.interpreter = Interpreter(model_path=path, num_threads=threads)
+        self.interpreter.allocate_tensors()
+        (self.input,) = self.interpreter.get_input_details()
+        (self.output,) = self.interpreter.get_output_details()
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """One image's values, (values,) float32."""
+        self.feed(image)
+        self.invoke()
+        values = self.interpreter.get_tensor(self.output["index"]).reshape(-1)
+        scale, offset = self.output["quantization"]
+        if values.dtype.kind == "f" or not scale:
+            return values.astype(np.float32)
+        return (values.astype(np.float32) - offset) * np.float32(scale)
+
+    def feed(self, image: np.ndarray) -> None:
+        """Put an image, (n,) float32, where the model reads it."""
+        dtype = np.dtype(self.input["dtype"])
+        scale, offset = self.input["quantization"]
+        if dtype.kind != "f" and scale:
+            limits = np.iinfo(dtype)
+            image = np.clip(np.rint(image / scale) + offset, limits.min, limits.max)
+        self.interpreter.set_tensor(self.input["index"], image.astype(dtype).reshape(self.input["shape"]))
+
+    def invoke(self) -> None:
+        """Compute."""
+        self.interpreter.invoke()
+
+
+if __name__ == "__main__":
+    main()
