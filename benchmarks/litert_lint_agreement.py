@@ -130,7 +130,7 @@ def measure(name: str, size: int) -> list[Result]:
             repair.repair(graph)
             if share:
                 storage.store_weights(graph, Storage.FLOAT32)
-                repair.bar_faulty_parts(graph)
+                repair.repair_sparse(graph)
             paths.append(Path(folder, f"{share}.tflite"))
             paths[-1].write_bytes(graph.to_bytes())
             verdicts.append(lint_graph(graph, "x86-sparse"))

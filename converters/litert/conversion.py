@@ -71,7 +71,7 @@ def convert(
         graph = static_int8(graph, check_images(calibration, shape))
     else:
         storage.store_weights(graph, chosen.storage)
-        repair.bar_faulty_parts(graph)
+        repair.repair_sparse(graph)
     file_metadata.write(graph, file_metadata.describe(shape, labels, normalization, metadata))
     storage.drop_unused(graph)
     storage.share_buffers(graph)

@@ -174,6 +174,11 @@ class Graph:
         shape = fields.pop("shape", values.shape)
         return self._append(name, shape, TENSOR_TYPES[values.dtype], len(self.model.buffers) - 1, fields)
 
+    def replace_constant(self, tensor: int, values: np.ndarray) -> None:
+        """Give a constant other values of the same kind; constants that share its buffer keep theirs."""
+        self.model.buffers.append(_buffer(values))
+        self.tensors[tensor].buffer = len(self.model.buffers) - 1
+
     def add_tensor(self, name: str, shape: Sequence[int], type_code: int, **fields: Any) -> int:
         """Append a tensor that an op computes. Buffer 0 is the empty one by convention."""
         return self._append(name, shape, type_code, 0, fields)

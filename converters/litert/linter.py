@@ -117,7 +117,7 @@ def lint(path: Path | str, runtime: str = "arm64") -> Lint:
 def lint_graph(graph: Graph, runtime: str = "arm64") -> Lint:
     """The same for a file already read."""
     problems = [*_float16_chains(graph), *_precision_hints(graph)]
-    if not _has_sparse_weight(graph):
+    if not has_sparse_weight(graph):
         change = "no weight is stored sparse: prune the 1x1 convolutions and convert again"
         return Lint(False, (*problems, Problem("encoding", "", "", change)))
     network = nodes(graph)
@@ -143,7 +143,7 @@ def entries_of_faulty_parts(graph: Graph) -> list[Any]:
 
     For a converter, which must keep such a part from being found at all.
     """
-    if not _has_sparse_weight(graph):
+    if not has_sparse_weight(graph):
         return []
     faulty = [
         p for p in _parts(graph, nodes(graph)) if p.enough_zeros and any(True for _ in _faults(graph, p))
@@ -166,7 +166,8 @@ def _is_x86_with_avx() -> bool:
     return "avx" in words
 
 
-def _has_sparse_weight(graph: Graph) -> bool:
+def has_sparse_weight(graph: Graph) -> bool:
+    """Whether a weight reaches an op through DENSIFY from a sparse tensor."""
     return any(
         graph.op_name(op) == "DENSIFY" and graph.tensors[int(op.inputs[0])].sparsity is not None
         for op in graph.ops
@@ -186,7 +187,7 @@ def _float16_chains(graph: Graph) -> Iterator[Problem]:
 
 
 def _precision_hints(graph: Graph) -> Iterator[Problem]:
-    if metadata.HALF_PRECISION_HINT in metadata.names(graph) and _has_sparse_weight(graph):
+    if metadata.HALF_PRECISION_HINT in metadata.names(graph) and has_sparse_weight(graph):
         change = (
             f"{metadata.HALF_PRECISION_HINT} metadata on a sparse file crashes LiteRT on arm64: remove it"
         )

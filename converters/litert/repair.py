@@ -9,7 +9,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.litert.graph import Graph
-from converters.litert.linter import entries_of_faulty_parts
+from converters.litert.linter import entries_of_faulty_parts, has_sparse_weight
+from converters.litert.mirror import even_padding
 
 ELEMENTWISE = ("ADD", "MUL", "SUB", "DIV", "MAXIMUM", "MINIMUM")
 COMMUTATIVE = ("ADD", "MUL")
@@ -17,11 +18,18 @@ SPATIAL_AXES = (1, 2)
 
 
 def repair(graph: Graph) -> None:
-    """All repairs that any network can have, whatever its weights, in order."""
+    """The repairs that any network can have, however its weights are stored, in order."""
     lift_constants(graph)
     put_constants_first(graph)
     average_before_transposing(graph)
     set_classifier_apart(graph)
+
+
+def repair_sparse(graph: Graph) -> None:
+    """The repairs that only a network with sparse weights needs, once they are stored, in order."""
+    if has_sparse_weight(graph):
+        even_padding(graph)
+        bar_faulty_parts(graph)
 
 
 def lift_constants(graph: Graph) -> None:
