@@ -9,7 +9,7 @@ import numpy as np
 from converters.errors import UserError
 from converters.facts import InputSpec
 from converters.litert.apart import InterpreterApart
-from converters.litert.graph import DamagedFileError, read
+from converters.litert.graph import DamagedFileError, Graph, read
 from converters.litert.interpreter import Interpreter, Refused
 from converters.litert.metadata import input_spec
 
@@ -72,17 +72,27 @@ def load(path: Path | str, *, threads: int | None = None, apart: bool = True) ->
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     graph = read(content, str(path))
-    inputs, outputs = graph.subgraph.inputs, graph.subgraph.outputs
-    if inputs is None or outputs is None or len(inputs) != 1 or len(outputs) != 1:
-        raise UserError(f"{path}: must take one image and give one tensor")
-    channels_last, shape = _layout(path, graph.shape(int(inputs[0])))
+    spec, channels_last = image_input(graph, path)
     try:
         interpreter = (InterpreterApart if apart else Interpreter)(content, threads)
     except Refused as reason:
         raise DamagedFileError(path, str(reason)) from None
-    model = LitertModel(path, interpreter, input_spec(graph, shape), channels_last)
-    model.predict(np.zeros((1, *shape), np.float32))
+    model = LitertModel(path, interpreter, spec, channels_last)
+    model.predict(np.zeros((1, *spec.shape), np.float32))
     return model
+
+
+def image_input(graph: Graph, path: Path) -> tuple[InputSpec, bool]:
+    """What a file expects, and whether it has its image channels last (NHWC) inside.
+
+    Raises:
+        UserError: it takes or gives something else than one image and one tensor.
+    """
+    inputs, outputs = graph.subgraph.inputs, graph.subgraph.outputs
+    if inputs is None or outputs is None or len(inputs) != 1 or len(outputs) != 1:
+        raise UserError(f"{path}: must take one image and give one tensor")
+    channels_last, shape = _layout(path, graph.shape(int(inputs[0])))
+    return input_spec(graph, shape), channels_last
 
 
 def _layout(path: Path, shape: tuple[int, ...]) -> tuple[bool, tuple[int, int, int]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from converters.errors import ToolError
 from converters.runtimes.environments import Runtime
 
 MESSAGE_LINES = 3
+# Given to a runtime that has to stop; a browser closes its helpers in it.
+SECONDS_TO_END = 5.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Answer:
 
     Attributes:
         outputs: (n, values) float32; None where the runtime refuses the file.
-        milliseconds: one run of the first image, as often as was asked for, taking turns with the other files.
+        milliseconds: one run of the first image, as often as was asked for, in turns with the other files.
         refused: why the runtime does not run the file; None where it does.
     """
 
@@ -77,7 +81,7 @@ def run(
 
     Raises:
         UserError: the runtime is not prepared.
-        ToolError: it ends before the job is done; the message names the file it was at.
+        ToolError: it ends before the job is done, or has to be ended; the message names the file it was at.
     """
     command = runtime.command()
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
@@ -127,15 +131,24 @@ def _answer(entry: dict[str, Any], reply: dict[str, Any]) -> Answer:
 def _watch(
     command: list[str], limit_s: float, log: Path, show: Callable[[int, int], None] | None
 ) -> tuple[int | None, str]:
-    """Run a command to its end; returns the last task it announced, and the end of what it complained."""
-    import threading
+    """Run a command to its end; returns the last task it announced, and what it said or how it ended.
 
+    The command does not outlive this call, however that ends.
+    """
     last = None
-    with log.open("w") as errors:
-        process = subprocess.Popen(
+    overdue = threading.Event()
+
+    def stop() -> None:
+        overdue.set()
+        _end(process)
+
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        timer = threading.Timer(limit_s, process.kill)
+        ) as process,
+    ):
+        timer = threading.Timer(limit_s, stop)
         timer.start()
         try:
             for line in process.stdout or ():
@@ -144,13 +157,32 @@ def _watch(
                     last = step["task"]
                     if show is not None:
                         show(step["step"], step["of"])
+            status = process.wait()
         finally:
             timer.cancel()
-            if process.poll() is None and process.stdout is not None and process.stdout.closed:
-                process.kill()
-            status = process.wait()
-    complaint = "\n".join(log.read_text(errors="replace").strip().splitlines()[-MESSAGE_LINES:])
-    return last, complaint or f"exit status {status}"
+            _end(process)
+    if overdue.is_set():
+        return last, f"stopped because it was not done after {limit_s:g} s"
+    return last, "\n".join([_ending(status), *_complaint(log)])
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask a process to end, then make it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _ending(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"signal {-status} ({signal.strsignal(-status)})"
+
+
+def _complaint(log: Path) -> list[str]:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("INFO:")][-MESSAGE_LINES:]
 
 
 def _announced(line: str) -> dict[str, int] | None:

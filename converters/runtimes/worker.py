@@ -1,7 +1,7 @@
 """Does one job: runs each model on its images, then times all of them in turns.
 
-Started as a file by whatever Python has LiteRT for the processor in question, this one or one under an emulator;
-so it imports nothing of this project, and nothing but the standard library, numpy and LiteRT.
+Started as a file by whatever Python has LiteRT for the processor in question, this one or one under an
+emulator; so it imports nothing of this project, and nothing but the standard library, numpy and LiteRT.
 
     python worker.py JOB.json
 
@@ -10,8 +10,8 @@ A job:
     {"clock": "wall" | "process", "threads": 1, "warmup": 2, "rounds": 10, "result": FILE,
      "tasks": [{"model": FILE, "images": FILE, "count": 2, "outputs": FILE}, ...]}
 
-`images` holds `count` images, float32, little-endian, in the model's own layout; `outputs` gets as many rows of
-float32 values. Without rounds nothing is timed. `result` gets
+`images` holds `count` images, float32, little-endian, in the model's own layout; `outputs` gets as many rows
+of float32 values. Without rounds nothing is timed. `result` gets, whole or not at all,
 
     {"version": "LiteRT 2.3.0", "tasks": [{"refused": None | why, "values": 10, "milliseconds": [...]}, ...]}
 
@@ -63,7 +63,9 @@ def main() -> None:
             if turn >= job["warmup"]:
                 results[number]["milliseconds"].append(1000 * seconds)
     answer = {"version": f"LiteRT {version('ai-edge-litert')}", "tasks": results}
-    Path(job["result"]).write_text(json.dumps(answer))
+    unfinished = Path(job["result"] + ".tmp")
+    unfinished.write_text(json.dumps(answer))
+    unfinished.replace(job["result"])
 
 
 class Model:
@@ -72,18 +74,21 @@ class Model:
     def __init__(self, path: str, threads: int) -> None:
         self.interpreter = Interpreter(model_path=path, num_threads=threads)
         self.interpreter.allocate_tensors()
-        (self.input,) = self.interpreter.get_input_details()
-        (self.output,) = self.interpreter.get_output_details()
+        inputs, outputs = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs: must be one of each")
+        self.input, self.output = inputs[0], outputs[0]
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """One image's values, (values,) float32."""
         self.feed(image)
         self.invoke()
-        values = self.interpreter.get_tensor(self.output["index"]).reshape(-1)
+        values: np.ndarray = self.interpreter.get_tensor(self.output["index"]).reshape(-1)
         scale, offset = self.output["quantization"]
         if values.dtype.kind == "f" or not scale:
             return values.astype(np.float32)
-        return (values.astype(np.float32) - offset) * np.float32(scale)
+        dequantized: np.ndarray = (values.astype(np.float32) - offset) * np.float32(scale)
+        return dequantized
 
     def feed(self, image: np.ndarray) -> None:
         """Put an image, (n,) float32, where the model reads it."""
