@@ -4,13 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean runtimes runtime-x86-sparse runtime-arm64
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/mobilenet_v3_small.py --output $(OUTPUT)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# Where edgeprune bench and verify run LiteRT besides this machine's own processor: emulators.
+runtimes: runtime-x86-sparse runtime-arm64 runtime-browser
+
+runtime-x86-sparse runtime-arm64: runtime-%: $(VENV)/installed
+	$(BIN)/python -m converters.runtimes.prepare $*
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ WORKER = Path(__file__).with_name("worker.py")
 WEB = CHECKOUT / "sample_apps" / "web"
 ARM64_CPU = "cortex-a76"
 CPU_WITHOUT_AVX = "Nehalem"
-INSTALL_QEMU = "install qemu-user (Debian: apt-get install qemu-user-static)"
+X86_64 = ("x86_64", "AMD64")
+GET_QEMU = "run make runtimes, or install qemu-user (Debian: apt-get install qemu-user-static)"
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,17 @@ def _host() -> list[str]:
 
 
 def _x86_sparse() -> list[str]:
-    return [_emulator("qemu-x86_64"), "-cpu", CPU_WITHOUT_AVX, sys.executable, str(WORKER)]
+    if platform.machine() not in X86_64:
+        raise UserError(f"the x86-sparse runtime needs an x86-64 machine, this is {platform.machine()}")
+    return [emulator("qemu-x86_64"), "-cpu", CPU_WITHOUT_AVX, sys.executable, str(WORKER)]
 
 
 def _arm64() -> list[str]:
     root, site = prepared("arm64") / "root", prepared("arm64") / "site"
     if not site.is_dir():
         raise UserError(f"the arm64 runtime is not prepared ({site.parent}): run make runtime-arm64")
-    emulator = _emulator("qemu-aarch64")
-    python = root / "usr" / "bin" / "python3.11"
-    environment = ["-E", f"PYTHONPATH={site}"]
-    return [emulator, "-cpu", ARM64_CPU, "-L", str(root), *environment, str(python), str(WORKER)]
+    python = [str(root / "usr" / "bin" / "python3"), "-s", str(WORKER)]
+    return [emulator("qemu-aarch64"), "-cpu", ARM64_CPU, "-L", str(root), "-E", f"PYTHONPATH={site}", *python]
 
 
 def _browser() -> list[str]:
@@ -79,8 +81,17 @@ def _browser() -> list[str]:
     return [_program("node", "install Node.js 20 or later"), str(WEB / "run.mjs")]
 
 
-def _emulator(name: str) -> str:
-    return shutil.which(f"{name}-static") or _program(name, INSTALL_QEMU)
+def emulator(name: str) -> str:
+    """Path of a user-mode emulator ("qemu-x86_64"): the one fetched for this project, else an installed one.
+
+    Raises:
+        UserError: there is neither.
+    """
+    fetched = prepared("qemu") / "root" / "usr" / "bin"
+    for candidate in (fetched / f"{name}-static", fetched / name):
+        if candidate.is_file():
+            return str(candidate)
+    return shutil.which(f"{name}-static") or _program(name, GET_QEMU)
 
 
 def _program(name: str, remedy: str) -> str:
