@@ -1,9 +1,12 @@
-"""A torch module in, a `.tflite` file out whose zeros make it smaller, and faster where the runtime can."""
+"""A torch module or Keras model in, a `.tflite` file out whose zeros make it smaller, and faster where the
+runtime can.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +17,16 @@ from converters.errors import UserError
 from converters.facts import Converted, Normalization, size_bytes
 from converters.files import replacing
 from converters.layers import WeightedLayer, weighted_layers
+from converters.litert import keras_models, repair, storage
 from converters.litert import metadata as file_metadata
-from converters.litert import repair, storage
 from converters.litert.graph import Graph, read, weights
 from converters.litert.inspection import layer_facts, torch_layout
-from converters.litert.lowering import lower
+from converters.litert.lowering import image_shape, lower
 from converters.litert.quantize import check_images, static_int8
 
 
 def convert(
-    model: nn.Module,
+    model: nn.Module | Any,
     example: torch.Tensor,
     path: Path | str,
     *,
@@ -37,28 +40,34 @@ def convert(
     """Write `model` as a `.tflite` file.
 
     Args:
-        model: in eval mode, its zeros already in its weights; it is not modified.
-        example: (1, channels, height, width) float32; only its shape counts.
+        model: a torch module in eval mode, or, with the `tensorflow` extra, a Keras model; its zeros already
+            in its weights; it is not modified.
+        example: (1, channels, height, width) float32, also for a Keras model; only its shape counts.
         path: the file to write, replaced if it is there.
         target: a LiteRT target of `converters.targets`.
         labels: class names in output order, stored in the file.
         normalization: where given, the file takes plain pixels in [0, 255] and normalises them itself.
         metadata: further entries to store in the file.
         lowered: what `lower` made of the same model and normalisation; saves making it again for each target.
-
         calibration: real images for a static int8 target, (n, channels, height, width) float32, what the file
             takes: plain pixels where it normalises them itself.
 
     Raises:
         UserError: the model is in training mode, or an argument is not what it must be.
-        ToolError: litert-torch cannot convert the model.
+        ToolError: litert-torch, or TensorFlow, cannot convert the model.
     """
     chosen = targets.target(target, targets.Format.LITERT)
     path = Path(path)
     _check_arguments(model, example, path, normalization)
-    layers = weighted_layers(model, example)
-    _check_output(model, example, labels)
-    shape = (int(example.shape[1]), int(example.shape[2]), int(example.shape[3]))
+    shape = image_shape(example)
+    if keras_models.is_keras(model):
+        keras_models.check(model, shape, labels, normalization)
+        layers = keras_models.weighted_layers(model)
+        done_inside = normalization or keras_models.own_normalization(model)
+    else:
+        layers = weighted_layers(model, example)
+        _check_output(model, example, labels)
+        done_inside = normalization
     if chosen.storage is targets.Storage.STATIC_INT8:
         check_images(calibration, shape)
 
@@ -72,7 +81,7 @@ def convert(
     else:
         storage.store_weights(graph, chosen.storage)
         repair.repair_sparse(graph)
-    file_metadata.write(graph, file_metadata.describe(shape, labels, normalization, metadata))
+    file_metadata.write(graph, file_metadata.describe(shape, labels, done_inside, metadata))
     storage.drop_unused(graph)
     storage.share_buffers(graph)
 
@@ -82,7 +91,7 @@ def convert(
 
 
 def name_weights(graph: Graph, layers: Sequence[WeightedLayer]) -> None:
-    """Call each weight what torch calls its layer: the first of that shape, in order, not yet taken."""
+    """Call each weight what the model calls its layer: the first of that shape, in order, not yet taken."""
     free = list(layers)
     for op, tensor in weights(graph):
         shape = torch_layout(graph.op_name(op), graph.constant(tensor)).shape
@@ -123,10 +132,10 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_arguments(
-    model: nn.Module, example: torch.Tensor, path: Path, normalization: Normalization | None
+    model: nn.Module | Any, example: torch.Tensor, path: Path, normalization: Normalization | None
 ) -> None:
     problems = []
-    if model.training:
+    if isinstance(model, nn.Module) and model.training:
         problems.append("the model is in training mode: call model.eval() before converting it")
     if example.ndim != 4 or example.shape[0] != 1 or example.dtype != torch.float32:
         problems.append(

@@ -1,14 +1,16 @@
-"""From a torch module to the dense float32 flatbuffer that the other steps rewrite, by litert-torch."""
+"""From a model to the dense float32 flatbuffer that the other steps rewrite."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import nn
 
 from converters.errors import ToolError
 from converters.facts import Normalization
+from converters.litert import keras_models
 from converters.litert.silence import quiet
 
 MAX_PIXEL = 255.0
@@ -43,12 +45,15 @@ class ChannelsLast(nn.Module):
         return result
 
 
-def lower(model: nn.Module, example: torch.Tensor, normalization: Normalization | None = None) -> bytes:
-    """Convert `model`, which takes NCHW like `example`, to a flatbuffer that takes NHWC.
+def lower(model: nn.Module | Any, example: torch.Tensor, normalization: Normalization | None = None) -> bytes:
+    """Convert a torch module, which takes NCHW like `example`, or a Keras model; the result takes NHWC.
 
     Raises:
-        ToolError: litert-torch cannot convert the model.
+        UserError: it is a Keras model, and TensorFlow is not there.
+        ToolError: litert-torch, or TensorFlow, cannot convert the model.
     """
+    if keras_models.is_keras(model):
+        return keras_models.lower(model, image_shape(example), normalization)
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # its only switch
     with quiet():
         import litert_torch
@@ -62,3 +67,8 @@ def lower(model: nn.Module, example: torch.Tensor, normalization: Normalization 
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ToolError(f"litert-torch cannot convert {type(model).__name__}: {first_line}") from error
     return content
+
+
+def image_shape(example: torch.Tensor) -> tuple[int, int, int]:
+    """(channels, height, width)."""
+    return int(example.shape[1]), int(example.shape[2]), int(example.shape[3])
