@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converters.runtimes.environments import RUNTIMES
 from edgeprune import __version__
 from edgeprune.errors import EdgepruneError, UserError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # times faster than with GNU OpenMP's long default. Read once, when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+STDOUT = Path("-")
 PIPED_WIDTH = 140  # Columns of a table that is not read on a terminal.
 DONE, OVER_BUDGET, USER_MISTAKE, TOOL_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -35,6 +37,19 @@ and let their CI check what it made:
 EXIT_STATUS = """\
 exit status: 0 done and within budget; 1 over budget; 2 a mistake in what was
 asked for; 3 a tool underneath failed."""
+
+
+BENCH_EXAMPLES = """\
+examples:
+  edgeprune bench dense.tflite sparse.tflite
+  edgeprune bench dense.tflite sparse.tflite --runtime x86-sparse --rounds 10
+  edgeprune bench runs/mine/files/*litert-arm64*.tflite --runtime arm64 --json -
+
+x86-sparse, arm64 and browser are prepared once, by make runtimes. host and
+browser take real time. The others are emulated: only how files compare in one
+run means something.
+
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +85,7 @@ def guarded(command: Callable[[], int]) -> int:
         _complain(f"error: {error}")
         return TOOL_FAILED
     except KeyboardInterrupt:
-        _complain("stopped; the same command goes on from the last finished epoch")
+        _complain("stopped")
         return INTERRUPTED
 
 
@@ -105,6 +120,23 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = _command(commands, "inspect", "show how each weight of a file is stored", _inspect)
     inspect.add_argument("file", type=Path, help=".tflite file or .mlpackage folder")
+
+    bench = _command(commands, "bench", "time .tflite files in turns on one runtime", _bench, BENCH_EXAMPLES)
+    bench.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="the others are compared with the first"
+    )
+    names = ", ".join(RUNTIMES)
+    bench.add_argument("--runtime", default="host", help=f"where they run: {names}; %(default)s if not given")
+    bench.add_argument(
+        "--rounds", type=int, default=20, help="times each file is timed; %(default)s if not given"
+    )
+    bench.add_argument("--threads", type=int, default=1, help="of the runtime; %(default)s if not given")
+    bench.add_argument(
+        "--json",
+        type=Path,
+        metavar="OUT",
+        help="write all of it, every time taken, here; - for stdout, no table",
+    )
     return parser
 
 
@@ -113,9 +145,14 @@ def _command(
     name: str,
     summary: str,
     command: Callable[[argparse.Namespace], int],
+    examples: str = "",
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
-        name, help=summary, description=summary.capitalize() + ".", epilog=EXIT_STATUS
+        name,
+        help=summary,
+        description=summary.capitalize() + ".",
+        epilog=examples + EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=command)
     return parser
@@ -134,7 +171,12 @@ def _run(recipe: Recipe) -> int:
     from edgeprune.pipeline import run
     from edgeprune.progress import Progress
 
-    return _finish(run(recipe, Progress(Console()), command_line()), recipe.output)
+    try:
+        report = run(recipe, Progress(Console()), command_line())
+    except KeyboardInterrupt:
+        _complain("the same command goes on from the last finished epoch")
+        raise
+    return _finish(report, recipe.output)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -173,6 +215,33 @@ def _inspect(options: argparse.Namespace) -> int:
 
     console = Console()
     print_facts(options.file, console if console.is_terminal else Console(width=PIPED_WIDTH))
+    return DONE
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from converters.files import write_text
+    from edgeprune import bench
+    from edgeprune.progress import Progress
+
+    to_stdout = options.json == STDOUT
+    plan = bench.plan(
+        options.files,
+        options.runtime,
+        rounds=options.rounds,
+        threads=options.threads,
+        output=None if to_stdout else options.json,
+    )
+    with Progress(Console(stderr=True)).track(f"timing on {plan.runtime.name}", plan.steps) as advance:
+        result = bench.measure(plan, advance)
+    if to_stdout:
+        sys.stdout.write(bench.to_json(result))
+        return DONE
+    console = Console()
+    bench.print_bench(result, console if console.is_terminal else Console(width=PIPED_WIDTH))
+    if options.json is not None:
+        write_text(options.json, bench.to_json(result))
     return DONE
 
 
