@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from converters import litert
 from converters.facts import Normalization, sha256
 from converters.files import replacing
-from converters.targets import TARGETS, Format, Target
+from converters.targets import TARGETS, Format, Storage, Target
 from edgeprune import data as datasets
 from edgeprune import environment, measure, models, pruning, training
 from edgeprune import recipe as recipes
@@ -31,6 +34,7 @@ from edgeprune.training import Hooks, Setting
 
 SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
 MASK_UPDATES = 50  # Times that masks are chosen anew while zeros grow.
+CALIBRATION_IMAGES = 64  # What a static int8 file takes its ranges from.
 SPARE_BYTES = 5_000_000
 
 
@@ -76,9 +80,9 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report:
         for name, variant in recipe.named_variants.items():
             finished.append(_variant(name, variant, recipe, setting, baseline, folder, progress))
         rows = [
-            _file(model, TARGETS[target], baseline, setting, folder, progress)
+            row
             for model in finished
-            for target in recipe.targets
+            for row in _files(model, recipe.targets, baseline, setting, folder, progress)
         ]
         write_json(folder.environment, environment.describe(data, recipe.image_size_px, command))
         return _report(recipe, folder, rows, [model.record for model in finished])
@@ -284,16 +288,44 @@ def _load(name: str, recipe: Recipe, setting: Setting, folder: Run, progress: Pr
     return Model(name, module, outputs, record)
 
 
-def _file(
-    model: Model, target: Target, baseline: Model, setting: Setting, folder: Run, progress: Progress
-) -> Row:
-    """Convert one variant for one target and measure the file, unless that was done before."""
-    path = folder.file(model.name, target.name, SUFFIXES[target.format])
-    row = _measured(folder, model.name, target.name)
-    if row is not None:
-        return row
+def _files(
+    model: Model,
+    targets: Sequence[str],
+    baseline: Model,
+    setting: Setting,
+    folder: Run,
+    progress: Progress,
+) -> Iterator[Row]:
+    """Convert one variant for every target and measure the files, but for those that were measured before."""
     example = training.normalized(setting.data.held_out.images[:1], setting.normalization)
+
+    @functools.cache  # The slow half of a conversion, the same for every LiteRT target.
+    def lowered() -> bytes:
+        return litert.lower(model.module, example, setting.normalization)
+
+    for target in (TARGETS[name] for name in targets):
+        row = _measured(folder, model.name, target.name)
+        if row is None:
+            row = _file(model, target, example, lowered, baseline, setting, folder, progress)
+        yield row
+
+
+def _file(
+    model: Model,
+    target: Target,
+    example: Tensor,
+    lowered: Callable[[], bytes],
+    baseline: Model,
+    setting: Setting,
+    folder: Run,
+    progress: Progress,
+) -> Row:
+    """Convert one variant for one target and measure the file."""
+    path = folder.file(model.name, target.name, SUFFIXES[target.format])
     with progress.track(f"writing {path.name}", 1):
+        own: dict[str, Any] = {"lowered": lowered()} if target.format is Format.LITERT else {}
+        if target.storage is Storage.STATIC_INT8:
+            own["calibration"] = _calibration_images(setting.data.train)
         converted = measure.converter(target).convert(
             model.module,
             example,
@@ -301,6 +333,7 @@ def _file(
             target=target.name,
             labels=setting.data.classes,
             normalization=setting.normalization,
+            **own,
         )
     row = measure.measure(
         converted,
@@ -316,6 +349,13 @@ def _file(
     write_json(folder.row(model.name, target.name), dataclasses.asdict(row))
     progress.say(f"  {row.path}: {row.bytes:,} bytes, {100 * row.top1:.1f} %")
     return row
+
+
+def _calibration_images(train: datasets.Split) -> np.ndarray:
+    """Plain pixels (n, 3, size, size) float32 of training images of every class: they are kept by class."""
+    places = torch.linspace(0, len(train) - 1, min(CALIBRATION_IMAGES, len(train))).long()
+    pixels: np.ndarray = train.images[places].float().numpy()
+    return pixels
 
 
 def _example(recipe: Recipe) -> Tensor:

@@ -10,15 +10,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from converters import coreml, litert
 from converters.facts import sha256, size_bytes
+from converters.litert.graph import read_file
 from edgeprune import models
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
+from edgeprune.data import Split
+from edgeprune.pipeline import _calibration_images
 from edgeprune.report import records
 
 VARIANTS = ("dense", "block80", "channels")
@@ -99,6 +103,30 @@ def test_sparse_kernels_are_claimed_only_where_they_run(finished_run):
     unknown = row(report, "block80", "coreml-ios16")
     assert unknown.sparse_runtime is None
     assert "Core ML does not say" in unknown.sparse_runtime_reason
+
+
+def test_static_int8_files_compute_in_integers(finished_run):
+    """What people would ship otherwise: calibrated on training images, and dense whatever the weights."""
+    report = records.read(finished_run)
+    for variant in VARIANTS:
+        measured = row(report, variant, "litert-arm64-static-int8")
+        assert measured.sparse_runtime is False
+        assert (
+            measured.bytes
+            < 1.2 * row(report, variant if variant == "channels" else "dense", "litert-arm64-int8").bytes
+        )
+        graph = read_file(finished_run / measured.path)
+        convolutions = [op for op in graph.ops if graph.op_name(op) == "CONV_2D"]
+        assert {graph.type_name(int(tensor)) for op in convolutions for tensor in op.inputs[:2]} == {"INT8"}
+
+
+def test_calibration_images_are_training_images_of_every_class():
+    labels = torch.arange(10).repeat_interleave(30)
+    images = labels[:, None, None, None].expand(-1, 3, 2, 2).to(torch.uint8)
+    chosen = _calibration_images(Split(images, labels))
+    assert chosen.shape == (64, 3, 2, 2)
+    assert chosen.dtype == np.float32
+    assert set(chosen[:, 0, 0, 0]) == set(range(10))
 
 
 def test_the_dense_weights_are_the_baseline_of_the_variants(finished_run):
