@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
 
-.PHONY: demo test lint format clean runtimes runtime-x86-sparse runtime-arm64
+.PHONY: demo test test-tensorflow lint format clean runtimes runtime-x86-sparse runtime-arm64
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/mobilenet_v3_small.py --output $(OUTPUT)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# With an extra of 570 MB: TensorFlow's own interpreter as a second opinion on the files, and Keras models.
+test-tensorflow: $(VENV)/tensorflow
+	$(BIN)/python -m pytest -m tensorflow
+
+$(VENV)/tensorflow: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tensorflow]'
+	@touch $@
 
 # Where edgeprune bench and verify run LiteRT besides this machine's own processor: emulators.
 runtimes: runtime-x86-sparse runtime-arm64 runtime-browser
