@@ -2,14 +2,16 @@
 
 from edgeprune.pruning.channels import resize, shrink
 from edgeprune.pruning.criteria import CRITERIA
-from edgeprune.pruning.patterns import Block, NofM, Pattern, Unstructured
+from edgeprune.pruning.oneshot import prune, prune_by_rules
+from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, Unstructured
 from edgeprune.pruning.schedule import Cubic, OneShot, Schedule
 from edgeprune.pruning.select import Rule, Selected, select
-from edgeprune.pruning.sparsifier import Sparsifier, prune
+from edgeprune.pruning.sparsifier import Sparsifier
 
 __all__ = [
     "CRITERIA",
     "Block",
+    "Channels",
     "Cubic",
     "NofM",
     "OneShot",
@@ -20,6 +22,7 @@ __all__ = [
     "Sparsifier",
     "Unstructured",
     "prune",
+    "prune_by_rules",
     "resize",
     "select",
     "shrink",

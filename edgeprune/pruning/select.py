@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 
 from converters.layers import kind_of
 from edgeprune.errors import UserError
-from edgeprune.pruning.patterns import NofM, Pattern
+from edgeprune.pruning.patterns import Channels, NofM, Pattern
 
 PRUNABLE_KINDS = ("conv1x1", "linear")
 
@@ -59,7 +58,8 @@ class Selected:
 def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
     """Resolve `rules` on `model`.
 
-    Layers that the default rule's pattern does not divide come back with a reason and stay dense.
+    Layers that the default rule's pattern does not divide come back with a reason and stay dense; so does
+    the model's last layer where the default rule would zero whole channels of it.
 
     Raises:
         UserError: all faults together: a sparsity out of range, a rule that matches no layer, two rules
@@ -84,7 +84,11 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
             if name not in chosen and kind_of(layer) in PRUNABLE_KINDS:
                 chosen[name] = rule
 
-    selected = [_selected(name, layers[name], chosen[name]) for name in layers if name in chosen]
+    selected = [
+        _selected(name, layers[name], chosen[name], last=name == list(layers)[-1])
+        for name in layers
+        if name in chosen
+    ]
     problems += [
         f"rule {s.rule.layers!r}: layer {s.name!r} {tuple(s.layer.weight.shape)}: {s.reason}"
         for s in selected
@@ -93,15 +97,18 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
     problems += [
         f"layer {s.name!r} has NaN or infinite weights: it cannot be ranked"
         for s in selected
-        if not bool(torch.isfinite(s.layer.weight).all())
+        if not all(bool(bound.isfinite()) for bound in s.layer.weight.detach().aminmax())
     ]
     if problems:
         raise UserError(problems)
     return selected
 
 
-def _selected(name: str, layer: nn.Conv2d | nn.Linear, rule: Rule) -> Selected:
-    return Selected(name, layer, rule, rule.pattern.misfit(layer.weight.shape))
+def _selected(name: str, layer: nn.Conv2d | nn.Linear, rule: Rule, *, last: bool) -> Selected:
+    reason = rule.pattern.misfit(layer.weight.shape)
+    if last and rule.layers is None and isinstance(rule.pattern, Channels):
+        reason = "the last layer's channels are the model's answers"
+    return Selected(name, layer, rule, reason)
 
 
 def _no_match(pattern: str, names: Sequence[str]) -> str:

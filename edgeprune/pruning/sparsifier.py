@@ -9,17 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import UserError
-from edgeprune.pruning.criteria import CRITERIA
-from edgeprune.pruning.patterns import Pattern
-from edgeprune.pruning.schedule import OneShot, Schedule
+from edgeprune.pruning.criteria import Need, criterion_named
+from edgeprune.pruning.oneshot import importance_of, noise, refuse_unfit, zero_fraction
+from edgeprune.pruning.schedule import Schedule
 from edgeprune.pruning.select import Rule, Selected, select
+
+IN_TRAINING = (Need.NOTHING, Need.NOISE, Need.GRADIENTS, Need.MOVEMENT)
 
 
 class Sparsifier:
     """Prunes a model while it trains: call `step()` after every optimizer step, `finalize()` at the end.
 
     Masks follow the schedule, and every step puts pruned weights back to exactly zero, so that momentum
-    cannot revive them. The model itself gets no hooks, buffers or parameters.
+    cannot revive them. What is pruned stays pruned. The model itself gets no hooks, buffers or parameters.
+
+    Criteria that look at gradients ("movement", "taylor", "snip") take them from the weights' `.grad` at
+    every `step()`: call it before they are cleared. "movement" adds up over the whole training, the others
+    since masks were last chosen.
 
     >>> from edgeprune.pruning import Block, Cubic
     >>> model = nn.Linear(8, 4)
@@ -30,21 +36,36 @@ class Sparsifier:
     {'': 0.5}
 
     Raises:
-        UserError: whatever `select` refuses, or an unknown criterion.
+        UserError: whatever `select` refuses; an unknown criterion, or one that needs calibration images.
     """
 
     def __init__(
-        self, model: nn.Module, rules: Sequence[Rule], schedule: Schedule, *, criterion: str = "magnitude"
+        self,
+        model: nn.Module,
+        rules: Sequence[Rule],
+        schedule: Schedule,
+        *,
+        criterion: str = "magnitude",
+        seed: int = 0,
     ) -> None:
-        if criterion not in CRITERIA:
-            raise UserError(f"unknown criterion {criterion!r}: choose from {', '.join(CRITERIA)}")
+        self._criterion = criterion_named(criterion)
+        if self._criterion.needs not in IN_TRAINING:
+            raise UserError(
+                f"criterion {criterion!r} needs calibration images, which a Sparsifier does not see: "
+                f"prune(model, pattern, sparsity, criterion={criterion!r}, calibration=...)"
+            )
         selected = select(model, rules)
         self.exceptions: dict[str, str] = {s.name: s.reason for s in selected if s.reason}
         self._layers: list[Selected] = [s for s in selected if not s.reason]
+        refuse_unfit(self._layers, criterion)
         self._schedule = schedule
-        self._importance = CRITERIA[criterion]
+        self._name = criterion
+        self._seed = seed
         self._step = 0
         self._masks: list[Tensor] = []
+        self._gathered: list[Tensor] = []
+        self._gathered_steps = 0
+        self._gather_anew = True
 
     @property
     def sparsity(self) -> float:
@@ -55,7 +76,12 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Choose masks anew where the schedule says so, and zero what they drop."""
+        """Choose masks anew where the schedule says so, and zero what they drop.
+
+        Raises:
+            UserError: gradients that the criterion needs are missing or not finite, by layer.
+        """
+        self._gather()
         if self._schedule.updates_at(self._step):
             self._choose(self._schedule.progress(self._step))
         self._step += 1
@@ -63,26 +89,77 @@ class Sparsifier:
 
     @torch.no_grad()
     def finalize(self) -> dict[str, float]:
-        """Bring every layer to its full sparsity and return the achieved fraction of zeros of each."""
+        """Bring every layer to its full sparsity and return the achieved fraction of zeros of each.
+
+        Raises:
+            UserError: masks must still be chosen, and the criterion has seen no step.
+        """
         if not self._masks or self._schedule.progress(max(self._step - 1, 0)) < 1:
             self._choose(1.0)
         self._apply()
-        return {s.name: float((s.layer.weight == 0).float().mean()) for s in self._layers}
+        return {s.name: zero_fraction(s.layer.weight) for s in self._layers}
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on from here: the step and the masks."""
-        return {"step": self._step, "masks": [mask.bool().cpu() for mask in self._masks]}
+        """What `load_state_dict` needs to go on from here: the step, the masks, what was gathered."""
+        return {
+            "step": self._step,
+            "masks": [mask.bool().cpu() for mask in self._masks],
+            "gathered": [tensor.cpu() for tensor in self._gathered],
+            "gathered_steps": self._gathered_steps,
+            "gather_anew": self._gather_anew,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._step = state["step"]
         self._masks = [_like(s, mask) for mask, s in zip(state["masks"], self._layers, strict=False)]
+        gathered = state.get("gathered", [])
+        self._gathered = [
+            tensor.to(s.layer.weight.device) for tensor, s in zip(gathered, self._layers, strict=False)
+        ]
+        self._gathered_steps = state.get("gathered_steps", 0)
+        self._gather_anew = state.get("gather_anew", True)
+
+    def _gather(self) -> None:
+        """Add what this step's gradients tell."""
+        if self._criterion.gather is None:
+            return
+        missing = [s.name for s in self._layers if s.layer.weight.grad is None]
+        if missing:
+            raise UserError(
+                f"criterion {self._name!r} needs gradients, and layer {missing[0]!r} has none: call step() "
+                "after backward() and optimizer.step(), before zero_grad()"
+            )
+        new = [
+            self._criterion.gather(s.layer.weight.detach().float(), s.layer.weight.grad.float())
+            for s in self._layers
+            if s.layer.weight.grad is not None
+        ]
+        if self._gather_anew:
+            self._gathered, self._gathered_steps, self._gather_anew = new, 1, False
+        else:
+            torch._foreach_add_(self._gathered, new)
+            self._gathered_steps += 1
 
     def _choose(self, progress: float) -> None:
         self._masks = [
-            _like(s, s.rule.pattern.mask(self._importance(s.layer.weight), s.rule.sparsity * progress))
-            for s in self._layers
+            _like(
+                s,
+                s.rule.pattern.mask(importance_of(s, self._name, statistic), s.rule.sparsity * progress),
+            )
+            for s, statistic in zip(self._layers, self._statistics(), strict=True)
         ]
+        # A weight's movement is its whole history; the other gradients tell of the weights as they are.
+        self._gather_anew = self._criterion.needs is Need.GRADIENTS
+
+    def _statistics(self) -> Sequence[Tensor | None]:
+        if self._criterion.needs is Need.NOISE:
+            return list(noise({s.name: s.layer for s in self._layers}, self._seed).values())
+        if self._criterion.gather is None:
+            return [None] * len(self._layers)
+        if not self._gathered:
+            raise UserError(f"criterion {self._name!r} has seen no training step: call step() first")
+        return [total / self._gathered_steps for total in self._gathered]
 
     def _apply(self) -> None:
         if self._masks:
@@ -92,38 +169,3 @@ class Sparsifier:
 def _like(selected: Selected, mask: Tensor) -> Tensor:
     """The mask in its weight's own type and layout: one fused multiplication then applies all of them."""
     return torch.empty_like(selected.layer.weight.data).copy_(mask)
-
-
-def prune(
-    model: nn.Module,
-    pattern: Pattern,
-    sparsity: float,
-    *,
-    criterion: str = "magnitude",
-    layers: Sequence[str] | None = None,
-) -> dict[str, float]:
-    """Prune in one shot, in place.
-
-    Args:
-        model: any module.
-        pattern: `Unstructured`, `Block` or `NofM`.
-        sparsity: fraction of zeros, 0 to below 1.
-        criterion: a name in `CRITERIA`.
-        layers: globs over layer names; None for every 1x1 convolution and linear layer.
-
-    Returns:
-        The achieved fraction of zeros of each pruned layer.
-
-    Raises:
-        UserError: see `select`.
-
-    >>> from edgeprune.pruning import Unstructured
-    >>> layer = nn.Linear(4, 2, bias=False)
-    >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]))
-    >>> prune(nn.Sequential(layer), Unstructured(), 0.25)
-    {'0': 0.25}
-    """
-    rules = (
-        [Rule(pattern, sparsity)] if layers is None else [Rule(pattern, sparsity, name) for name in layers]
-    )
-    return Sparsifier(model, rules, OneShot(), criterion=criterion).finalize()

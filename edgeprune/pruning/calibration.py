@@ -1,0 +1,304 @@
+"""What calibration images tell about layers: input norms, second moments, gradients, batch norms.
+
+Every function runs the model in eval mode, on the model's own device, and leaves it as it was: modes
+restored, hooks removed, no gradients kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgeprune.errors import UserError
+
+Layer = nn.Conv2d | nn.Linear
+Calibration = Iterable[Tensor | Sequence[Tensor]]
+Loss = Callable[[Any, Tensor], Tensor]
+Batch = tuple[Tensor, Tensor | None]
+
+PATCH_ELEMENTS = 1 << 24  # Unfolded inputs held at a time: 64 MiB.
+
+
+def read_batches(calibration: Calibration | None, criterion: str) -> list[Batch]:
+    """Read calibration batches: images, or (images, labels).
+
+    Raises:
+        UserError: none, or not tensors.
+    """
+    if calibration is None:
+        raise UserError(
+            f"criterion {criterion!r} looks at images: give calibration=[images, ...], batches of what "
+            "the model takes; some hundred images are enough"
+        )
+    batches = [_read_batch(batch) for batch in calibration]
+    if not batches:
+        raise UserError(f"criterion {criterion!r}: the calibration images are empty")
+    return batches
+
+
+def _read_batch(batch: object) -> Batch:
+    parts = [batch] if isinstance(batch, Tensor) else list(batch) if isinstance(batch, (tuple, list)) else []
+    if not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise UserError(
+            f"calibration: a batch is a tensor of images or (images, labels), not {type(batch).__name__}"
+        )
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+@contextmanager
+def watching(
+    model: nn.Module, watch: Callable[[str, Tensor], None], layers: Mapping[str, Layer]
+) -> Iterator[None]:
+    """Call `watch(name, input)` before each of `layers` runs; eval mode, no gradients."""
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            watch(name, args[0] if args else kwargs["input"])
+
+        return hook
+
+    handles = []
+    with evaluating(model), torch.no_grad():
+        try:
+            for name, layer in layers.items():
+                handles.append(layer.register_forward_pre_hook(hook_of(name), with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def run(model: nn.Module, images: Tensor) -> Any:
+    """Run `model` on images brought to its device and type."""
+    parameter = next(model.parameters())
+    return model(images.to(parameter.device, parameter.dtype if images.is_floating_point() else images.dtype))
+
+
+def input_norms(model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """L2 norm of each input of each layer over all images and places, of the weight's shape, float32.
+
+    Raises:
+        UserError: a layer that never runs.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def watch(name: str, inputs: Tensor) -> None:
+        for columns in patches(layers[name], inputs):
+            add(sums, name, columns.square().sum(dim=2))
+
+    with watching(model, watch, layers):
+        for images, _ in batches:
+            run(model, images)
+    refuse_idle(layers, sums)
+    return {name: _per_weight(sums[name].sqrt(), layer) for name, layer in layers.items()}
+
+
+def calls_in_order(model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch]) -> dict[str, int]:
+    """How often each layer runs for a batch, in the order they run first.
+
+    Raises:
+        UserError: a layer that never runs.
+    """
+    calls: dict[str, int] = {}
+
+    def watch(name: str, _: Tensor) -> None:
+        calls[name] = calls.get(name, 0) + 1
+
+    with watching(model, watch, layers):
+        run(model, batches[0][0][:1])
+    refuse_idle(layers, calls)
+    return calls
+
+
+def second_moments(model: nn.Module, layer: Layer, calls: int, batches: Sequence[Batch]) -> Tensor:
+    """Second moments of a layer's inputs: (groups, in / groups * kernel, same), float64.
+
+    Args:
+        model: run only as far as the layer.
+        layer: of `model`.
+        calls: how often the layer runs for a batch.
+        batches: at least one.
+    """
+    sums: dict[str, Tensor] = {}
+    places = seen = 0
+
+    def watch(_: str, inputs: Tensor) -> None:
+        nonlocal places, seen
+        for columns in patches(layer, inputs):
+            add(sums, "", (columns @ columns.transpose(1, 2)).double())
+            places += columns.shape[2]
+        seen += 1
+        if seen % calls == 0:
+            raise _ReachedError
+
+    with watching(model, watch, {"": layer}):
+        for images, _ in batches:
+            with suppress(_ReachedError):
+                run(model, images)
+    return sums[""] / places
+
+
+class _ReachedError(Exception):
+    """The layer has seen all of a batch; the rest of the model need not run."""
+
+
+def gradients(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    batches: Sequence[Batch],
+    gather: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
+    criterion: str,
+) -> dict[str, Tensor]:
+    """Mean over batches of `gather(weight, gradient)`, float32; the layers' own `.grad` is not touched.
+
+    Raises:
+        UserError: images without labels, a layer the loss does not depend on.
+    """
+    labelled = [(images, labels) for images, labels in batches if labels is not None]
+    if len(labelled) < len(batches):
+        raise UserError(f"criterion {criterion!r} needs the loss: give calibration as (images, labels) pairs")
+    weights = [layer.weight for layer in layers.values()]
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    sums: dict[str, Tensor] = {}
+    with evaluating(model), torch.enable_grad():
+        for weight in frozen:
+            weight.requires_grad_(True)
+        try:
+            for images, labels in labelled:
+                outputs = run(model, images)
+                value = loss(outputs, labels.to(weights[0].device))
+                found = torch.autograd.grad(value, weights, allow_unused=True)
+                for (name, layer), gradient in zip(layers.items(), found, strict=True):
+                    if gradient is not None:
+                        add(sums, name, gather(layer.weight.detach().float(), gradient.float()))
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+    refuse_idle(layers, sums)
+    return {name: total / len(batches) for name, total in sums.items()}
+
+
+def batch_norm_scales(
+    model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """Scale (out,) of the batch norm that takes each layer's output as it is; found by running one image.
+
+    Layers without such a batch norm are left out.
+    """
+    outputs: dict[int, tuple[str, Tensor]] = {}  # The tensor is kept so that no other takes its identity.
+    scales: dict[str, Tensor] = {}
+
+    def produced(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            outputs[id(output)] = name, output
+
+        return hook
+
+    def consumed(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args and id(args[0]) in outputs and isinstance(norm.weight, Tensor):
+            scales[outputs[id(args[0])][0]] = norm.weight.detach()
+
+    handles = []
+    with evaluating(model), torch.no_grad():
+        try:
+            for name, layer in layers.items():
+                handles.append(layer.register_forward_hook(produced(name)))
+            for module in model.modules():
+                if isinstance(module, _BatchNorm):
+                    handles.append(module.register_forward_pre_hook(consumed))
+            run(model, batches[0][0][:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+    return scales
+
+
+def patches(layer: Layer, inputs: Tensor) -> Iterator[Tensor]:
+    """Unfold `inputs` into the columns that the rows of `layer`'s weight are multiplied with.
+
+    Yields:
+        (groups, in / groups * kernel, places), float32, a part of the images at a time.
+    """
+    inputs = inputs.detach().float()
+    if isinstance(layer, nn.Linear):
+        rows = inputs.reshape(-1, layer.in_features)
+        for part in torch.split(rows, max(PATCH_ELEMENTS // layer.in_features, 1)):
+            yield part.t().unsqueeze(0)
+        return
+    images = inputs if inputs.dim() == 4 else inputs.unsqueeze(0)
+    # (n, in, h, w) padded as the layer pads it; the mode of zeros is "constant" elsewhere in torch.
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    for part in torch.split(
+        images, max(PATCH_ELEMENTS // (images[0].numel() * layer.weight[0, 0].numel()), 1)
+    ):
+        yield _unfold(layer, F.pad(part, _padding(layer), mode))
+
+
+def _unfold(layer: nn.Conv2d, padded: Tensor) -> Tensor:
+    """(n, in, h, w) -> (groups, in / groups * kernel, n * places)."""
+    if layer.kernel_size == (1, 1):
+        columns = padded[:, :, :: layer.stride[0], :: layer.stride[1]].flatten(2)
+    else:
+        columns = F.unfold(padded, layer.kernel_size, layer.dilation, stride=layer.stride)
+    # (n, in * kernel, places) -> (n, groups, in / groups * kernel, places): input channels come first.
+    grouped = columns.reshape(len(columns), layer.groups, -1, columns.shape[2])
+    return grouped.permute(1, 2, 0, 3).flatten(2)
+
+
+def _padding(layer: nn.Conv2d) -> list[int]:
+    """Left, right, top, bottom, in pixels."""
+    sides: list[int] = []
+    for axis in (1, 0):
+        if layer.padding == "same":
+            total = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+            sides += [total // 2, total - total // 2]
+        else:
+            pixels = 0 if layer.padding == "valid" else int(layer.padding[axis])
+            sides += [pixels, pixels]
+    return sides
+
+
+def _per_weight(values: Tensor, layer: Layer) -> Tensor:
+    """(groups, in / groups * kernel) -> the weight's shape: each row sees its group's inputs."""
+    out = layer.weight.shape[0]
+    return values.repeat_interleave(out // len(values), dim=0).view(layer.weight.shape)
+
+
+def add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Add `value` to what `sums` holds under `name`, or put it there."""
+    if name in sums:
+        sums[name] += value
+    else:
+        sums[name] = value
+
+
+def refuse_idle(layers: Mapping[str, Layer], ran: Iterable[str]) -> None:
+    """Refuse layers of which calibration could tell nothing."""
+    idle = [name for name in layers if name not in set(ran)]
+    if idle:
+        raise UserError(
+            [
+                f"layer {name!r} takes no part in the model's answer to the calibration images: "
+                "name the layers to prune without it"
+                for name in idle
+            ]
+        )

@@ -1,0 +1,205 @@
+"""Pruning in one shot, without training: by weights alone, or calibrated on images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeprune.errors import ToolError, UserError
+from edgeprune.pruning import calibration as calibrating
+from edgeprune.pruning import sparsegpt
+from edgeprune.pruning.calibration import Batch, Calibration, Layer, Loss
+from edgeprune.pruning.criteria import Criterion, Need, criterion_named
+from edgeprune.pruning.patterns import Channels, Pattern
+from edgeprune.pruning.select import Rule, Selected, select
+
+
+def prune(
+    model: nn.Module,
+    pattern: Pattern,
+    sparsity: float,
+    *,
+    criterion: str = "magnitude",
+    layers: Sequence[str] | None = None,
+    calibration: Calibration | None = None,
+    loss: Loss = F.cross_entropy,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Prune in one shot, in place.
+
+    Args:
+        model: any module.
+        pattern: `Unstructured`, `Block`, `NofM` or `Channels`.
+        sparsity: fraction of zeros, 0 to below 1.
+        criterion: a name in `CRITERIA`. "wanda" and "sparsegpt" look at calibration images; "taylor" and
+            "snip" at their labels too; "bn_scale" and "fpgm" rank whole channels only.
+        layers: globs over layer names; None for every 1x1 convolution and linear layer.
+        calibration: batches of what the model takes, or of (images, labels). Some hundred images are enough;
+            they are all held in memory.
+        loss: from (outputs, labels), for criteria that need gradients.
+        seed: for "random".
+
+    Returns:
+        The achieved fraction of zeros of each pruned layer.
+
+    Raises:
+        UserError: see `select`; an unknown criterion, or one that lacks its data or does not fit the
+            pattern; NaN or infinite statistics, by layer.
+        ToolError: second moments that cannot be inverted, by layer.
+
+    >>> from edgeprune.pruning import Unstructured
+    >>> layer = nn.Linear(4, 2, bias=False)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]))
+    >>> prune(nn.Sequential(layer), Unstructured(), 0.25)
+    {'0': 0.25}
+    """
+    names: Sequence[str | None] = [None] if layers is None else layers
+    rules = [Rule(pattern, sparsity, name) for name in names]
+    return prune_by_rules(model, rules, criterion=criterion, calibration=calibration, loss=loss, seed=seed)
+
+
+def prune_by_rules(
+    model: nn.Module,
+    rules: Sequence[Rule],
+    *,
+    criterion: str = "magnitude",
+    calibration: Calibration | None = None,
+    loss: Loss = F.cross_entropy,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Prune in one shot, in place, each layer by its own rule; see `prune`."""
+    selected = [s for s in select(model, rules) if not s.reason]
+    if criterion == "sparsegpt":
+        _prune_in_order(model, selected, calibrating.read_batches(calibration, criterion))
+    else:
+        statistics = gather_statistics(
+            model, selected, criterion, calibration=calibration, loss=loss, seed=seed
+        )
+        for s in selected:
+            mask = s.rule.pattern.mask(importance_of(s, criterion, statistics.get(s.name)), s.rule.sparsity)
+            s.layer.weight.data.mul_(mask)
+    return {s.name: zero_fraction(s.layer.weight) for s in selected}
+
+
+def gather_statistics(
+    model: nn.Module,
+    selected: Sequence[Selected],
+    criterion: str,
+    *,
+    calibration: Calibration | None = None,
+    loss: Loss = F.cross_entropy,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """What `criterion` must know of each layer beside its weight, in one pass over the images.
+
+    Raises:
+        UserError: see `prune`.
+    """
+    chosen = criterion_named(criterion)
+    refuse_unfit(selected, criterion)
+    layers: dict[str, Layer] = {s.name: s.layer for s in selected}
+    if chosen.needs is Need.NOTHING:
+        return {}
+    if chosen.needs is Need.NOISE:
+        return noise(layers, seed)
+    if chosen.needs is Need.MOVEMENT:
+        raise UserError(
+            f"criterion {criterion!r} is measured while training: "
+            f"Sparsifier(model, rules, schedule, criterion={criterion!r})"
+        )
+    return _from_images(model, layers, criterion, calibrating.read_batches(calibration, criterion), loss)
+
+
+def _from_images(
+    model: nn.Module, layers: Mapping[str, Layer], name: str, batches: Sequence[Batch], loss: Loss
+) -> dict[str, Tensor]:
+    criterion = criterion_named(name)
+    if criterion.gather is not None:
+        return calibrating.gradients(model, layers, batches, criterion.gather, loss, name)
+    if criterion.needs is Need.INPUT_NORMS:
+        return calibrating.input_norms(model, layers, batches)
+    if criterion.needs is Need.SECOND_MOMENTS:
+        calls = calibrating.calls_in_order(model, layers, batches)
+        return {n: calibrating.second_moments(model, layers[n], calls[n], batches) for n in layers}
+    scales = calibrating.batch_norm_scales(model, layers, batches)
+    missing = [n for n in layers if n not in scales]
+    if missing:
+        raise UserError(
+            [
+                f"layer {n!r} has no batch norm with a scale right behind it, which criterion {name!r} "
+                "needs: name the layers to prune without it"
+                for n in missing
+            ]
+        )
+    return scales
+
+
+def importance_of(selected: Selected, criterion: str, statistic: Tensor | None) -> Tensor:
+    """Importance of each weight of a layer, finite, what is already pruned the least of all.
+
+    Raises:
+        UserError: NaN or infinite, naming the layer.
+    """
+    chosen: Criterion = criterion_named(criterion)
+    importance = chosen(selected.layer.weight.detach(), statistic)
+    low, high = importance.aminmax()
+    if not bool(low.isfinite() & high.isfinite()):
+        raise UserError(
+            f"layer {selected.name!r}: criterion {criterion!r} gives NaN or infinite importance; "
+            "are all images, weights and gradients finite?"
+        )
+    if chosen.needs is Need.NOTHING and not chosen.whole_channels:
+        return importance  # Zero weights have importance zero: there is none below.
+    pattern = selected.rule.pattern
+    gone = pattern.spread(pattern.units(selected.layer.weight.detach().abs()) == 0, importance.shape)
+    return importance.masked_fill(gone, 2 * min(float(low), 0.0) - 1)
+
+
+def refuse_unfit(selected: Sequence[Selected], criterion: str) -> None:
+    """Refuse to rank with `criterion` what it cannot tell apart.
+
+    Raises:
+        UserError: it ranks whole channels, and a rule's pattern is another.
+    """
+    others = {type(s.rule.pattern).__name__ for s in selected} - {Channels.__name__}
+    if criterion_named(criterion).whole_channels and others:
+        raise UserError(
+            f"criterion {criterion!r} ranks whole channels: it fits the pattern Channels(), "
+            f"not {', '.join(sorted(others))}"
+        )
+
+
+def noise(layers: Mapping[str, Layer], seed: int) -> dict[str, Tensor]:
+    """Random numbers for each weight, the same for the same seed on any machine."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(layer.weight.shape, generator=generator).to(layer.weight.device)
+        for name, layer in layers.items()
+    }
+
+
+def zero_fraction(weight: Tensor) -> float:
+    """Share of exact zeros, 0 to 1."""
+    return 1 - int(weight.count_nonzero()) / weight.numel()
+
+
+def _prune_in_order(model: nn.Module, selected: Sequence[Selected], batches: Sequence[Batch]) -> None:
+    """SparseGPT: each layer sees the inputs that the pruned layers before it give.
+
+    The images run anew for every layer, as far as that layer: no more than one layer's second moments and
+    one batch are held at a time.
+    """
+    by_name = {s.name: s for s in selected}
+    calls = calibrating.calls_in_order(model, {n: s.layer for n, s in by_name.items()}, batches)
+    for name, count in calls.items():
+        rule, weight = by_name[name].rule, by_name[name].layer.weight
+        moments = calibrating.second_moments(model, by_name[name].layer, count, batches)
+        if not bool(moments.isfinite().all()):
+            raise UserError(f"layer {name!r}: its inputs are NaN or infinite on the calibration images")
+        try:
+            weight.data.copy_(sparsegpt.compress(weight.detach(), moments, rule.pattern, rule.sparsity))
+        except ToolError as error:
+            raise ToolError(f"layer {name!r}: {error}") from error
