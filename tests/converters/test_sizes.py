@@ -1,24 +1,17 @@
-"""Predicted sizes against the bytes on disk, and the rules of encoding against those of the writers."""
+"""The rules of encoding against those of the writers; `test_file_sizes.py` has whole files."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
-from torchvision.models import mobilenet_v3_small
 
-from converters import coreml, litert
 from converters.coreml import compression
 from converters.errors import UserError
 from converters.facts import Converted, LayerFacts
-from converters.layers import WeightedLayer, kind_of
+from converters.layers import WeightedLayer
 from converters.litert import sparse, storage
-from converters.litert.conversion import name_weights, weighted_layers
-from converters.litert.graph import read, weights
 from converters.sizes import (
     COREML_ENCODED_BYTES,
     COREML_IOS16_INT8_BYTES,
@@ -30,92 +23,6 @@ from converters.sizes import (
     calibrated,
 )
 from converters.targets import TARGETS, Format, Storage
-
-PIXELS = 32
-
-
-@pytest.fixture(scope="module")
-def dense() -> nn.Module:
-    torch.manual_seed(0)
-    return mobilenet_v3_small(weights=None).eval()
-
-
-@pytest.fixture(scope="module")
-def example() -> torch.Tensor:
-    return torch.zeros(1, 3, PIXELS, PIXELS)
-
-
-@pytest.fixture(scope="module")
-def lowered(dense: nn.Module, example: torch.Tensor) -> bytes:
-    return litert.lower(dense, example)
-
-
-def masks(model: nn.Module, sparsities: list[float], block: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A mask for each 1x1 and linear layer, blocks of so many input channels zeroed at random."""
-    random = np.random.default_rng(seed)
-    found = {}
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    prunable = [(n, m) for n, m in layers if kind_of(m) in ("conv1x1", "linear")]
-    for index, (name, module) in enumerate(prunable):
-        shape = tuple(module.weight.shape)
-        units = np.ones(shape[0] * shape[1] // block, bool)
-        zeros = round(sparsities[index % len(sparsities)] * len(units))
-        units[random.permutation(len(units))[:zeros]] = False
-        found[name] = np.repeat(units, block).reshape(shape)
-    return found
-
-
-def kept_of(model: SizeModel, chosen: dict[str, np.ndarray]) -> np.ndarray:
-    counts = [chosen[x.name].sum() if x.name in chosen else np.prod(x.shape) for x in model.layers]
-    return np.array(counts, dtype=float)
-
-
-def with_zeros(
-    lowered: bytes, model: nn.Module, example: torch.Tensor, chosen: dict[str, np.ndarray]
-) -> bytes:
-    """The lowered graph of the masked model, without lowering it again: batch norms move no zeros."""
-    graph = read(lowered)
-    name_weights(graph, weighted_layers(model, example))
-    for _, tensor in list(weights(graph)):
-        if graph.name(tensor) in chosen:
-            values = graph.constant(tensor)
-            mask = chosen[graph.name(tensor)].reshape(values.shape)
-            graph.model.buffers[graph.tensors[tensor].buffer].data = np.frombuffer(
-                np.where(mask, values, np.float32(0)).tobytes(), np.uint8
-            )
-    return graph.to_bytes()
-
-
-ASSIGNMENTS = [([0.8], 4), ([0.95, 0.3, 0.6, 0.0], 4), ([0.9, 0.5, 0.72], 1), ([0.4], 1)]
-
-
-@pytest.mark.parametrize("target", ["litert-arm64", "litert-arm64-int8"])
-def test_litert_files_have_the_predicted_size(
-    dense: nn.Module, example: torch.Tensor, lowered: bytes, tmp_path: Path, target: str
-):
-    path = tmp_path / "file.tflite"
-    model = calibrated(litert.convert(dense, example, path, target=target, lowered=lowered))
-    for sparsities, block in ASSIGNMENTS:
-        chosen = masks(dense, sparsities, block)
-        changed = with_zeros(lowered, dense, example, chosen)
-        real = litert.convert(dense, example, path, target=target, lowered=changed).bytes
-        assert int(model.bytes(kept_of(model, chosen), (1, block))) == pytest.approx(real, rel=0.01)
-
-
-def test_coreml_files_have_the_predicted_size(dense: nn.Module, example: torch.Tensor, tmp_path: Path):
-    targets = ("coreml-ios18", "coreml-ios18-int8")
-    chosen = masks(dense, [0.95, 0.3, 0.6, 0.8], 4)
-    masked = copy.deepcopy(dense)
-    for name, mask in chosen.items():
-        masked.get_submodule(name).weight.data *= torch.from_numpy(mask)
-    before, after = (
-        coreml.convert_all(m, example, {t: tmp_path / f"{n}-{t}.mlpackage" for t in targets})
-        for n, m in (("dense", dense), ("masked", masked))
-    )
-    for target in targets:
-        model = calibrated(before[target])
-        predicted = int(model.bytes(kept_of(model, chosen), (1, 4)))
-        assert predicted == pytest.approx(after[target].bytes, rel=0.01)
 
 
 @pytest.mark.parametrize("target", [t for t in TARGETS.values() if t.format is Format.COREML], ids=str)
