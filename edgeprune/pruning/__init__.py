@@ -7,6 +7,7 @@ from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, Unstructu
 from edgeprune.pruning.schedule import Cubic, OneShot, Schedule
 from edgeprune.pruning.select import Rule, Selected, select
 from edgeprune.pruning.sparsifier import Sparsifier
+from edgeprune.pruning.transformers import shrink_transformer
 
 __all__ = [
     "CRITERIA",
@@ -26,4 +27,5 @@ __all__ = [
     "resize",
     "select",
     "shrink",
+    "shrink_transformer",
 ]
