@@ -355,6 +355,8 @@ def _difference(
         return None, "it takes pixels in another range than the first file"
     if ours.shape != theirs.shape:
         return None, f"it gives {ours.shape[1]} values, the first file {theirs.shape[1]}"
+    if not ours.size:
+        return None, "it gives no values"
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return None, "there are NaN or infinite values in an output"
     largest = float(np.abs(theirs).max())
