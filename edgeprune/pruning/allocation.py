@@ -123,7 +123,12 @@ def uniform(
         UserError: see `select`.
     """
     chosen, left_dense = _fitting(model, pattern, sparsity, layers)
-    return Allocation(pattern, {s.name: sparsity for s in chosen}, _weights(chosen), left_dense)
+    units = {s.name: _unit_count(s, pattern) for s in chosen}
+    whole = {
+        name: sparsity if isinstance(pattern, NofM) else round(sparsity * count) / count
+        for name, count in units.items()
+    }
+    return Allocation(pattern, whole, _weights(chosen), left_dense)
 
 
 def erdos_renyi(
@@ -152,7 +157,7 @@ def erdos_renyi(
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 64))
     >>> from edgeprune.pruning import Unstructured
     >>> erdos_renyi(model, Unstructured(), 0.75).sparsities
-    {'0': 0.6015625, '1': 0.787109375}
+    {'0': 0.64453125, '1': 0.7763671875}
     """
     chosen, left_dense = _fitting(model, pattern, sparsity, layers)
     _refuse_above(sparsity, maximum, pattern)

@@ -50,4 +50,32 @@ class Cubic:
         return step == self.steps or (step < self.steps and step % self.every == 0)
 
 
-Schedule = OneShot | Cubic
+@dataclass(frozen=True)
+class Stepwise:
+    """In rounds with training in between (Han et al., 2015): each begins with an equal part of the zeros.
+
+    Attributes:
+        rounds: 1 or more.
+        steps: optimizer steps from one round to the next, 1 or more.
+
+    >>> [round(Stepwise(rounds=4, steps=2).progress(step), 3) for step in range(8)]
+    [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
+    """
+
+    rounds: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.steps < 1:
+            raise UserError(f"{self.rounds} rounds of {self.steps} steps: both must be 1 or more")
+
+    def progress(self, step: int) -> float:
+        """Share of the final sparsity due at `step`, 0 to 1."""
+        return min(step // self.steps + 1, self.rounds) / self.rounds
+
+    def updates_at(self, step: int) -> bool:
+        """Whether masks are chosen anew at `step`."""
+        return step % self.steps == 0 and step < self.rounds * self.steps
+
+
+Schedule = OneShot | Cubic | Stepwise
