@@ -24,6 +24,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 STDOUT = Path("-")
 PIPED_WIDTH = 140  # Columns of a table that is not read on a terminal.
 DONE, OVER_BUDGET, USER_MISTAKE, TOOL_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DIFFERS = 1  # A check that failed, like a budget.
 
 DESCRIPTION = """\
 Prune a vision model to a budget; get the Core ML and LiteRT files, with every
@@ -49,6 +50,22 @@ x86-sparse, arm64 and browser are prepared once, by make runtimes. host and
 browser take real time. The others are emulated: only how files compare in one
 run means something.
 
+"""
+
+
+VERIFY_EXAMPLES = """\
+examples:
+  edgeprune verify runs/mine/files/block80-litert-arm64.tflite
+  edgeprune verify model.tflite --model mobilenet_v3_small --checkpoint mine.safetensors
+  edgeprune verify model.tflite --runtime host --runtime arm64 --images 20 --json -
+
+A file in a run folder is compared with that run's torch model on its held-out
+images; any other with --model and --checkpoint, or runtime with runtime. make
+runtimes prepares more of them; pip install 'edgeprune[tensorflow]' adds
+TensorFlow's own interpreter.
+
+exit status: 0 every runtime that was run agrees; 1 one does not; 2 a mistake
+in what was asked for, or a file that cannot be used; 3 a tool underneath failed.
 """
 
 
@@ -137,7 +154,42 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="write all of it, every time taken, here; - for stdout, no table",
     )
+    _add_verify(commands)
     return parser
+
+
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "run a file on every runtime at hand and compare it with its torch model"
+    verify = _command(commands, "verify", summary, _verify)
+    verify.epilog = VERIFY_EXAMPLES
+    verify.add_argument("file", type=Path, metavar="FILE", help=".tflite file or .mlpackage folder")
+    verify.add_argument(
+        "--model", metavar="NAME", help="torch model by name, as a recipe's; with --checkpoint"
+    )
+    verify.add_argument("--checkpoint", type=Path, metavar="WEIGHTS", help="its state dict")
+    for name, meaning in (("mean", "subtracted from RGB in [0, 1]"), ("std", "it is then divided by")):
+        verify.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar="X",
+            help=f"of --model: {meaning}; ImageNet's if not given",
+        )
+    verify.add_argument("--run", type=Path, help="run folder it was made in, if it lies elsewhere")
+    verify.add_argument("--variant", help="of the run, if the file's name does not say it")
+    names = ", ".join([*RUNTIMES, "tensorflow"])
+    verify.add_argument(
+        "--runtime",
+        action="append",
+        metavar="NAME",
+        help=f"{names}; may be repeated; all that are there if not given",
+    )
+    verify.add_argument(
+        "--images", type=int, metavar="N", help="on each runtime; 100, or 4 where emulated, if not given"
+    )
+    verify.add_argument(
+        "--json", type=Path, metavar="OUT", help="write the result here; - for stdout, no table"
+    )
 
 
 def _command(
@@ -243,6 +295,37 @@ def _bench(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_text(options.json, bench.to_json(result))
     return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from converters.files import write_text
+    from edgeprune import verifying
+    from edgeprune.progress import Progress
+
+    if options.json not in (None, STDOUT) and not options.json.parent.is_dir():
+        raise UserError(f"cannot write {options.json}: no such folder")
+    given = {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
+    asked = verifying.Asked(
+        options.file,
+        model=options.model,
+        checkpoint=options.checkpoint,
+        run=options.run,
+        variant=options.variant,
+        runtimes=None if options.runtime is None else tuple(options.runtime),
+        images=options.images,
+        **given,
+    )
+    result, found = verifying.run(asked, Progress(Console(stderr=True)).say)
+    if options.json == STDOUT:
+        sys.stdout.write(verifying.to_json(result, found))
+        return DONE if result.agrees else DIFFERS
+    console = Console()
+    verifying.print_result(result, found, console if console.is_terminal else Console(width=PIPED_WIDTH))
+    if options.json is not None:
+        write_text(options.json, verifying.to_json(result, found))
+    return DONE if result.agrees else DIFFERS
 
 
 if __name__ == "__main__":

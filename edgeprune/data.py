@@ -66,6 +66,31 @@ def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
     return _digits(image_size_px) if path is None else _folder(path, image_size_px, progress)
 
 
+def held_out(path: Path | None, image_size_px: int, count: int) -> Split:
+    """Load up to `count` held-out images alone, spread evenly over the classes.
+
+    Raises:
+        UserError: every fault of the folder, in one message.
+    """
+    if path is None:
+        whole = _digits(image_size_px).held_out
+        places = _spread(len(whole), count)
+        return Split(whole.images[places], whole.labels[places])
+    train_folder, held_out_folder = _find_splits(path)
+    found = _find_files(held_out_folder, _find_classes(train_folder, held_out_folder))
+    found = [found[place] for place in _spread(len(found), count)]
+    problems: list[str] = []
+    images = _decode(found, image_size_px, problems, lambda _: None)
+    if problems:
+        raise UserError(_shortened(problems))
+    return _split(images, np.array([label for _, label in found], dtype=np.int64))
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """Up to `count` places from first to last, evenly."""
+    return [int(place) for place in np.linspace(0, length - 1, min(count, length))]
+
+
 def _digits(image_size_px: int) -> Data:
     """scikit-learn's 1,797 handwritten digits, 8x8 enlarged to a square; a fixed stratified split."""
     from PIL import Image
