@@ -140,8 +140,8 @@ def page(facts: dict[str, Any], options: argparse.Namespace, results: Sequence[d
     return [
         "# LiteRT files: bytes, speed, exactness",
         "",
-        f"{percent(SPARSITY)} of the weights of 1x1 convolutions zero, {options.pattern} blocks (output x input",
-        f"channels), {options.size}x{options.size} px, batch 1, {CLASSES} classes.",
+        f"{percent(SPARSITY)} of the weights of 1x1 convolutions zero, in {options.pattern} blocks (output x",
+        f"input channels), {options.size}x{options.size} px, batch 1, {CLASSES} classes.",
         "",
         "## Bytes",
         "",
@@ -214,7 +214,7 @@ def verdict(results: Sequence[dict[str, Any]]) -> list[str]:
     said = (
         f"Held against: {BOUNDS.speed:g} times the dense file's speed on x86 without AVX, float32; outputs "
         f"within {BOUNDS.error:g} of the largest, float32; at most {percent(BOUNDS.stored_fraction)} of the "
-        f"dense float32 bytes stored as int8, {percent(BOUNDS.classifier_fraction)} with the classifier pruned too."
+        f"dense float32 bytes as int8, {percent(BOUNDS.classifier_fraction)} with the classifier pruned too."
     )
     return [said, "", *(f"- missed: {miss}" for miss in missed)] if missed else [said + " All files meet it."]
 

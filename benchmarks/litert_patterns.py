@@ -81,13 +81,13 @@ def make_files(work: Path, size_px: int) -> dict[str, Path]:
     static = {"target": "litert-arm64-static-int8", "calibration": images}
     paths = files(lambda: build(MODEL), work, size_px, {"dense": FLOAT32, "dense-int8-static": static})
     paths["dense-int8-dynamic"] = dynamic_int8(paths["dense"], work / "dense-int8-dynamic.tflite")
-    for percent, pattern in SPARSE:
-        name = f"{percent}-{pattern}"
+    for zeros, pattern in SPARSE:
+        name = f"{zeros}-{pattern}"
         wanted: dict[str, dict[str, Any]] = {name: FLOAT32}
         if f"{name}-int8" in STORAGE:
             wanted[f"{name}-int8"] = INT8
         sparse = PATTERNS[pattern]
-        paths |= files(lambda p=sparse, s=percent / 100: pruned(MODEL, p, s), work, size_px, wanted)
+        paths |= files(lambda p=sparse, s=zeros / 100: pruned(MODEL, p, s), work, size_px, wanted)
     return paths
 
 
@@ -123,7 +123,7 @@ def page(facts: dict[str, Any], size_px: int, runs: list[dict[str, Any]]) -> lis
 
 
 def patterns_table(runs: list[dict[str, Any]]) -> list[str]:
-    columns = [f"{percent}-{pattern}" for percent, pattern in SPARSE]
+    columns = [f"{zeros}-{pattern}" for zeros, pattern in SPARSE]
     return table(
         ["pattern", "bytes", *(head(run) for run in runs)],
         [

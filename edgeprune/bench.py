@@ -138,6 +138,8 @@ def plan(
     chosen = None
     try:
         chosen = runtime(runtime_name)
+        if chosen.one_thread and threads > 1:
+            problems.append(f"--threads {threads}: the {chosen.name} runtime runs on one thread")
         chosen.command()
     except UserError as error:
         problems += error.problems

@@ -32,6 +32,7 @@ class Runtime:
         lint_runtime: what `litert.lint` calls it.
         command: gives the command line that a job's file name is put behind.
             Raises UserError where something is missing, with the command that adds it.
+        one_thread: it cannot use more.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Runtime:
     emulated: bool
     lint_runtime: str
     command: Callable[[], list[str]]
+    one_thread: bool = False
 
 
 def prepared(name: str) -> Path:
@@ -109,6 +111,6 @@ RUNTIMES: dict[str, Runtime] = {
         Runtime("host", "LiteRT on this machine's processor", False, "host", _host),
         Runtime("x86-sparse", "LiteRT on x86 without AVX, emulated", True, "x86-sparse", _x86_sparse),
         Runtime("arm64", "LiteRT on a 64-bit ARM processor, emulated", True, "arm64", _arm64),
-        Runtime("browser", "LiteRT.js (WebAssembly) in Chromium", False, "web", _browser),
+        Runtime("browser", "LiteRT.js (WebAssembly) in Chromium", False, "web", _browser, one_thread=True),
     )
 }

@@ -244,6 +244,11 @@ def test_a_runtime_that_is_not_prepared_is_a_mistake(
     assert "run make runtime-arm64" in capsys.readouterr().err
 
 
+def test_a_browser_has_one_thread(files: dict[str, Path], capsys: Any) -> None:
+    assert main(["bench", str(files["small"]), "--runtime", "browser", "--threads", "2"]) == 2
+    assert "--threads 2: the browser runtime runs on one thread" in capsys.readouterr().err
+
+
 def test_something_else_than_an_image_is_a_mistake(tmp_path: Path, capsys: Any) -> None:
     net = eligible()
     path = tmp_path / "features.tflite"
