@@ -1,20 +1,25 @@
 """Convert the models that edgeprune is meant for to every Core ML target, run the files, compare with torch.
 
-    python benchmarks/coreml_models.py [MODEL ...] [--targets coreml-ios16 ...]
+    python benchmarks/coreml_models.py MODEL ...   measure these (all where none is named), then write the page
+    python benchmarks/coreml_models.py --page      write the page from what was measured before
 
-Weights are random, batch norms have statistics of their own, and 75 % of the weights of 1x1 convolutions
-and linear layers are zero. For each file: its bytes, the relative error to the float32 torch model, and the
-relative error to the same torch model holding the weights decoded from the file (`twin`), which says whether
-evaluating the file is right whatever its storage.
+Results go to docs/results/coreml_models.json, a model at a time, so that the work can be done in pieces.
+Weights are random and batch norms have statistics of their own; each model is converted as it is, and with
+75 % of the weights of its 1x1 convolutions and linear layers zero. For each file: its bytes, the relative
+error to the float32 torch model, and the relative error to the twin: the same torch modules, run by torch,
+holding the weights decoded from the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +28,14 @@ from torch import Tensor, nn
 from converters import coreml
 from converters.coreml.package import read_package
 from converters.coreml.program import Program, Reference, read_program
-from converters.errors import EdgepruneError
 from converters.facts import Converted
-from converters.targets import TARGETS, Format
+from converters.files import write_text
+from converters.targets import TARGETS, Format, Storage
 
 # Image sizes in pixels, small to be quick; the transformer has one size only.
 MODELS = {
-    "mobilenet_v3_small": 64,
     "mobilenet_v3_large": 64,
+    "mobilenet_v3_small": 64,
     "mobilenet_v2": 64,
     "resnet18": 64,
     "efficientnet_b0": 64,
@@ -40,11 +45,17 @@ MODELS = {
     "fastvit_t8": 128,
     "vit_tiny_patch16_224": 224,
 }
+VARIANTS = {"dense": 0.0, "zeros75": 0.75}
+COREML_TARGETS = [name for name, target in TARGETS.items() if target.format is Format.COREML]
 IMAGES = 4
-ZEROS = 0.75
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "coreml_models.json"
+PACKAGES = ("torch", "torchvision", "timm", "coremltools", "numpy")
+FLOAT16_ERROR, TWIN_ERROR = 2e-3, 1e-5
+
+Row = dict[str, Any]
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, zeros: float) -> nn.Module:
     """A model of random weights, pruned."""
     import torchvision.models as zoo
 
@@ -61,11 +72,16 @@ def build(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)):
+        if zeros and is_prunable(module):
             weight = module.weight.data
-            last = weight.abs().flatten().kthvalue(max(int(ZEROS * weight.numel()), 1)).values
+            last = weight.abs().flatten().kthvalue(max(int(zeros * weight.numel()), 1)).values
             weight[weight.abs() <= last] = 0
     return model.eval()
+
+
+def is_prunable(module: nn.Module) -> bool:
+    """Whether it is a 1x1 convolution or a linear layer."""
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
 
 
 def run(model: nn.Module, images: Tensor) -> np.ndarray:
@@ -175,43 +191,103 @@ def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(got - wanted).max() / np.abs(wanted).max())
 
 
-def main() -> None:
-    """Print a row for each model and target."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL")
-    targets = [name for name, target in TARGETS.items() if target.format is Format.COREML]
-    parser.add_argument("--targets", nargs="*", default=targets, choices=targets, metavar="TARGET")
-    arguments = parser.parse_args()
-    print("| model | px | target | bytes | zeros | error to float32 | error to twin | convert s | run s |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for name in arguments.models:
-        model, size_px = build(name), MODELS[name]
-        images = torch.rand(IMAGES, 3, size_px, size_px, generator=torch.Generator().manual_seed(1))
-        wanted = run(model, images)
-        for target in arguments.targets:
-            print(f"| {name} | {size_px} | {target} | {row(model, images, wanted, target)} |", flush=True)
-
-
-def row(model: nn.Module, images: Tensor, wanted: np.ndarray, target: str) -> str:
-    """Convert, run, compare."""
+def measure(name: str, variant: str, targets: list[str]) -> dict[str, Row]:
+    """Convert, run and compare a model; a row for each target."""
+    model, size_px = build(name, VARIANTS[variant]), MODELS[name]
+    images = torch.rand(IMAGES, 3, size_px, size_px, generator=torch.Generator().manual_seed(1))
+    wanted = run(model, images)
+    rows = {}
     with tempfile.TemporaryDirectory() as folder:
+        paths = {target: Path(folder) / f"{target}.mlpackage" for target in targets}
         start = time.perf_counter()
-        try:
-            converted = coreml.convert(model, images[:1], Path(folder) / "model.mlpackage", target=target)
-        except EdgepruneError as error:
-            return f"failed: {error}"
-        convert_s = time.perf_counter() - start
-        package = coreml.load(converted.path)
-        start = time.perf_counter()
-        got = package.predict(images.numpy())
-        run_s = time.perf_counter() - start
-        to_twin = relative_error(got, run(twin(model, converted, images[:1]), images))
-    count = sum(np.prod(layer.shape) for layer in converted.layers)
-    zeros = sum(layer.zero_fraction * np.prod(layer.shape) for layer in converted.layers) / count
-    return (
-        f"{converted.bytes:,} | {zeros:.1%} | {relative_error(got, wanted):.1e} | {to_twin:.1e} "
-        f"| {convert_s:.0f} | {run_s:.1f}"
-    )
+        files = coreml.convert_all(model, images[:1], paths)
+        print(f"{name} {variant}: converted in {time.perf_counter() - start:.0f} s", flush=True)
+        for target, converted in files.items():
+            got = coreml.load(converted.path).predict(images.numpy())
+            rows[target] = {
+                "bytes": converted.bytes,
+                "error": relative_error(got, wanted),
+                "twin_error": relative_error(got, run(twin(model, converted, images[:1]), images)),
+                **stored(converted),
+            }
+            print(f"  {target}: {rows[target]}", flush=True)
+    return rows
+
+
+def stored(converted: Converted) -> Row:
+    """Weights, zeros and bits of the layers of a file, and the bytes that the formula gives for them.
+
+    The formula: a sparse weight takes 1 bit, and the bits of a value if it is not zero.
+    """
+    weights = zeros = bits = formula_bits = 0.0
+    for layer in converted.layers:
+        count = float(np.prod(layer.shape))
+        weights += count
+        zeros += count * layer.zero_fraction
+        bits += count * layer.bits_per_weight
+        sparse = layer.encoding.startswith("sparse")
+        kept = count * (1 - layer.zero_fraction)
+        formula_bits += (
+            count + kept * value_bits(layer.encoding) if sparse else count * layer.bits_per_weight
+        )
+    return {
+        "weights": int(weights),
+        "zero_fraction": zeros / weights,
+        "layer_bytes": round(bits / 8),
+        "formula_bytes": round(formula_bits / 8),
+        "encodings": sorted({layer.encoding for layer in converted.layers}),
+    }
+
+
+def value_bits(encoding: str) -> int:
+    """Bits of a value: "sparse 4-bit table" -> 4."""
+    return next(bits for text, bits in VALUE_BITS.items() if text in encoding)
+
+
+VALUE_BITS = {"float16": 16, "int8": 8, "6-bit": 6, "4-bit": 4}
+
+
+def problems(rows: dict[str, Row]) -> list[str]:
+    """What is not as it must be, a line each."""
+    found = []
+    for target, row in rows.items():
+        if TARGETS[target].storage is Storage.FLOAT16 and row["error"] > FLOAT16_ERROR:
+            found.append(f"{target}: error {row['error']:.1e} to torch")
+        if row["twin_error"] > TWIN_ERROR:
+            found.append(f"{target}: error {row['twin_error']:.1e} to torch with the decoded weights")
+    return found
+
+
+def load_results() -> dict[str, Any]:
+    """What was measured before."""
+    if not RESULTS.exists():
+        return {"models": {}}
+    content: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return content
+
+
+def save_results(name: str, variant: str, rows: dict[str, Row]) -> None:
+    """Put the rows of a model in the place of any that were there."""
+    content = load_results()
+    content["versions"] = {package: version(package) for package in PACKAGES}
+    content["models"].setdefault(name, {"px": MODELS[name]})[variant] = rows
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    write_text(RESULTS, json.dumps(content, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    arguments = parser.parse_args()
+    for name in [] if arguments.page else arguments.models or MODELS:
+        for variant in arguments.variants:
+            rows = measure(name, variant, COREML_TARGETS)
+            save_results(name, variant, rows)
+            for line in problems(rows):
+                print(f"PROBLEM {name} {variant} {line}", flush=True)
 
 
 if __name__ == "__main__":

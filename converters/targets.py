@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 
 from converters.errors import UserError
@@ -36,6 +38,8 @@ class Target:
         storage: of the weight values.
         platform: lowest OS ("iOS16") of a Core ML package; linter runtime ("arm64", "web") of a LiteRT file.
         description: for `--help` and the report.
+        sparse_values: whether zeros are left out of values of this storage; where not, a layer is stored
+            either so or as sparse float16.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Target:
     storage: Storage
     platform: str
     description: str
+    sparse_values: bool = True
 
 
 TARGETS: dict[str, Target] = {
@@ -51,13 +56,21 @@ TARGETS: dict[str, Target] = {
         Target(
             "coreml-ios16", Format.COREML, Storage.FLOAT16, "iOS16", "Core ML, float16, sparse where pruned"
         ),
-        Target("coreml-ios16-int8", Format.COREML, Storage.INT8, "iOS16", "Core ML, int8, or sparse float16"),
+        Target(
+            "coreml-ios16-int8",
+            Format.COREML,
+            Storage.INT8,
+            "iOS16",
+            "Core ML, int8, or sparse float16",
+            sparse_values=False,
+        ),
         Target(
             "coreml-ios16-6bit",
             Format.COREML,
             Storage.TABLE6,
             "iOS16",
             "Core ML, 6-bit tables, or sparse float16",
+            sparse_values=False,
         ),
         Target(
             "coreml-ios16-4bit",
@@ -65,6 +78,7 @@ TARGETS: dict[str, Target] = {
             Storage.TABLE4,
             "iOS16",
             "Core ML, 4-bit tables, or sparse float16",
+            sparse_values=False,
         ),
         Target(
             "coreml-ios17", Format.COREML, Storage.FLOAT16, "iOS17", "Core ML, float16, sparse where pruned"
@@ -105,6 +119,7 @@ TARGETS: dict[str, Target] = {
             Storage.STATIC_INT8,
             "arm64",
             "LiteRT on ARM, dense, weights and activations int8; needs calibration images",
+            sparse_values=False,
         ),
         Target("litert-web", Format.LITERT, Storage.FLOAT32, "web", "LiteRT.js in a browser, float32"),
         Target("litert-web-int8", Format.LITERT, Storage.INT8, "web", "LiteRT.js in a browser, int8-stored"),
@@ -112,14 +127,61 @@ TARGETS: dict[str, Target] = {
 }
 
 
+# What a name may call a storage, and in which words; the first that fits counts.
+_WORDS: tuple[tuple[frozenset[str], Storage], ...] = (
+    (frozenset({"static", "int8"}), Storage.STATIC_INT8),
+    (frozenset({"int8"}), Storage.INT8),
+    (frozenset({"8bit"}), Storage.INT8),
+    (frozenset({"6bit"}), Storage.TABLE6),
+    (frozenset({"4bit"}), Storage.TABLE4),
+    (frozenset({"float16"}), Storage.FLOAT16),
+    (frozenset({"float32"}), Storage.FLOAT32),
+)
+
+
 def target(name: str, format: Format | None = None) -> Target:
     """Look a target up by name, of the given format if one is named.
 
     Raises:
-        UserError: there is none; the message lists those there are.
+        UserError: there is none; the message names those that carry what was asked for, and lists all.
     """
     choices = [t for t in TARGETS.values() if format is None or t.format is format]
     for choice in choices:
         if choice.name == name:
             return choice
-    raise UserError(f"unknown target {name!r}: choose from {', '.join(t.name for t in choices)}")
+    names = [t.name for t in choices]
+    raise UserError(f"unknown target {name!r}: {_advice(name, names)}choose from {', '.join(names)}")
+
+
+def carrying(storage: Storage, *, sparse: bool) -> list[Target]:
+    """The targets that store values so; `sparse`: with the zeros among them left out.
+
+    >>> [target.name for target in carrying(Storage.INT8, sparse=True)]
+    ['coreml-ios18-int8', 'litert-arm64-int8', 'litert-web-int8']
+    """
+    return [t for t in TARGETS.values() if t.storage is storage and (t.sparse_values or not sparse)]
+
+
+def _advice(name: str, choices: list[str]) -> str:
+    """Who carries the storage that an unknown name asks for, or what the name is a slip of."""
+    words = set(re.findall(r"[a-z]+\d*|\d+bit", name.lower().replace("-bit", "bit")))
+    sparse = "sparse" in words
+    for needed, storage in _WORDS:
+        if needed <= words:
+            carriers = [t.name for t in carrying(storage, sparse=sparse)]
+            # of the format and for the system asked for, as far as there are any
+            for word in sorted(words):
+                carriers = [carrier for carrier in carriers if word in carrier.split("-")] or carriers
+            told = [carrier for carrier in carriers if carrier in choices] or carriers
+            what = f"sparse {storage.value}" if sparse else storage.value
+            return f"{what} is carried by {' and '.join(told)}; " if told else f"nothing carries {what}; "
+    plain = name.replace("-sparse", "")
+    if sparse and plain in choices:
+        return f"{plain} leaves zeros out already; "
+    alike = [choice for choice in choices if _numbers(name) in ([], _numbers(choice))]
+    close = get_close_matches(name.lower(), alike, n=1, cutoff=0.85)
+    return f"did you mean {close[0]}? Else " if close else ""
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall(r"\d+", name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.table import Table
 from converters.facts import LayerFacts
 from converters.targets import Format
 from edgeprune.errors import UserError
+
+if TYPE_CHECKING:
+    from converters import coreml
 
 SUFFIXES = {".mlpackage": Format.COREML, ".tflite": Format.LITERT}
 LITERT_RUNTIMES = ("arm64", "web")
@@ -35,12 +39,7 @@ def print_facts(path: Path, console: Console) -> None:
     from converters import coreml, litert
 
     if SUFFIXES[path.suffix] is Format.COREML:
-        package = coreml.inspect(path)
-        console.print(_table(path, package.layers))
-        console.print(f"{package.bytes:,} bytes; runs on {package.lowest_os} and later", highlight=False)
-        console.print(f"zeros the Neural Engine may skip: {len(package.skipped)} layers", highlight=False)
-        leaving = ", ".join(package.leaving) or "none"
-        console.print(f"known to leave the Neural Engine: {leaving}", highlight=False)
+        _print_package(coreml.inspect(path), console)
         return
     file = litert.inspect(path)
     console.print(_table(path, file.layers))
@@ -50,6 +49,25 @@ def print_facts(path: Path, console: Console) -> None:
         console.print(f"sparse kernels on {runtime}: {'yes' if verdict.sparse else 'no'}", highlight=False)
         for problem in verdict.problems:
             console.print(f"  {problem}", highlight=False, markup=False)
+
+
+def _print_package(package: coreml.Inspection, console: Console) -> None:
+    notes = {name: f"may be skipped: {why}" for name, why in package.skipped.items()}
+    layers = [replace(layer, note=layer.note or notes.get(layer.name)) for layer in package.layers]
+    console.print(_table(package.path, layers))
+    sparse = sum(layer.encoding.startswith("sparse") for layer in layers)
+    size = "x".join(map(str, package.input.shape[1:]))
+    pixels = "as pixels" if package.input.range else "normalised as for training"
+    labels = f"; names {len(package.input.labels)} classes" if package.input.labels else ""
+    lines = [
+        f"{package.bytes:,} bytes; runs on {package.lowest_os} and later",
+        f"takes an RGB image of {size}, {pixels}{labels}",
+        f"zeros the Neural Engine may skip: {len(package.skipped)} of {sparse} sparse layers",
+        f"known to leave the Neural Engine: {', '.join(package.leaving) or 'none'}",
+        *(f"{key}: {text}" for key, text in package.metadata.items()),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
 def _table(path: Path, layers: Sequence[LayerFacts]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from converters.coreml.compression import compress, contents_of
 from converters.coreml.description import describe, summary
 from converters.coreml.evaluation import LOGITS
-from converters.coreml.framework import ct, quiet
+from converters.coreml.framework import ct, quiet, temporary_files
 from converters.coreml.inspection import layer_facts, name_layers
 from converters.coreml.package import SUFFIX, write_package
 from converters.coreml.program import StoredWeight, layer_weights, read_program
@@ -44,7 +45,9 @@ def convert(
     """Convert a model, store its weights as small as the target allows, and write the package.
 
     Args:
-        model: in eval mode, with its zeros already in its weights; it is not changed.
+        model: in eval mode, with its zeros already in its weights; it is not changed. It gives a tensor, or
+            several: of a dict that has "out", as segmentation models give, the file has that alone, of any
+            other dict, list or tuple, as backbones of detectors give, all.
         example: (1, 3, h, w) float32, of the size the file will take.
         path: of the package, ending in ".mlpackage"; a package that is there already is replaced.
         target: name of a Core ML target in `converters.targets.TARGETS`.
@@ -60,41 +63,104 @@ def convert(
         UserError: the model, the example or an option is not what it should be.
         ToolError: torch or coremltools cannot convert the model.
     """
-    path = Path(path)
-    chosen = target_named(target, Format.COREML)
-    output = _check(model, example, path, labels, normalization)
+    converted = convert_all(
+        model, example, {target: path}, labels=labels, normalization=normalization, metadata=metadata
+    )
+    return converted[target]
+
+
+def convert_all(
+    model: nn.Module,
+    example: Tensor,
+    paths: Mapping[str, str | Path],
+    *,
+    labels: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, Converted]:
+    """Convert a model for several targets: as `convert` does, sharing the steps that they have in common.
+
+    Args:
+        model: see `convert`, as for the other arguments.
+        example: as above.
+        paths: of the package for each target, by its name.
+        labels: as above.
+        normalization: as above.
+        metadata: as above.
+
+    Returns:
+        What was written, by target.
+
+    Raises:
+        UserError: the model, the example or an option is not what it should be.
+        ToolError: torch or coremltools cannot convert the model.
+    """
+    targets = [target_named(name, Format.COREML) for name in paths]
+    files = [Path(path) for path in paths.values()]
+    results = _check(model, example, files, labels, normalization)
     layers = weighted_layers(model, example)
-    mlmodel = _to_mil(_Deployed(model, normalization, labels is not None, output), example, chosen)
-    _check_range(mlmodel, layers)
+    deployed = _Deployed(model, normalization, labels is not None, results)
+    exported = _export(deployed, example)
+    converted = {}
+    with temporary_files():
+        mlmodels: dict[str, Any] = {}
+        for target, path in zip(targets, files, strict=True):
+            if target.platform not in mlmodels:
+                mlmodels[target.platform] = _to_mil(exported, deployed, example, target.platform)
+                _check_range(mlmodels[target.platform], layers)
+            mlmodel = _compress(mlmodels[target.platform], target)
+            _write(mlmodel, model, layers, path, labels, metadata or {})
+            converted[target.name] = Converted(path, target.name, size_bytes(path), layer_facts(path, layers))
+    return converted
+
+
+def _compress(mlmodel: Any, target: Target) -> Any:
     try:
         with quiet():
-            mlmodel = compress(mlmodel, chosen.storage)
+            return compress(mlmodel, target.storage)
     except Exception as error:
         raise ToolError(
-            f"coremltools could not compress the model for {target}: {_first_line(error)}"
+            f"coremltools could not compress the model for {target.name}: {_first_line(error)}"
         ) from error
+
+
+def _write(
+    mlmodel: Any,
+    model: nn.Module,
+    layers: Sequence[WeightedLayer],
+    path: Path,
+    labels: Sequence[str] | None,
+    metadata: Mapping[str, str],
+) -> None:
+    """Check the zeros, describe what was done, and write the package."""
     contents = contents_of(mlmodel)
     program = read_program(contents)
     _check_zeros(model, name_layers(program, layers, contents.spec.specificationVersion))
-    texts = {COMPRESSION: summary(layer_weights(program)), **(metadata or {})}
+    texts = {COMPRESSION: summary(layer_weights(program)), **metadata}
     spec = describe(contents.spec, labels, texts, INPUT, PROBABILITIES)
     write_package(spec, Path(mlmodel.weights_dir), path)
-    return Converted(path, chosen.name, size_bytes(path), layer_facts(path, layers))
 
 
 class _Deployed(nn.Module):
-    """The model as the file has it: pixels normalised before it, probabilities after it, where asked for."""
+    """The model as the file has it: pixels normalised before it, probabilities after it, where asked for.
+
+    `results` is what `_results` returns; `forward` gives a tuple of them.
+    """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(
-        self, model: nn.Module, normalization: Normalization | None, classifies: bool, output: str | None
+        self,
+        model: nn.Module,
+        normalization: Normalization | None,
+        classifies: bool,
+        results: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu()
         self.classifies = classifies
-        self.output = output
+        self.results = dict(results)
         self.normalizes = normalization is not None
         if normalization is not None:
             # (x - 255 mean) * (1 / 255 std), in this order, as float16: the mean is exact to 1/32 of a pixel
@@ -108,37 +174,39 @@ class _Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Any:
         """(1, 3, h, w) -> what the model gives, and its softmax where it classifies."""
-        result = self.model((image - self.mean) * self.scale if self.normalizes else image)
-        if self.output is not None:
-            result = result[self.output]
-        return (result, torch.softmax(result, 1)) if self.classifies else result
+        given = self.model((image - self.mean) * self.scale if self.normalizes else image)
+        results = [given if key is None else given[key] for key in self.results.values()]
+        return (*results, torch.softmax(results[0], 1)) if self.classifies else tuple(results)
 
 
 def _values(normalization: Normalization) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return normalization.mean, normalization.std
 
 
-def _to_mil(model: _Deployed, example: Tensor, target: Target) -> Any:
-    """Convert by torch.export, the route that folds batch norms into the convolutions before them."""
+def _export(model: _Deployed, example: Tensor) -> Any:
+    """Trace the model by torch.export, the route that folds batch norms into the convolutions before them."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model, (example.detach().cpu(),)).run_decompositions({})
+            return torch.export.export(model, (example.detach().cpu(),)).run_decompositions({})
     except Exception as error:  # torch.export raises whatever the model's own code does
         raise ToolError(f"torch.export could not trace the model: {_first_line(error)}") from error
+
+
+def _to_mil(exported: Any, model: _Deployed, example: Tensor, platform: str) -> Any:
     shape = tuple(example.shape)
     image = (
         ct.ImageType(name=INPUT, shape=shape, color_layout=ct.colorlayout.RGB)
         if model.normalizes
         else ct.TensorType(name=INPUT, shape=shape, dtype=float)
     )
-    names = [LOGITS, PROBABILITIES] if model.classifies else [LOGITS]
+    names = [*model.results, PROBABILITIES] if model.classifies else list(model.results)
     try:
         with quiet():
             return ct.convert(
                 exported,
                 convert_to="mlprogram",
-                minimum_deployment_target=getattr(ct.target, target.platform),
+                minimum_deployment_target=getattr(ct.target, platform),
                 compute_precision=ct.precision.FLOAT16,
                 inputs=[image],
                 outputs=[ct.TensorType(name=name, dtype=float) for name in names],
@@ -151,12 +219,13 @@ def _to_mil(model: _Deployed, example: Tensor, target: Target) -> Any:
 def _check(
     model: nn.Module,
     example: Tensor,
-    path: Path,
+    paths: Sequence[Path],
     labels: Sequence[str] | None,
     normalization: Normalization | None,
-) -> str | None:
-    """Refuse what cannot be converted; return the key of the output where the model gives a dict."""
-    problems = [*_path_problems(path), *_example_problems(example), *_normalization_problems(normalization)]
+) -> dict[str, Any]:
+    """Refuse what cannot be converted; return the outputs, as `_results` does."""
+    problems = [problem for path in paths for problem in _path_problems(path)]
+    problems += [*_example_problems(example), *_normalization_problems(normalization)]
     training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
     if training:
         problems.append(f"model is in training mode ({training[0]}): call model.eval() before converting")
@@ -166,20 +235,34 @@ def _check(
     if problems:
         raise UserError(problems)
     with torch.no_grad():
-        result = model(example)
-    key = None
-    if isinstance(result, Mapping):
-        key = "out" if "out" in result else next(iter(result))
-        result = result[key]
-    if not isinstance(result, Tensor):
-        raise UserError(
-            f"model gives a {type(result).__name__}, expected a tensor, or a dict with one called 'out'"
-        )
+        given = model(example)
+    results = _results(given)
     if labels is not None:
-        problems = _label_problems(labels, result)
+        problems = _label_problems(labels, given)
     if problems:
         raise UserError(problems)
-    return key
+    return results
+
+
+def _results(given: Any) -> dict[str, Any]:
+    """Names of the outputs, and the key of each in what the model gives; None where that is a tensor.
+
+    A segmentation model's dict has its result in "out", and what else there is serves its training.
+    """
+    if isinstance(given, Tensor):
+        return {LOGITS: None}
+    if isinstance(given, Mapping) and "out" in given:
+        given = {"out": given["out"]}
+    parts = dict(enumerate(given)) if isinstance(given, (list, tuple)) else given
+    tensors = isinstance(parts, Mapping) and all(isinstance(part, Tensor) for part in parts.values())
+    if not parts or not tensors:
+        raise UserError(
+            f"model gives a {type(given).__name__} that is not of tensors; expected a tensor, or a dict, "
+            "list or tuple of them: of a detector, convert the backbone"
+        )
+    if len(parts) == 1:
+        return {LOGITS: next(iter(parts))}
+    return {f"features_{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in parts}
 
 
 def _path_problems(path: Path) -> list[str]:
@@ -240,7 +323,9 @@ def _check_zeros(model: nn.Module, named: Sequence[tuple[LayerFacts, StoredWeigh
             raise ToolError(f"{fact.name}: {lost:,} of its zeros are not zero as coremltools stored them")
 
 
-def _label_problems(labels: Sequence[str], result: Tensor) -> list[str]:
+def _label_problems(labels: Sequence[str], result: Any) -> list[str]:
+    if not isinstance(result, Tensor):
+        return [f"labels are for a classifier; this model gives a {type(result).__name__}"]
     if result.dim() != 2:
         return [f"labels are for a classifier; this model gives an output of shape {tuple(result.shape)}"]
     problems = []

@@ -37,15 +37,19 @@ class Package:
     Attributes:
         path: of the package.
         input: what `predict` takes.
+        outputs: names of what it gives: one for most models, several for a backbone that gives several maps.
     """
 
-    def __init__(self, path: Path, spec: InputSpec, run: _Evaluator | _CoreML) -> None:
+    def __init__(
+        self, path: Path, spec: InputSpec, outputs: tuple[str, ...], run: _Evaluator | _CoreML
+    ) -> None:
         self.path = path
         self.input = spec
+        self.outputs = outputs
         self._run = run
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Run the package.
+        """Run a package that has one output.
 
         Args:
             images: (n, 3, h, w) of `input.shape` and `input.range`, float32.
@@ -53,6 +57,24 @@ class Package:
         Returns:
             (n, classes) float32: the output as the torch model gives it, before any softmax; for a model of
             another kind, (n, ...) in the shape of its output.
+
+        Raises:
+            UserError: the images have another shape, there are none, or the package has several outputs.
+        """
+        if len(self.outputs) != 1:
+            raise UserError(
+                f"{self.path}: gives {', '.join(self.outputs)}: `predict_all` returns them by name"
+            )
+        return self.predict_all(images)[self.outputs[0]]
+
+    def predict_all(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the package.
+
+        Args:
+            images: as for `predict`.
+
+        Returns:
+            Each output by name, (n, ...) float32.
 
         Raises:
             UserError: the images have another shape, or there are none.
@@ -67,9 +89,8 @@ class Package:
             raise UserError(f"{self.path}: no images to run")
         batch = max(1, _BATCH_PX // (images.shape[2] * images.shape[3]))
         with well_formed(self.path):
-            return np.concatenate(
-                [self._run(images[start : start + batch]) for start in range(0, len(images), batch)]
-            )
+            parts = [self._run(images[start : start + batch]) for start in range(0, len(images), batch)]
+        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self.outputs)}
 
 
 def load(
@@ -97,11 +118,14 @@ def load(
         contents = read_package(path)
         program = read_program(contents)
         spec = input_spec(contents, program)
+        results = result_names(program)
         if sys.platform == "darwin" if native is None else native:
-            return Package(path, spec, _CoreML(path, program.inputs[0].name, _image(contents)))
-        run = _Evaluator(program, result_name(program), activations == "float16", _takes_bgr(contents))
+            return Package(
+                path, spec, results, _CoreML(path, program.inputs[0].name, results, _image(contents))
+            )
+        run = _Evaluator(program, results, activations == "float16", _takes_bgr(contents))
         run(np.zeros((1, *spec.shape), np.float32), check=True)
-    return Package(path, spec, run)
+    return Package(path, spec, results, run)
 
 
 @contextmanager
@@ -128,18 +152,18 @@ def input_spec(contents: Contents, program: Program) -> InputSpec:
     )
 
 
-def result_name(program: Program) -> str:
-    """The output that holds what the torch model gives: "logits", the only tensor, or what is classified."""
+def result_names(program: Program) -> tuple[str, ...]:
+    """The outputs that hold what the torch model gives: "logits", what is classified, or all there are."""
     if LOGITS in program.outputs:
-        return LOGITS
+        return (LOGITS,)
     for operation in program.operations:
         if operation.type == "classify":
             probabilities = operation.arguments.get("probabilities", (None,))[0]
             if isinstance(probabilities, Reference):
-                return probabilities.name
-    if len(program.outputs) != 1:
-        raise MalformedError(f"has outputs {', '.join(program.outputs)}, and none called {LOGITS!r}")
-    return program.outputs[0]
+                return (probabilities.name,)
+    if not program.outputs:
+        raise MalformedError("its program has no outputs")
+    return program.outputs
 
 
 def _image(contents: Contents) -> bool:
@@ -175,30 +199,30 @@ class _Step:
 
 
 class _Evaluator:
-    """The steps that lead from the input to one result."""
+    """The steps that lead from the input to the results."""
 
-    def __init__(self, program: Program, result: str, half: bool, bgr: bool) -> None:
+    def __init__(self, program: Program, results: tuple[str, ...], half: bool, bgr: bool) -> None:
         self._bgr = bgr
         self._input = program.inputs[0].name
-        self._result = result
+        self._results = results
         self._constants: dict[str, Tensor] = {}
-        needed = _needed(program, result)
+        needed = _needed(program, results)
         _known_operations(needed)
         self._steps = self._compile(program, needed, half)
 
-    def __call__(self, images: np.ndarray, check: bool = False) -> np.ndarray:
+    def __call__(self, images: np.ndarray, check: bool = False) -> list[np.ndarray]:
         """Run (n, 3, h, w) float32; `check` compares every shape on the way with what the file declares."""
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(images))
             if self._bgr:
                 batch = batch.flip(1)
             if check or len(batch) == 1:
-                return self._run(batch, check).numpy()
+                return [result.numpy() for result in self._run(batch, check)]
             # The program is written for one image, axis of the batch included: (n, 1, 3, h, w).
-            result = torch.vmap(lambda image: self._run(image, False))(batch.unsqueeze(1))
-            return np.asarray(result.squeeze(1).numpy())
+            results = torch.vmap(lambda image: self._run(image, False))(batch.unsqueeze(1))
+            return [result.squeeze(1).numpy() for result in results]
 
-    def _run(self, image: Tensor, check: bool) -> Tensor:
+    def _run(self, image: Tensor, check: bool) -> tuple[Tensor, ...]:
         values: dict[str, Tensor] = {self._input: image}
         for step in self._steps:
             results = self._apply(step, values)
@@ -209,7 +233,7 @@ class _Evaluator:
             values.update(zip((output.name for output in step.operation.outputs), results, strict=True))
             for name in step.forget:
                 values.pop(name, None)
-        return values[self._result]
+        return tuple(values[name] for name in self._results)
 
     def _apply(self, step: _Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         def find(name: str) -> Tensor:
@@ -250,7 +274,7 @@ class _Evaluator:
             forget = tuple(
                 name
                 for name, last in last_use.items()
-                if last == index and name in known and name != self._result
+                if last == index and name in known and name not in self._results
             )
             rounds = half and operation.outputs[0].dtype == "FLOAT16"
             steps.append(_Step(operation, tensors, fixed, rounds, forget))
@@ -283,16 +307,18 @@ def _references(operation: Operation) -> list[Reference]:
     ]
 
 
-def _needed(program: Program, result: str) -> list[Operation]:
-    """The operations that lead to a result, in order."""
-    wanted = {result}
+def _needed(program: Program, results: tuple[str, ...]) -> list[Operation]:
+    """The operations that lead to the results, in order."""
+    made = {output.name for operation in program.operations for output in operation.outputs}
+    for result in results:
+        if result not in made:
+            raise MalformedError(f"nothing in its program makes the output {result!r}")
+    wanted = set(results)
     needed = []
     for operation in reversed(program.operations):
         if wanted.intersection(output.name for output in operation.outputs):
             needed.append(operation)
             wanted.update(reference.name for reference in _references(operation))
-    if not needed:
-        raise MalformedError(f"nothing in its program makes the output {result!r}")
     return needed[::-1]
 
 
@@ -322,28 +348,29 @@ def _check_results(operation: Operation, results: Sequence[Tensor]) -> None:
 class _CoreML:
     """Core ML itself, one image at a time."""
 
-    def __init__(self, path: Path, name: str, image: bool) -> None:
+    def __init__(self, path: Path, name: str, results: tuple[str, ...], image: bool) -> None:
         try:
             with quiet():
                 self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_NE)
         except Exception as error:  # whatever Core ML's compiler raises
             raise ToolError(f"{path}: Core ML cannot load it: {error}") from error
         self._name = name
+        self._results = results
         self._image = image
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """Run (n, 3, h, w) float32."""
-        return np.concatenate([self._predict(image) for image in images])
+        singly = [self._predict(image) for image in images]
+        return [np.concatenate(results) for results in zip(*singly, strict=True)]
 
-    def _predict(self, image: np.ndarray) -> np.ndarray:
+    def _predict(self, image: np.ndarray) -> list[np.ndarray]:
         given: Any = image[None]
         if self._image:
             from PIL import Image
 
             given = Image.fromarray(np.rint(image).astype(np.uint8).transpose(1, 2, 0))
         outputs = self._model.predict({self._name: given})
-        tensors = {name: value for name, value in outputs.items() if isinstance(value, np.ndarray)}
-        value = tensors.get(LOGITS, next(iter(tensors.values()), None))
-        if value is None:
-            raise ToolError("Core ML returned no tensor")
-        return np.asarray(value, np.float32)
+        missing = [name for name in self._results if name not in outputs]
+        if missing:
+            raise ToolError(f"Core ML returned {', '.join(outputs)}, and no {', '.join(missing)}")
+        return [np.asarray(outputs[name], np.float32) for name in self._results]

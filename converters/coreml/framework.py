@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 
@@ -30,9 +32,38 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-with quiet():
+@contextlib.contextmanager
+def temporary_files() -> Iterator[None]:
+    """Give coremltools a folder for its temporary packages, which else stay until Python ends."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+@contextlib.contextmanager
+def _without_tensorflow() -> Iterator[None]:
+    """Hide TensorFlow, where it is installed and not imported yet.
+
+    coremltools imports whatever it could convert from: seconds and log lines for nothing, and TensorFlow 2.21
+    ended the process with a segmentation fault when it was imported after torch.
+    """
+    hidden = "tensorflow" not in sys.modules
+    if hidden:
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # what makes Python refuse the import
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["tensorflow"]
+
+
+with quiet(), _without_tensorflow():
     import coremltools as ct
     from coremltools import proto
     from coremltools.optimize import coreml as cto
 
-__all__ = ["ct", "cto", "proto", "quiet"]
+__all__ = ["ct", "cto", "proto", "quiet", "temporary_files"]

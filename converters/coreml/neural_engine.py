@@ -7,6 +7,7 @@ github.com/hollance/neural-engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from converters.coreml.constexpr import Stored
 from converters.coreml.program import Operation, Program, Reference, StoredWeight
 
-# Zeros anywhere are skipped from this share on.
+# Zeros anywhere are skipped from this share on, rounded to whole weights in a layer's favour.
 _SKIPPED_FRACTION = 0.75
 _LEAVING = {"gather": "looks values up", "lstm": "is recurrent", "gru": "is recurrent", "rnn": "is recurrent"}
 
@@ -47,7 +48,7 @@ def skips(weight: StoredWeight) -> str | None:
     """Why the Neural Engine may skip the zeros of a layer; None where it computes them like the rest."""
     if not weight.encoding.startswith("sparse"):
         return None
-    if weight.zero_fraction >= _SKIPPED_FRACTION:
+    if np.count_nonzero(weight.value == 0) >= math.floor(_SKIPPED_FRACTION * weight.value.size):
         return f"{weight.zero_fraction:.0%} zeros"
     block = output_block(weight.value)
     return f"zeros in blocks of {block} output channels" if block > 1 else None

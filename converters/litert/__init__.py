@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from converters.lazy import lazily
 
 if TYPE_CHECKING:
     from converters.litert.conversion import convert
@@ -14,21 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Inspection", "Lint", "LitertModel", "Problem", "convert", "inspect", "lint", "load", "lower"]
 
-# The frameworks take seconds to import: each name brings its module when it is first asked for.
-_HOMES = {
-    "convert": "conversion",
-    "LitertModel": "evaluation",
-    "load": "evaluation",
-    "Inspection": "inspection",
-    "inspect": "inspection",
-    "Lint": "linter",
-    "Problem": "linter",
-    "lint": "linter",
-    "lower": "lowering",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "convert": "conversion",
+        "LitertModel": "evaluation",
+        "load": "evaluation",
+        "Inspection": "inspection",
+        "inspect": "inspection",
+        "Lint": "linter",
+        "Problem": "linter",
+        "lint": "linter",
+        "lower": "lowering",
+    },
+)

@@ -20,6 +20,7 @@ from converters.coreml.package import read_package, write_package
 from converters.coreml.program import Program, Reference, read_program
 from converters.errors import UserError
 from converters.facts import Converted, Normalization
+from converters.targets import TARGETS, Format
 
 LABELS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -89,18 +90,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("packages")
 
 
-@pytest.fixture(scope="session")
-def tiny_sparse(tiny: Tiny, folder: Path) -> Converted:
-    """iOS 16, sparse float16; takes what the torch model takes."""
-    return coreml.convert(tiny, torch.rand(1, 3, 16, 16), folder / "tiny.mlpackage")
+COREML_TARGETS = [name for name, target in TARGETS.items() if target.format is Format.COREML]
 
 
 @pytest.fixture(scope="session")
-def tiny_int8(tiny: Tiny, folder: Path) -> Converted:
-    """iOS 18, sparse int8; takes what the torch model takes."""
-    return coreml.convert(
-        tiny, torch.rand(1, 3, 16, 16), folder / "tiny-int8.mlpackage", target="coreml-ios18-int8"
-    )
+def tiny_files(tiny: Tiny, folder: Path) -> dict[str, Converted]:
+    """For every target; takes what the torch model takes."""
+    paths = {target: folder / f"tiny-{target}.mlpackage" for target in COREML_TARGETS}
+    return coreml.convert_all(tiny, torch.rand(1, 3, 16, 16), paths)
+
+
+@pytest.fixture(scope="session")
+def tiny_sparse(tiny_files: dict[str, Converted]) -> Converted:
+    """iOS 16, sparse float16."""
+    return tiny_files["coreml-ios16"]
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tiny_files: dict[str, Converted]) -> Converted:
+    """iOS 18, sparse int8."""
+    return tiny_files["coreml-ios18-int8"]
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,16 @@ def test_core_ml_where_there_is_none_is_said(tiny_sparse: Converted) -> None:
 
 
 def test_public_names() -> None:
-    assert coreml.__all__ == ["Inspection", "Package", "StoredWeight", "convert", "decode", "inspect", "load"]
+    assert coreml.__all__ == [
+        "Inspection",
+        "Package",
+        "StoredWeight",
+        "convert",
+        "convert_all",
+        "decode",
+        "inspect",
+        "load",
+    ]
     assert all(hasattr(coreml, name) for name in coreml.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = coreml.nonsense
