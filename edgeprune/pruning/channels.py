@@ -64,13 +64,14 @@ def shrink(
     problems = [f"no layer {name!r} to keep" for name in keep if name not in modules]
     if not 0 < fraction < 1:
         problems.insert(0, f"channel fraction {fraction:g} is not between 0 and 1: 0.5 removes half of them")
-    if criterion not in CHANNEL_CRITERIA:
+    transformer = any(is_attention(module) for module in modules.values())
+    if criterion not in CHANNEL_CRITERIA and not transformer:
         problems.append(
             f"unknown criterion {criterion!r} for channels: choose from {', '.join(CHANNEL_CRITERIA)}"
         )
     if problems:
         raise UserError(problems)
-    if any(is_attention(module) for module in modules.values()):
+    if transformer:
         return shrink_transformer(
             model,
             example,

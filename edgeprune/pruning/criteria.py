@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UserError
+from edgeprune.pruning.patterns import Unstructured
 
 
 class Need(Enum):
@@ -177,7 +178,7 @@ def _alike(channels: Tensor, weight: Tensor) -> Tensor:
 def _sparsegpt(weight: Tensor, second_moments: Tensor) -> Tensor:
     from edgeprune.pruning.sparsegpt import saliency
 
-    return saliency(weight, second_moments)
+    return saliency(weight, second_moments, Unstructured())
 
 
 CRITERIA: dict[str, Criterion] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeprune.errors import ToolError, UserError
+from edgeprune.errors import EdgepruneError, ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
 from edgeprune.pruning import sparsegpt
 from edgeprune.pruning.calibration import Batch, Calibration, Layer, Loss
@@ -78,8 +78,12 @@ def prune_by_rules(
         statistics = gather_statistics(
             model, selected, criterion, calibration=calibration, loss=loss, seed=seed
         )
-        for s in selected:
-            mask = s.rule.pattern.mask(importance_of(s, criterion, statistics.get(s.name)), s.rule.sparsity)
+        # All masks before the first zero: an error leaves the model as it was.
+        masks = [
+            s.rule.pattern.mask(importance_of(s, criterion, statistics.get(s.name)), s.rule.sparsity)
+            for s in selected
+        ]
+        for s, mask in zip(selected, masks, strict=True):
             s.layer.weight.data.mul_(mask)
     return {s.name: zero_fraction(s.layer.weight) for s in selected}
 
@@ -194,12 +198,25 @@ def _prune_in_order(model: nn.Module, selected: Sequence[Selected], batches: Seq
     """
     by_name = {s.name: s for s in selected}
     calls = calibrating.calls_in_order(model, {n: s.layer for n, s in by_name.items()}, batches)
-    for name, count in calls.items():
-        rule, weight = by_name[name].rule, by_name[name].layer.weight
-        moments = calibrating.second_moments(model, by_name[name].layer, count, batches)
-        if not bool(moments.isfinite().all()):
-            raise UserError(f"layer {name!r}: its inputs are NaN or infinite on the calibration images")
-        try:
-            weight.data.copy_(sparsegpt.compress(weight.detach(), moments, rule.pattern, rule.sparsity))
-        except ToolError as error:
-            raise ToolError(f"layer {name!r}: {error}") from error
+    before = {s.name: s.layer.weight.detach().clone() for s in selected}
+    try:
+        for name, count in calls.items():
+            _prune_layer(model, by_name[name], count, batches)
+    except EdgepruneError:  # An error leaves the model as it was.
+        for s in selected:
+            s.layer.weight.data.copy_(before[s.name])
+        raise
+
+
+def _prune_layer(model: nn.Module, selected: Selected, calls: int, batches: Sequence[Batch]) -> None:
+    name, rule, weight = selected.name, selected.rule, selected.layer.weight
+    moments = calibrating.second_moments(model, selected.layer, calls, batches)
+    if not bool(moments.isfinite().all()):
+        raise UserError(f"layer {name!r}: its inputs are NaN or infinite on the calibration images")
+    try:
+        pruned = sparsegpt.compress(weight.detach(), moments, rule.pattern, rule.sparsity)
+    except ToolError as error:
+        raise ToolError(f"layer {name!r}: {error}") from error
+    if not bool(pruned.isfinite().all()):
+        raise UserError(f"layer {name!r}: its new weights do not fit {weight.dtype}; use float32")
+    weight.data.copy_(pruned)

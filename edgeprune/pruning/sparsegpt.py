@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import ToolError
-from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, Unstructured
+from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern
 
 DAMPING = 0.01  # Of the mean second moment, added to all: inputs seen too rarely would be trusted too much.
 SLICE_COLUMNS = 128  # Zeros are chosen for so many columns at a time, as in the paper.
@@ -26,6 +26,7 @@ def compress(weight: Tensor, second_moments: Tensor, pattern: Pattern, sparsity:
 
     Two inputs that always agree: the weight that stays takes over all that the other did (1 + 3 = 4).
 
+    >>> from edgeprune.pruning import Unstructured
     >>> agree = torch.ones(1, 2, 2, dtype=torch.float64)
     >>> compress(torch.tensor([[1.0, 3.0]]), agree, Unstructured(), 0.5).round(decimals=1)
     tensor([[0., 4.]])
@@ -48,35 +49,28 @@ def compress(weight: Tensor, second_moments: Tensor, pattern: Pattern, sparsity:
     columns = _to_columns(weight.double(), side, groups)
     positions = count // weight.shape[1]
     width = _slice_channels(pattern, weight.shape, positions) * positions
-    units_seen = units_gone = 0
+    # How many of each slice go is settled over the whole layer: inputs differ in size far more than the
+    # weights, and an equal share of every slice (the paper's way) would cost the largest half their weights.
+    scores = _scores(columns, factor, pattern, weight.shape, side)
+    gone = _to_columns(~pattern.mask(scores, sparsity), side, groups)
     for begin in range(0, count, width):
         end = min(begin + width, count)
-        costs = _costs(
-            columns[:, :, begin:end], factor[:, begin:end, begin:end], _joint_columns(pattern, count)
-        )
         shape = (weight.shape[0], (end - begin) // positions, *weight.shape[2:])
-        scores = _from_columns(costs, shape, side).float()
-        # Rounding is carried over from slice to slice, so that the layer as a whole meets its target.
-        units = pattern.units(scores).numel()
-        units_seen += units
-        due = round(sparsity * units_seen) - units_gone
-        units_gone += due
-        keep = pattern.mask(scores, due / units)
+        scores = _scores(columns[:, :, begin:end], factor[:, begin:end, begin:end], pattern, shape, side)
+        keep = pattern.mask(scores, float(gone[:, :, begin:end].double().mean()))
         _settle(columns, _to_columns(keep, side, groups), factor, begin, end)
     return torch.empty_like(weight).copy_(_from_columns(columns, weight.shape, side))
 
 
-def saliency(weight: Tensor, second_moments: Tensor, pattern: Pattern | None = None) -> Tensor:
+def saliency(weight: Tensor, second_moments: Tensor, pattern: Pattern) -> Tensor:
     """What zeroing each weight costs in the layer's output, (out, in / groups, ...), float32.
 
-    Over the units of `pattern` (None: single weights) it sums to the cost of losing the unit as a whole.
+    Over the units of `pattern` it sums to the cost of losing the unit as a whole.
     """
-    side = _joint_channels(pattern or Unstructured(), weight.shape[1])
+    side = _joint_channels(pattern, weight.shape[1])
     factor = _factor(second_moments, weight.shape, side)
-    groups, count, _ = factor.shape
-    columns = _to_columns(weight.double(), side, groups)
-    costs = _costs(columns, factor, _joint_columns(pattern or Unstructured(), count))
-    return _from_columns(costs, weight.shape, side).float()
+    columns = _to_columns(weight.double(), side, len(factor))
+    return _scores(columns, factor, pattern, weight.shape, side)
 
 
 def _joint_channels(pattern: Pattern, channels: int) -> int:
@@ -86,9 +80,11 @@ def _joint_channels(pattern: Pattern, channels: int) -> int:
     return pattern.in_ if isinstance(pattern, Block) else 1
 
 
-def _joint_columns(pattern: Pattern, columns: int) -> int:
-    """Neighbouring columns that go together, of `columns`: a block has one kernel position, a channel all."""
-    return _joint_channels(pattern, columns)
+def _scores(columns: Tensor, factor: Tensor, pattern: Pattern, shape: Sequence[int], side: int) -> Tensor:
+    """Cost of each weight of a layer, or of a slice of it, of `shape`; float32."""
+    # A block lies at one kernel position; a channel takes all columns.
+    joint = columns.shape[2] if isinstance(pattern, Channels) else side
+    return _from_columns(_costs(columns, factor, joint), shape, side).float()
 
 
 def _slice_channels(pattern: Pattern, shape: Sequence[int], positions: int) -> int:

@@ -81,8 +81,11 @@ class Sparsifier:
         Raises:
             UserError: gradients that the criterion needs are missing or not finite, by layer.
         """
-        self._gather()
-        if self._schedule.updates_at(self._step):
+        chooses = self._schedule.updates_at(self._step)
+        if chooses or self._criterion.gather is not None:
+            self._apply()  # The optimizer has moved pruned weights: they must not be ranked by that.
+            self._gather()
+        if chooses:
             self._choose(self._schedule.progress(self._step))
         self._step += 1
         self._apply()
@@ -94,6 +97,7 @@ class Sparsifier:
         Raises:
             UserError: masks must still be chosen, and the criterion has seen no step.
         """
+        self._apply()
         if not self._masks or self._schedule.progress(max(self._step - 1, 0)) < 1:
             self._choose(1.0)
         self._apply()
@@ -104,7 +108,7 @@ class Sparsifier:
         return {
             "step": self._step,
             "masks": [mask.bool().cpu() for mask in self._masks],
-            "gathered": [tensor.cpu() for tensor in self._gathered],
+            "gathered": [tensor.cpu().clone() for tensor in self._gathered],
             "gathered_steps": self._gathered_steps,
             "gather_anew": self._gather_anew,
         }
@@ -115,7 +119,8 @@ class Sparsifier:
         self._masks = [_like(s, mask) for mask, s in zip(state["masks"], self._layers, strict=False)]
         gathered = state.get("gathered", [])
         self._gathered = [
-            tensor.to(s.layer.weight.device) for tensor, s in zip(gathered, self._layers, strict=False)
+            tensor.clone().to(s.layer.weight.device)
+            for tensor, s in zip(gathered, self._layers, strict=False)
         ]
         self._gathered_steps = state.get("gathered_steps", 0)
         self._gather_anew = state.get("gather_anew", True)

@@ -61,6 +61,86 @@ def test_the_least_important_channels_go():
     assert torch.equal(model[0].weight, kept)
 
 
+def two_layers() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)
+    ).eval()
+
+
+def test_batch_norm_scales_decide():
+    model = two_layers()
+    big = torch.arange(16) % 2 == 1
+    model[1].weight.data[~big] = -0.01
+    kept = model[0].weight[big].clone()
+    shrink(model, torch.zeros(1, 3, 1, 1), 0.5, criterion="bn_scale")
+    assert torch.equal(model[0].weight, kept)
+
+
+def test_fpgm_removes_filters_that_others_can_replace():
+    model = two_layers()
+    with torch.no_grad():
+        model[0].weight[:8] = 5.0  # All alike, and the largest of all.
+    kept = model[0].weight[8:].clone()
+    shrink(model, torch.zeros(1, 3, 1, 1), 0.5, criterion="fpgm")
+    assert torch.equal(model[0].weight, kept)
+
+
+def test_taylor_removes_channels_that_the_loss_does_not_see():
+    model = two_layers()
+    with torch.no_grad():
+        model[4].weight[:, :8] = 0
+        model[0].weight[:8] *= 100
+        model[0].bias.fill_(1.0)  # Every channel is active.
+        model[0].weight.abs_()
+    kept = model[0].weight[8:].clone()
+    batches = [(torch.rand(4, 3, 1, 1), torch.arange(4) % 2)]
+    shrink(model, torch.zeros(1, 3, 1, 1), 0.5, criterion="taylor", calibration=batches)
+    assert torch.equal(model[0].weight, kept)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_random_channels_are_repeatable():
+    kept = []
+    for seed in (0, 0, 1):
+        model = two_layers()
+        model[0].weight.data = torch.arange(48.0).view(16, 3, 1, 1)
+        shrink(model, torch.zeros(1, 3, 1, 1), 0.5, criterion="random", seed=seed)
+        kept.append(model[0].weight.flatten().tolist())
+    assert kept[0] == kept[1] != kept[2]
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "bn_scale", "fpgm", "random"])
+def test_every_criterion_shrinks_a_real_network(criterion):
+    model = mobilenet_v3_small(num_classes=10).eval()
+    widths = shrink(model, EXAMPLE, 0.35, criterion=criterion)
+    assert len(widths) > 30
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"criterion": "size"}, "unknown criterion 'size' for channels: choose from squared_magnitude"),
+        ({"criterion": "taylor"}, "criterion 'taylor' looks at images"),
+        (
+            {"criterion": "taylor", "calibration": [torch.zeros(1, 3, 1, 1)]},
+            "criterion 'taylor' needs the loss",
+        ),
+        (
+            {
+                "criterion": "taylor",
+                "calibration": [(torch.full((1, 3, 1, 1), float("nan")), torch.zeros(1, dtype=torch.long))],
+            },
+            "weight '0.weight' has a NaN or infinite gradient",
+        ),
+    ],
+)
+def test_criteria_without_their_data_are_refused(settings, message):
+    with pytest.raises(UserError) as caught:
+        shrink(two_layers(), torch.zeros(1, 3, 1, 1), 0.5, **settings)
+    assert message in str(caught.value)
+
+
 def test_a_second_model_is_not_touched_by_the_first():
     first, second = (mobilenet_v3_small(num_classes=10).eval() for _ in range(2))
     before = copy.deepcopy(second.state_dict())

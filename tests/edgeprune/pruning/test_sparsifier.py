@@ -1,11 +1,23 @@
 import copy
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
 from edgeprune.errors import UserError
-from edgeprune.pruning import Block, Cubic, NofM, OneShot, Rule, Sparsifier, Unstructured, prune, select
+from edgeprune.pruning import (
+    Block,
+    Channels,
+    Cubic,
+    NofM,
+    OneShot,
+    Rule,
+    Sparsifier,
+    Unstructured,
+    prune,
+    select,
+)
 
 
 def small_model() -> nn.Module:
@@ -118,6 +130,119 @@ def test_a_rule_overrides_the_default():
     model = small_model()
     rules = [Rule(Unstructured(), 0.8), Rule(Unstructured(), 0.0, "4")]
     assert Sparsifier(model, rules, OneShot()).finalize() == {"2": pytest.approx(0.8, abs=0.01), "4": 0}
+
+
+def trained(criterion: str, steps: int = 6) -> tuple[nn.Module, Sparsifier, list[torch.Tensor]]:
+    """A small regression, pruned while it trains, and the masks on the way."""
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.5)], Cubic(steps=4), criterion=criterion)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    masks = []
+    for _ in range(steps):
+        images = torch.randn(16, 8)
+        optimizer.zero_grad()
+        (model(images) - images.flip(1)).square().mean().backward()
+        optimizer.step()
+        sparsifier.step()
+        masks.append(model[0].weight.detach() == 0)
+    return model, sparsifier, masks
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "taylor", "snip", "movement", "lamp"])
+def test_every_criterion_of_training_grows_zeros_that_stay(criterion):
+    model, sparsifier, masks = trained(criterion)
+    for earlier, later in itertools.pairwise(masks):
+        assert not bool((earlier & ~later).any())
+    assert int(masks[-1].sum()) == 32
+    assert sparsifier.finalize() == {"0": 0.5, "2": 0.5}
+    assert int(torch.count_nonzero(model[2].weight)) == 32
+
+
+def test_momentum_cannot_revive_a_pruned_weight_when_masks_are_chosen_anew():
+    model = nn.Sequential(nn.Linear(4, 1, bias=False))
+    model[0].weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.5)], Cubic(steps=3))
+    for _ in range(3):
+        sparsifier.step()
+    assert model[0].weight.tolist() == [[0, 0, 3, 4]]
+    model[0].weight.data[0, 0] = 100.0  # What an optimizer with momentum may do before the next choice.
+    sparsifier.step()
+    assert model[0].weight.tolist() == [[0, 0, 3, 4]]
+
+
+def test_movement_adds_up_over_training_and_keeps_what_grows():
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    model[0].weight.data = torch.tensor([[5.0, 0.5]])
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.5)], Cubic(steps=2), criterion="movement")
+    # The large weight moves towards zero, the small one away from it.
+    for gradient in ([[1.0, -1.0]], [[1.0, -2.0]]):
+        model[0].weight.grad = torch.tensor(gradient)
+        sparsifier.step()
+    gathered = sparsifier.state_dict()["gathered"][0]
+    assert gathered.tolist() == [[-5.0 - 5.0, 0.5 + 1.0]]
+    assert sparsifier.finalize() == {"0": 0.5}
+    assert model[0].weight.tolist() == [[0.0, 0.5]]
+
+
+def test_taylor_forgets_once_masks_are_chosen_and_movement_does_not():
+    for criterion, steps in (("taylor", 1), ("movement", 3)):
+        model = nn.Sequential(nn.Linear(4, 4))
+        sparsifier = Sparsifier(
+            model, [Rule(Unstructured(), 0.5)], Cubic(steps=8, every=2), criterion=criterion
+        )
+        for _ in range(3):  # Masks are chosen at the first and the third.
+            model[0].weight.grad = torch.ones(4, 4)
+            sparsifier.step()
+        state = sparsifier.state_dict()
+        model[0].weight.grad = torch.ones(4, 4)
+        sparsifier.step()
+        assert state["gather_anew"] == (criterion == "taylor")
+        assert sparsifier.state_dict()["gathered_steps"] == (1 if criterion == "taylor" else 4), steps
+
+
+def test_a_resumed_sparsifier_remembers_what_gradients_told():
+    model, one, _ = trained("movement", steps=3)
+    other_model = copy.deepcopy(model)
+    other = Sparsifier(other_model, [Rule(Unstructured(), 0.5)], Cubic(steps=4), criterion="movement")
+    other.load_state_dict(one.state_dict())
+    for m, sparsifier in ((model, one), (other_model, other)):
+        for layer in (m[0], m[2]):
+            layer.weight.grad = torch.linspace(-1, 1, 64).view(8, 8)
+        sparsifier.step()
+        sparsifier.step()
+    assert torch.equal(model[0].weight, other_model[0].weight)
+
+
+def test_missing_gradients_are_refused_by_name():
+    model = small_model()
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.5)], OneShot(), criterion="movement")
+    with pytest.raises(UserError, match="needs gradients, and layer '2' has none: call step"):
+        sparsifier.step()
+    with pytest.raises(UserError, match="has seen no training step"):
+        sparsifier.finalize()
+
+
+def test_gradients_that_are_no_numbers_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 4))
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.5)], OneShot(), criterion="movement")
+    model[0].weight.grad = torch.full((4, 4), float("nan"))
+    with pytest.raises(UserError, match="layer '0': criterion 'movement' gives NaN or infinite importance"):
+        sparsifier.step()
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "sparsegpt", "bn_scale"])
+def test_criteria_of_calibration_are_sent_to_prune(criterion):
+    with pytest.raises(UserError, match="needs calibration images, which a Sparsifier does not see: prune"):
+        Sparsifier(small_model(), [Rule(Unstructured(), 0.5)], OneShot(), criterion=criterion)
+
+
+def test_the_last_layer_keeps_its_channels_unless_a_rule_names_it():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    sparsifier = Sparsifier(model, [Rule(Channels(), 0.5)], OneShot())
+    assert sparsifier.exceptions == {"1": "the last layer's channels are the model's answers"}
+    assert sparsifier.finalize() == {"0": 0.5}
+    assert prune(model, Channels(), 0.5, layers=["1"]) == {"1": 0.5}
 
 
 BAD_RULES = {
