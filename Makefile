@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
+WEB := sample_apps/web
 
-.PHONY: demo test test-tensorflow lint format clean runtimes runtime-x86-sparse runtime-arm64
+.PHONY: demo test test-tensorflow lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser test-web
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/mobilenet_v3_small.py --output $(OUTPUT)
@@ -26,6 +27,17 @@ runtimes: runtime-x86-sparse runtime-arm64 runtime-browser
 runtime-x86-sparse runtime-arm64: runtime-%: $(VENV)/installed
 	$(BIN)/python -m converters.runtimes.prepare $*
 
+# LiteRT.js and the page around it, which any browser shows; bench and verify run it in Chromium.
+runtime-browser:
+	@command -v node > /dev/null && command -v npm > /dev/null || { echo "Node.js is not installed: install version 20 or later, with npm (https://nodejs.org; Debian: apt-get install nodejs npm)" >&2; exit 2; }
+	cd $(WEB) && npm ci --no-audit --no-fund && npm run --silent bundle
+	@cd $(WEB) && node browser.mjs
+
+test-web: runtime-browser $(VENV)/installed
+	rm -rf $(WEB)/build
+	$(BIN)/python $(WEB)/test/make_run.py $(WEB)/build/run
+	cd $(WEB) && npm test
+
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -43,4 +55,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .runtimes runs build .mypy_cache .ruff_cache .pytest_cache

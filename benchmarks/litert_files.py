@@ -34,8 +34,7 @@ CAVEATS = (
     "values, accuracy is not looked at.",
     "Emulated runtimes (qemu) count instructions, not memory: only ratios within one run mean something, and "
     "they are no promise for a phone.",
-    "Times are medians of rounds in which all files take turns; in brackets the quartiles of the rounds' own "
-    "ratios.",
+    "All files take turns; speed is the median of the rounds' own ratios, in brackets their quartiles.",
 )
 
 

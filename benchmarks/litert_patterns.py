@@ -9,6 +9,8 @@ into docs/results (--out). Files and timings are kept in FOLDER: a stopped run g
 from __future__ import annotations
 
 import argparse
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +98,8 @@ def dynamic_int8(dense: Path, path: Path) -> Path:
     from ai_edge_quantizer import quantizer, recipe
 
     if not path.exists():
-        with replacing(path) as temporary:
-            work = quantizer.Quantizer(str(dense), recipe.dynamic_wi8_afp32())
+        work = quantizer.Quantizer(str(dense), recipe.dynamic_wi8_afp32())
+        with replacing(path) as temporary, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             temporary.write_bytes(bytes(work.quantize().quantized_model))
     return path
 

@@ -206,18 +206,14 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def speed(file: Timed, first: Timed) -> Spread | None:
-    """How many times as fast as the first file: by the medians, and the quartiles of the rounds one by one.
+    """How many times as fast as the first file, round by round; None where one of them is refused.
 
-    A round's two times were taken one after the other, so a machine that slows down for a while moves the
-    quartiles less than it moves the times'.
+    A round's times were taken one after the other, so a machine that slows down for a while moves their ratio
+    less than it moves the times.
     """
     if not file.milliseconds or not first.milliseconds:
         return None
-    rounds = spread(np.divide(first.milliseconds, file.milliseconds).tolist())
-    times = spread(file.milliseconds), spread(first.milliseconds)
-    if rounds is None or times[0] is None or times[1] is None:
-        return None
-    return Spread(times[1].median / times[0].median, rounds.low, rounds.high)
+    return spread(np.divide(first.milliseconds, file.milliseconds).tolist())
 
 
 def to_plain(bench: Bench) -> dict[str, Any]:
@@ -261,8 +257,8 @@ def notes(bench: Bench) -> list[str]:
     threads = f"{bench.plan.threads} thread{'s' * (bench.plan.threads > 1)}"
     lines = [
         f"{bench.version}, {bench.plan.runtime.description}; {height_px}x{width_px} px, {threads}",
-        f"{bench.plan.rounds} rounds in turns: medians, in brackets the quartiles; "
-        f"speed and difference against {bench.plan.files[0].path}",
+        f"{bench.plan.rounds} rounds in turns: medians, in brackets the quartiles",
+        f"speed (round by round) and difference against {bench.plan.files[0].path}",
     ]
     if bench.plan.runtime.emulated:
         lines.append("emulated: the times say nothing by themselves, only how files compare in this run")
