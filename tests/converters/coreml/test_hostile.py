@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from converters import coreml
 from converters.coreml.package import Contents
 from converters.errors import UserError
 from converters.facts import Converted
+from edgeprune.cli import main
 
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -146,73 +150,119 @@ def with_another_stride(package: Path) -> None:
     rewrite(package, change)
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (without_weights, "weight.bin is missing"),
-        (with_half_the_weights, "of a weight file that has 4,714 bytes"),
-        (with_empty_weights, "of a weight file that has 0 bytes"),
-        (with_zeros_for_weights, "no weight record at byte 64 of the weight file"),
-        (with_half_a_specification, "model.mlmodel is not a Core ML specification, or was damaged"),
-        (with_text_for_a_specification, "model.mlmodel is not a Core ML specification, or was damaged"),
-        (with_empty_specification, "holds a model of no type, expected an ML program"),
-        (without_specification, "which Manifest.json names as the model, is missing"),
-        (with_broken_manifest, "Manifest.json does not name the model"),
-        (with_manifest_of_lists, "Manifest.json does not name the model"),
-        (with_model_at(f"../../outside.mlpackage/{MODEL}"), "leads out of the package"),
-        (with_model_at(f"OUTSIDE/{MODEL}"), "leads out of the package"),
-        (with_model_at("com.apple.CoreML/\0"), "is not a path"),
-        (with_model_at("."), "which Manifest.json names as the model, is missing"),
-        (with_linked_model, "leads out of the package"),
-        (with_linked_weights, "leads out of the package"),
-        (with_weights_at(f"@model_path/../../../outside.mlpackage/{WEIGHTS}"), "leads out of the package"),
-        (with_weights_at(f"OUTSIDE/{WEIGHTS}"), "is not inside the package"),
-        (with_weights_at(f"@model_path/OUTSIDE/{WEIGHTS}"), "leads out of the package"),
-        (with_offset(10**9), "a weight at byte 1,000,000,000 of a weight file that has 9,428 bytes"),
-        (with_offset(2**64 - 32), "a weight at byte 18,446,744,073,709,551,584 of a weight file"),
-        (with_offset(80), "no weight record at byte 80 of the weight file"),
-        (with_a_huge_shape, "larger than any that a vision model has"),
-        (with_operation("lstm"), "operations that cannot be evaluated here: 'lstm' at "),
-        (with_operation("conv"), "operation 'conv' at "),
-        (with_another_stride, "gives shape [1, 16, 16, 16], declared is [1, 16, 8, 8]"),
-    ],
-)
-def test_damage_is_one_message_that_names_the_package(
-    damage: Callable[[Path], None], message: str, tiny_app: Converted, tmp_path: Path, monkeypatch: Any
-) -> None:
-    package = tmp_path / "hostile.mlpackage"
-    shutil.copytree(tiny_app.path, package)
+# What no reader of a package may take, and what only running it shows.
+DAMAGE = [
+    (without_weights, "weight.bin is missing"),
+    (with_half_the_weights, "of a weight file that has 4,714 bytes"),
+    (with_empty_weights, "of a weight file that has 0 bytes"),
+    (with_zeros_for_weights, "no weight record at byte 64 of the weight file"),
+    (with_half_a_specification, "model.mlmodel is not a Core ML specification, or was damaged"),
+    (with_text_for_a_specification, "model.mlmodel is not a Core ML specification, or was damaged"),
+    (with_empty_specification, "holds a model of no type, expected an ML program"),
+    (without_specification, "which Manifest.json names as the model, is missing"),
+    (with_broken_manifest, "Manifest.json does not name the model"),
+    (with_manifest_of_lists, "Manifest.json does not name the model"),
+    (with_model_at(f"../../outside.mlpackage/{MODEL}"), "leads out of the package"),
+    (with_model_at(f"OUTSIDE/{MODEL}"), "leads out of the package"),
+    (with_model_at("com.apple.CoreML/\0"), "is not a path"),
+    (with_model_at("."), "which Manifest.json names as the model, is missing"),
+    (with_linked_model, "leads out of the package"),
+    (with_linked_weights, "leads out of the package"),
+    (with_weights_at(f"@model_path/../../../outside.mlpackage/{WEIGHTS}"), "leads out of the package"),
+    (with_weights_at(f"OUTSIDE/{WEIGHTS}"), "is not inside the package"),
+    (with_weights_at(f"@model_path/OUTSIDE/{WEIGHTS}"), "leads out of the package"),
+    (with_offset(10**9), "a weight at byte 1,000,000,000 of a weight file that has 9,428 bytes"),
+    (with_offset(2**64 - 32), "a weight at byte 18,446,744,073,709,551,584 of a weight file"),
+    (with_offset(80), "no weight record at byte 80 of the weight file"),
+    (with_a_huge_shape, "larger than any that a vision model has"),
+]
+FAULTS = [
+    (with_operation("lstm"), "operations that cannot be evaluated here: 'lstm' at "),
+    (with_operation("conv"), "operation 'conv' at "),
+    (with_another_stride, "gives shape [1, 16, 16, 16], declared is [1, 16, 8, 8]"),
+]
+
+
+class Opened:
+    """The files that Python opens while this is active, those it imports left out."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.paths: list[Path] = []
+        sys.addaudithook(self._note)  # which stays: there is no way to remove it
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.active and event == "open" and isinstance(arguments[0], (str, bytes)):
+            path = Path(os.fsdecode(arguments[0]))
+            if path.suffix not in (".py", ".pyc", ".so"):
+                self.paths.append(path)
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Path]]:
+        self.paths = []
+        self.active = True
+        try:
+            yield self.paths
+        finally:
+            self.active = False
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_app: Converted) -> Opened:
+    coreml.load(tiny_app.path).predict(np.zeros((2, 3, 16, 16), np.float32))  # imports what it imports
+    main(["inspect", str(tiny_app.path)])
+    return Opened()
+
+
+@pytest.fixture
+def package(tiny_app: Converted, tmp_path: Path) -> Path:
+    """A good package, and another outside it."""
     shutil.copytree(tiny_app.path, tmp_path / "outside.mlpackage")
+    shutil.copytree(tiny_app.path, tmp_path / "hostile.mlpackage")
+    return tmp_path / "hostile.mlpackage"
+
+
+def all_inside(paths: list[Path], package: Path) -> bool:
+    return all(path.resolve().is_relative_to(package.resolve()) for path in paths)
+
+
+@pytest.mark.parametrize(("damage", "message"), [*DAMAGE, *FAULTS])
+def test_damage_is_one_message_that_names_the_package(
+    damage: Callable[[Path], None], message: str, package: Path, opened: Opened
+) -> None:
     damage(package)
-    read = watch_reads(monkeypatch)
-    with pytest.raises(UserError) as caught:
+    with opened.watched() as paths, pytest.raises(UserError) as caught:
         coreml.load(package)
     assert len(caught.value.problems) == 1
     assert str(caught.value).startswith(str(package))
     assert message in str(caught.value)
-    assert all(file.resolve().is_relative_to(package.resolve()) for file in read)
+    assert all_inside(paths, package)
 
 
-def watch_reads(monkeypatch: Any) -> list[Path]:
-    """Every file whose content is read from here on."""
-    read: list[Path] = []
-    read_bytes = Path.read_bytes
-
-    def watched(path: Path) -> bytes:
-        read.append(path)
-        return read_bytes(path)
-
-    monkeypatch.setattr(Path, "read_bytes", watched)
-    return read
-
-
-def test_the_undamaged_copy_loads_and_its_reads_are_seen(
-    tiny_app: Converted, tmp_path: Path, monkeypatch: Any
+@pytest.mark.parametrize(("damage", "message"), DAMAGE)
+def test_damage_ends_the_command_line_with_2_and_one_message(
+    damage: Callable[[Path], None], message: str, package: Path, opened: Opened, capsys: Any
 ) -> None:
-    shutil.copytree(tiny_app.path, tmp_path / "good.mlpackage")
-    read = watch_reads(monkeypatch)
-    coreml.load(tmp_path / "good.mlpackage")
-    assert {file.name for file in read} == {"model.mlmodel", "weight.bin"}
+    damage(package)
+    with opened.watched() as paths:
+        status = main(["inspect", str(package)])
+    shown = capsys.readouterr()
+    assert status == 2
+    assert shown.out == ""
+    assert shown.err.startswith(f"error: {package}: not a usable Core ML package: ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert all_inside(paths, package)
+
+
+def test_what_is_opened_is_seen(package: Path, opened: Opened) -> None:
+    with opened.watched() as paths:
+        coreml.load(package)
+    assert [path.name for path in paths] == ["Manifest.json", "model.mlmodel", "weight.bin"]
+    assert all_inside(paths, package)
+    with opened.watched() as paths:
+        (package.parent / "outside.mlpackage" / WEIGHTS).read_bytes()
+    assert not all_inside(paths, package)
 
 
 @pytest.mark.parametrize("look", [coreml.load, coreml.decode, coreml.inspect])
