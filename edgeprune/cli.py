@@ -69,6 +69,17 @@ in what was asked for, or a file that cannot be used; 3 a tool underneath failed
 """
 
 
+SENSITIVITY_EXAMPLES = """\
+examples:
+  edgeprune sensitivity runs/mine
+  edgeprune sensitivity runs/mine --layers 'classifier.*' --sparsities 0.8 0.9
+
+Writes sensitivity.json, sensitivity.md and sensitivity.png into the run folder.
+Only training images are looked at, never the held-out ones.
+
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser().parse_args(arguments)
@@ -155,7 +166,41 @@ def _parser() -> argparse.ArgumentParser:
         help="write all of it, every time taken, here; - for stdout, no table",
     )
     _add_verify(commands)
+    _add_sensitivity(commands)
     return parser
+
+
+def _add_sensitivity(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "measure what zeros in each layer alone do to the accuracy of a run's dense model"
+    command = _command(commands, "sensitivity", summary, _sensitivity, SENSITIVITY_EXAMPLES)
+    command.add_argument("run", type=Path, metavar="RUN", help="run folder with a trained dense model")
+    command.add_argument("--layers", default="*", metavar="GLOB", help="of layer names; all if not given")
+    command.add_argument(
+        "--sparsities",
+        type=float,
+        nargs="+",
+        metavar="S",
+        default=(0.5, 0.7, 0.8, 0.9, 0.95),
+        help="0.5 0.7 0.8 0.9 0.95 if not given",
+    )
+    command.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        default=500,
+        help="of the training images, always the same; %(default)s if not given",
+    )
+    command.add_argument(
+        "--block",
+        type=int,
+        nargs=2,
+        metavar=("OUT", "IN"),
+        default=(1, 4),
+        help="channels zeroed together, 1 1 for single weights; 1 4 if not given",
+    )
+    command.add_argument(
+        "--json", type=Path, metavar="OUT", help="write the result here too; - for stdout, no table"
+    )
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -294,6 +339,30 @@ def _bench(options: argparse.Namespace) -> int:
     bench.print_bench(result, console if console.is_terminal else Console(width=PIPED_WIDTH))
     if options.json is not None:
         write_text(options.json, bench.to_json(result))
+    return DONE
+
+
+def _sensitivity(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from converters.files import write_text
+    from edgeprune import sensitivity
+    from edgeprune.progress import Progress
+
+    if options.json not in (None, STDOUT) and not options.json.parent.is_dir():
+        raise UserError(f"cannot write {options.json}: no such folder")
+    asked = sensitivity.Asked(
+        options.run, options.layers, tuple(options.sparsities), options.images, tuple(options.block)
+    )
+    result = sensitivity.run(asked, Progress(Console(stderr=True)))
+    if options.json == STDOUT:
+        sys.stdout.write(sensitivity.to_json(result))
+        return DONE
+    console = Console()
+    sensitivity.print_result(result, console if console.is_terminal else Console(width=PIPED_WIDTH))
+    sys.stdout.write(f"Picture: {options.run / 'sensitivity.png'}\n")
+    if options.json is not None:
+        write_text(options.json, sensitivity.to_json(result))
     return DONE
 
 

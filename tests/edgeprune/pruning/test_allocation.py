@@ -78,7 +78,7 @@ def test_the_zeros_add_up_and_keep_to_their_bounds(widths, sparsity, pattern, wa
 def test_uniform_is_what_prune_does():
     model = network([16, 32, 8])
     allocation = uniform(model, Block(1, 4), 0.75)
-    assert allocation.sparsities == {"0": 0.75, "1": 0.75, "2": 0.75}
+    assert allocation.sparsities == {"0": 0.75, "1": 0.75, "2": 10 / 14}  # of 14 blocks
     assert allocation.left_dense == {"3": "7 input channels are not a multiple of 4"}
     assert Sparsifier(network([16, 32, 8]), allocation.rules, OneShot()).finalize() == prune(
         model, Block(1, 4), 0.75
