@@ -25,6 +25,8 @@ from edgeprune.errors import UserError
 SCHEMA = 1
 # Rounds before those that count: the first ones fill caches, and a browser still compiles.
 WARMUP = 2
+# A step that takes longer hangs; emulated ones take seconds.
+SECONDS_TO_START, SECONDS_PER_STEP = 300.0, 60.0
 SEED = 0
 SUFFIX = ".tflite"
 
@@ -173,6 +175,7 @@ def measure(plan: Plan, show: Callable[[int], None] | None = None) -> Bench:
         rounds=plan.rounds,
         warmup=WARMUP,
         threads=plan.threads,
+        limit_s=SECONDS_TO_START + SECONDS_PER_STEP * plan.steps,
         show=None if show is None else lambda step, _: show(step),
     )
     first = (plan.files[0], ran.answers[0])
