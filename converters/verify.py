@@ -16,7 +16,7 @@ import importlib.util
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -37,10 +37,9 @@ from converters.runtimes.running import Task, run
 TOLERANCE = 1e-4
 # Each layer may round a value one way or the other, and the next one starts from there.
 INTEGER_TOLERANCE = 0.1
-# Core ML keeps biases and other constants as float16 too, which no weight of the model can be given.
-COREML_TOLERANCE = 2e-3
-# Core ML itself computes in float16.
-NATIVE_TOLERANCE = 2e-2
+# Core ML keeps biases and other constants as float16 too, which no weight of the model can be given, and
+# itself computes in float16: up to 4e-3 was seen here, on a network that had learnt little.
+COREML_TOLERANCE = 2e-2
 EMULATED_IMAGES = 4
 LIMIT_S = 900.0
 BATCH = 50
@@ -152,7 +151,6 @@ def verify(
     Raises:
         UserError: the file cannot be used, the images or the model are not its own, a runtime that was named
             is not there, or there is nothing to compare with.
-        ToolError: LiteRT on this machine ends with the job half done.
     """
     path = Path(path)
     if path.suffix == ".mlpackage":
@@ -198,7 +196,10 @@ def _verify_litert(
     _check_images(path, images, spec)
     fed = _laid_out(path, images if spec.range else normalized(images, normalization))
     say(f"{HOST}: {len(images)} images")
-    ran = run([Task(path, fed)], RUNTIMES[HOST], limit_s=LIMIT_S)
+    try:
+        ran = run([Task(path, fed)], RUNTIMES[HOST], limit_s=LIMIT_S)
+    except ToolError as error:
+        raise UserError(f"{path}: LiteRT crashes on it: {error}") from None
     here = ran.answers[0].outputs
     if here is None:
         raise UserError(f"{path}: LiteRT refuses it: {ran.answers[0].refused}")
@@ -333,8 +334,7 @@ def _verify_package(
     checks = [_check(EVALUATOR, f"coremltools {version('coremltools')}", here, expected, None)]
     if sys.platform == "darwin":
         native = _flat(coreml.load(path, native=True).predict(fed))
-        rounded = replace(expected, tolerance=NATIVE_TOLERANCE)
-        checks.append(_check(NATIVE, f"macOS {platform.mac_ver()[0]}", native, rounded, None))
+        checks.append(_check(NATIVE, f"macOS {platform.mac_ver()[0]}", native, expected, None))
     else:
         checks.append(Check(NATIVE, reason="Core ML itself runs on macOS only: run this command there"))
     return _verification(path, expected, here, checks)

@@ -95,7 +95,6 @@ def run(asked: Asked, say: Callable[[str], None]) -> tuple[Verification, Source]
 
     Raises:
         UserError: a mistake in what was asked for, or a file that cannot be used.
-        ToolError: LiteRT on this machine ends with the job half done.
     """
     problems = asked.problems()
     if problems:

@@ -1,0 +1,131 @@
+"""`edgeprune verify` on files of a real run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgeprune.cli import main
+
+HERE = ("--runtime", "host", "--images", "5")
+
+
+def file(run: Path, variant: str, target: str = "litert-arm64-int8") -> Path:
+    return run / "files" / f"{variant}-{target}.tflite"
+
+
+def facts(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("variant", ["dense", "block80", "channels"])
+def test_a_file_in_a_run_agrees_with_its_model(finished_run, capsys, variant):
+    assert main(["verify", str(file(finished_run, variant)), *HERE, "--json", "-"]) == 0
+    told = facts(capsys)
+    assert told["agrees"] is True
+    assert told["reference"] == "the torch model holding the file's own weights"
+    assert told["compared_with"].endswith(f"variant {variant} of the run {finished_run}, 5 held-out images")
+    (check,) = told["checks"]
+    assert (check["runtime"], check["images"], check["top1_agreement"]) == ("host", 5, 1.0)
+    assert check["max_relative_error"] < check["tolerance"] == 1e-4
+
+
+def test_the_table_says_it_in_words(finished_run, capsys, tmp_path):
+    out = tmp_path / "result.json"
+    assert main(["verify", str(file(finished_run, "block80")), *HERE, "--json", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert "agrees" in shown.out
+    assert "against the torch model as it is" in shown.out
+    assert shown.out.endswith("the file computes what it must\n")
+    assert "host: 5 images" in shown.err
+    assert json.loads(out.read_text())["agrees"] is True
+
+
+def test_another_variants_file_is_found_out(finished_run, capsys):
+    path = str(file(finished_run, "block80"))
+    assert main(["verify", path, *HERE, "--variant", "dense"]) == 1
+    shown = capsys.readouterr().out
+    assert "features.1.block.2.0: stored as" in shown
+    assert shown.endswith("THE FILE DOES NOT COMPUTE WHAT IT MUST\n")
+
+
+def test_a_package_in_a_run_agrees_with_its_model(finished_run, capsys):
+    package = finished_run / "files" / "block80-coreml-ios16.mlpackage"
+    assert main(["verify", str(package), "--images", "5", "--json", "-"]) == 0
+    told = facts(capsys)
+    assert told["checks"][0]["runtime"] == "evaluator"
+    assert told["checks"][0]["max_relative_error"] < told["checks"][0]["tolerance"] == 0.02
+
+
+def test_a_model_and_its_weights_do_instead_of_a_run(finished_run, capsys, tmp_path):
+    copied = shutil.copy(file(finished_run, "dense"), tmp_path / "mine.tflite")
+    weights = finished_run / "variants" / "dense.safetensors"
+    model = ["--model", "mobilenet_v3_small", "--checkpoint", str(weights)]
+    assert main(["verify", str(copied), *HERE, *model, "--json", "-"]) == 0
+    told = facts(capsys)
+    assert told["compared_with"].endswith("random images")
+    assert told["checks"][0]["max_relative_error"] < 1e-4
+    assert main(["verify", str(copied), *HERE, *model, "--mean", "0", "0", "0"]) == 1
+    assert main(["verify", str(copied), *HERE, "--run", str(finished_run), "--variant", "dense"]) == 0
+
+
+def test_images_that_are_gone_are_made_up_for(finished_run, capsys, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    recipe = run / "recipe.toml"
+    lines = [
+        'data = "gone"' if line.startswith("data =") else line for line in recipe.read_text().split("\n")
+    ]
+    recipe.write_text("\n".join(lines))
+    assert main(["verify", str(file(run, "dense")), *HERE, "--json", "-"]) == 0
+    assert facts(capsys)["compared_with"].endswith("random images: its own are not at gone")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "no torch model, and no other runtime, to compare"),
+        (("--model", "mobilenet_v3_small"), "--model and --checkpoint: give both"),
+        (("--checkpoint", "w.pt", "--model", "resnet999"), "unknown model 'resnet999'"),
+        (("--checkpoint", "gone.pt", "--model", "mobilenet_v3_small"), "checkpoint gone.pt: no such file"),
+        (("--run", "nowhere"), "nowhere"),
+        (("--images", "0"), "--images 0: must be 1 or more"),
+        (("--runtime", "phone"), "unknown runtime 'phone': choose from host"),
+        (("--json", "no/such/folder.json"), "cannot write no/such/folder.json: no such folder"),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, tuple) else "",
+)
+def test_mistakes_get_one_message(finished_run, capsys, tmp_path, options, message):
+    alone = shutil.copy(file(finished_run, "dense"), tmp_path / "alone.tflite")
+    runtime = () if "--runtime" in options else ("--runtime", "host")
+    assert main(["verify", str(alone), *runtime, *options]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: ") or "\nerror: " in complaint
+    assert message in complaint
+    assert "Traceback" not in complaint
+
+
+def test_a_run_needs_the_name_of_a_variant(finished_run, capsys, tmp_path):
+    alone = shutil.copy(file(finished_run, "dense"), tmp_path / "alone.tflite")
+    assert main(["verify", str(alone), *HERE, "--run", str(finished_run)]) == 2
+    assert "choose one with --variant: dense, block80, channels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x10\0\0\0TFL3" + bytes(range(256)) * 8])
+def test_a_damaged_file_is_refused(content, capsys, tmp_path):
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(content)
+    assert main(["verify", str(path)]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1
+    assert str(path) in complaint
+
+
+def test_help_has_examples_and_exit_status(capsys):
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    shown = capsys.readouterr().out
+    assert "edgeprune verify runs/mine/files/block80-litert-arm64.tflite" in shown
+    assert "1 one does not" in shown
