@@ -80,7 +80,7 @@ def _arm64() -> list[str]:
 
 
 def _browser() -> list[str]:
-    if not (WEB / "node_modules").is_dir():
+    if not all((WEB / needed).exists() for needed in ("node_modules/playwright-core", "dist/job.html")):
         raise UserError(f"the browser runtime is not prepared ({WEB}): run make runtime-browser")
     return [_program("node", "install Node.js 20 or later"), str(WEB / "run.mjs")]
 

@@ -1,0 +1,83 @@
+// A `.tflite` file as an image classifier: what it says about itself, and LiteRT.js to run it.
+
+import { probabilities } from "./measure.js";
+import { fit, layout, normalizationTo, tensor } from "./pixels.js";
+import { Runtime } from "./runtime.js";
+import { description, isTflite } from "./tflite.js";
+
+/** A file ready to classify images. Make one with `Classifier.load`, and `close` it. */
+export class Classifier {
+  #layout;
+  #normalization;
+
+  /** Throws an Error with one readable sentence where the file is none, or LiteRT.js refuses it. */
+  static async load(name, content) {
+    if (!isTflite(content)) throw new Error(`${name} is not a .tflite file.`);
+    let runtime;
+    try {
+      runtime = await Runtime.load(content);
+    } catch (error) {
+      throw new Error(`LiteRT.js refuses ${name}: ${error.message.split("\n")[0]}.`);
+    }
+    try {
+      return new Classifier(name, content, runtime);
+    } catch (error) {
+      runtime.close();
+      throw error;
+    }
+  }
+
+  constructor(name, content, runtime) {
+    const { inputs, outputs } = runtime.details;
+    if (inputs.length !== 1 || outputs.length !== 1) {
+      throw new Error(`${name} takes ${inputs.length} inputs and gives ${outputs.length}; one of each is needed.`);
+    }
+    if (inputs[0].dtype !== "float32" || outputs[0].dtype !== "float32") {
+      throw new Error(`${name} takes ${inputs[0].dtype} and gives ${outputs[0].dtype}; float32 is needed.`);
+    }
+    const { range, labels } = description(content);
+    this.name = name;
+    this.bytes = content.length;
+    this.runtime = runtime;
+    this.outputs = outputs[0].shape.reduce((product, side) => product * side, 1);
+    // Names that do not match the classes would name the wrong ones.
+    this.labels = labels?.length === this.outputs ? labels : null;
+    this.normalizes = range !== null && range[0] < range[1];
+    this.#normalization = this.normalizes ? normalizationTo(range) : null;
+    this.#layout = layout(inputs[0].shape);
+  }
+
+  get width() {
+    return this.#layout.width;
+  }
+
+  get height() {
+    return this.#layout.height;
+  }
+
+  /** What the model sees of an image: RGBA {data, width, height}. */
+  seen(image) {
+    const { width, height } = this.#layout;
+    const rgb = fit(image, width, height);
+    const data = new Uint8ClampedArray(width * height * 4).fill(255);
+    for (let pixel = 0; pixel < width * height; pixel++) data.set(rgb.subarray(3 * pixel, 3 * pixel + 3), 4 * pixel);
+    return { data, width, height };
+  }
+
+  /**
+   * All classes, the likeliest first: [{name, probability}].
+   * `normalization` counts only where the file does not say what it wants.
+   */
+  async classify(image, normalization) {
+    const rgb = fit(image, this.width, this.height);
+    const values = await this.runtime.run(tensor(rgb, this.#layout, this.#normalization ?? normalization));
+    if (!values.every(Number.isFinite)) throw new Error(`${this.name} gives values that are not numbers.`);
+    return probabilities(values)
+      .map((probability, index) => ({ name: this.labels?.[index] ?? `class ${index}`, probability }))
+      .sort((a, b) => b.probability - a.probability);
+  }
+
+  close() {
+    this.runtime.close();
+  }
+}

@@ -1,0 +1,123 @@
+// From an image to a model's input, the way the training side reads held-out images: upright, the middle cropped
+// to the model's proportions, resized with Pillow's antialiased bilinear filter (a canvas would use the browser's).
+
+const CHANNELS = 3;
+
+/** Ways to give pixels to a model that does not normalise them itself: (pixel / 255 - mean) / std. */
+export const NORMALIZATIONS = {
+  bytes: { label: "0 to 255, as they are", mean: [0, 0, 0], std: [1 / 255, 1 / 255, 1 / 255] },
+  unit: { label: "0 to 1", mean: [0, 0, 0], std: [1, 1, 1] },
+  signed: { label: "−1 to 1", mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] },
+  imagenet: { label: "ImageNet's mean and deviation", mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] },
+};
+
+/** The normalisation that gives pixels in [low, high]. */
+export function normalizationTo([low, high]) {
+  const std = 1 / (high - low);
+  return { label: `${low} to ${high}`, mean: Array(CHANNELS).fill(-low * std), std: Array(CHANNELS).fill(std) };
+}
+
+/**
+ * Where an input tensor of `shape` keeps its image: {height, width, channelsLast}.
+ * Throws an Error where it does not take one colour image.
+ */
+export function layout(shape) {
+  const [batch, ...rest] = shape;
+  if (shape.length === 4 && batch === 1 && rest[2] === CHANNELS) {
+    return { height: rest[0], width: rest[1], channelsLast: true };
+  }
+  if (shape.length === 4 && batch === 1 && rest[0] === CHANNELS) {
+    return { height: rest[1], width: rest[2], channelsLast: false };
+  }
+  throw new Error(`The model takes [${shape.join(", ")}], which is not one colour image.`);
+}
+
+/** Decode a file (a Blob) to {data: RGBA bytes, width, height}, turned upright. Throws an Error if it cannot be. */
+export async function decode(blob) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  } catch {
+    throw new Error("This is not an image that the browser can read.");
+  }
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  try {
+    context.drawImage(bitmap, 0, 0);
+    return context.getImageData(0, 0, width, height);
+  } catch {
+    throw new Error(`The image is too large for the browser: ${width} × ${height} pixels.`);
+  } finally {
+    bitmap.close();
+  }
+}
+
+/** Crop the middle and resize: (height * width * 3) RGB bytes, rows first. */
+export function fit(image, width, height) {
+  const scale = Math.min(image.width / width, image.height / height);
+  const [cropWidth, cropHeight] = [scale * width, scale * height];
+  const columns = weights((image.width - cropWidth) / 2, cropWidth, width, image.width);
+  const rows = weights((image.height - cropHeight) / 2, cropHeight, height, image.height);
+  const [before, after] = [4, CHANNELS]; // bytes a pixel
+  // Across first, then down, rounding to bytes between, as Pillow does.
+  const wide = resample(
+    image.data,
+    { lines: image.height, step: before, stride: before * image.width },
+    columns,
+    { step: after, stride: after * width },
+  );
+  const down = { lines: width, step: after * width, stride: after };
+  return resample(wide, down, rows, down);
+}
+
+/** RGB bytes to the Float32Array that a model of this layout takes. */
+export function tensor(rgb, { channelsLast }, { mean, std }) {
+  const pixels = rgb.length / CHANNELS;
+  const values = new Float32Array(rgb.length);
+  for (let pixel = 0; pixel < pixels; pixel++) {
+    for (let channel = 0; channel < CHANNELS; channel++) {
+      const value = (rgb[pixel * CHANNELS + channel] / 255 - mean[channel]) / std[channel];
+      values[channelsLast ? pixel * CHANNELS + channel : channel * pixels + pixel] = value;
+    }
+  }
+  return values;
+}
+
+/**
+ * For each of `count` new pixels of a line, which old ones it is made of, and how much of each:
+ * a triangle as wide as a new pixel where the line shrinks, as an old one where it grows.
+ */
+function weights(start, length, count, limit) {
+  const scale = length / count;
+  const reach = Math.max(scale, 1);
+  return Array.from({ length: count }, (_, index) => {
+    const centre = start + (index + 0.5) * scale;
+    const first = Math.max(0, Math.floor(centre - reach + 0.5));
+    const last = Math.min(limit, Math.floor(centre + reach + 0.5));
+    const shares = Array.from({ length: last - first }, (_, offset) =>
+      Math.max(0, 1 - Math.abs(first + offset - centre + 0.5) / reach),
+    );
+    const sum = shares.reduce((total, share) => total + share, 0);
+    return { first, shares: shares.map((share) => share / sum) };
+  });
+}
+
+/** Resize along one axis: `step` bytes from pixel to pixel on it, `stride` from one of its lines to the next. */
+function resample(source, from, taps, to) {
+  const result = new Uint8ClampedArray(from.lines * taps.length * CHANNELS);
+  for (let line = 0; line < from.lines; line++) {
+    for (let index = 0; index < taps.length; index++) {
+      const { first, shares } = taps[index];
+      for (let channel = 0; channel < CHANNELS; channel++) {
+        let position = line * from.stride + first * from.step + channel;
+        let sum = 0.5;
+        for (const share of shares) {
+          sum += share * source[position];
+          position += from.step;
+        }
+        result[line * to.stride + index * to.step + channel] = Math.floor(sum);
+      }
+    }
+  }
+  return result;
+}
