@@ -1,9 +1,10 @@
 """Convert the models that edgeprune is meant for to every Core ML target, run the files, compare with torch.
 
-    python benchmarks/coreml_models.py MODEL ...   measure these (all where none is named), then write the page
-    python benchmarks/coreml_models.py --page      write the page from what was measured before
+    python benchmarks/coreml_models.py [MODEL ...] [--variants dense]   measure these, or all
+    python benchmarks/coreml_models.py --speed                          time the evaluator against torch
 
-Results go to docs/results/coreml_models.json, a model at a time, so that the work can be done in pieces.
+Results go to docs/results/coreml_models.json, a model at a time, so that the work can be done in pieces, and
+from there to docs/results/coreml_models.md (--page: only that).
 Weights are random and batch norms have statistics of their own; each model is converted as it is, and with
 75 % of the weights of its 1x1 convolutions and linear layers zero. For each file: its bytes, the relative
 error to the float32 torch model, and the relative error to the twin: the same torch modules, run by torch,
@@ -227,9 +228,7 @@ def stored(converted: Converted) -> Row:
         bits += count * layer.bits_per_weight
         sparse = layer.encoding.startswith("sparse")
         kept = count * (1 - layer.zero_fraction)
-        formula_bits += (
-            count + kept * value_bits(layer.encoding) if sparse else count * layer.bits_per_weight
-        )
+        formula_bits += count + kept * value_bits(layer.encoding) if sparse else count * layer.bits_per_weight
     return {
         "weights": int(weights),
         "zero_fraction": zeros / weights,
@@ -266,13 +265,152 @@ def load_results() -> dict[str, Any]:
     return content
 
 
-def save_results(name: str, variant: str, rows: dict[str, Row]) -> None:
+def save_rows(name: str, variant: str, rows: dict[str, Row]) -> None:
     """Put the rows of a model in the place of any that were there."""
     content = load_results()
-    content["versions"] = {package: version(package) for package in PACKAGES}
     content["models"].setdefault(name, {"px": MODELS[name]})[variant] = rows
+    save(content)
+
+
+def save(content: dict[str, Any]) -> None:
+    """Write the results down, with the versions that made them."""
+    content["versions"] = {package: version(package) for package in PACKAGES}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     write_text(RESULTS, json.dumps(content, indent=1) + "\n")
+
+
+SPEED_MODEL, SPEED_IMAGES, SPEED_ROUNDS, SPEED_BATCH = "mobilenet_v3_small", 1000, 7, 128
+
+
+def measure_speed() -> Row:
+    """Run 1,000 images of 64x64 through a package of MobileNetV3-Small and its torch model, taking turns."""
+    model = build(SPEED_MODEL, 0.75)
+    images = torch.rand(SPEED_IMAGES, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with tempfile.TemporaryDirectory() as folder:
+        package = coreml.load(coreml.convert(model, images[:1], Path(folder) / "model.mlpackage").path)
+    takes: dict[str, list[float]] = {"evaluator": [], "torch": []}
+    for _ in range(SPEED_ROUNDS + 1):  # the first warms up
+        start = time.perf_counter()
+        package.predict(images.numpy())
+        middle = time.perf_counter()
+        for batch in torch.split(images, SPEED_BATCH):
+            run(model, batch)
+        takes["evaluator"].append(middle - start)
+        takes["torch"].append(time.perf_counter() - middle)
+    medians = {name: float(np.median(seconds[1:])) for name, seconds in takes.items()}
+    ratios = np.array(takes["evaluator"][1:]) / np.array(takes["torch"][1:])
+    return {
+        "model": SPEED_MODEL,
+        "images": SPEED_IMAGES,
+        "rounds": SPEED_ROUNDS,
+        "threads": torch.get_num_threads(),
+        "seconds": medians,
+        "ratio_of_medians": medians["evaluator"] / medians["torch"],
+        "ratio_lowest": float(ratios.min()),
+        "ratio_highest": float(ratios.max()),
+    }
+
+
+INTRO = """\
+# Core ML: ten models, every target, run without a Mac
+
+Written by `python benchmarks/coreml_models.py`. Weights are random, batch norms have statistics of
+their own. Each model is converted as it is (dense), and with 75 % of the weights of its 1x1
+convolutions and linear layers zero. Every file is read back and run by our evaluator, in float32, on
+{images} images, of a small size to be quick. Nothing here was run by Core ML itself. {versions}.
+
+## Errors
+
+Largest difference over largest value. *float16*: the targets that store float16, sparse where that is
+smaller, against the float32 torch model; at most {float16_error:.0e} is asked for. *decoded weights*:
+the worst of all targets, against torch running the same modules with the weights decoded from the file
+(batch norms folded as in the file); at most {twin_error:.0e}."""
+
+SIZES = """\
+## What sparse weights cost: MobileNetV3-Large, 75 % zeros
+
+Formula: 1 bit for every weight of a sparse layer, and the bits of a value for each that is not zero;
+dense layers as they are. What layers take beyond it are scales and tables; the rest is biases, padding,
+program and manifest."""
+
+SPEED = """\
+## Time
+
+{images:,} images of 64x64 through a sparse package of {model}, in batches of 128, taking turns with the
+torch model, {rounds} rounds, {threads} thread(s): {evaluator:.2f} s against {torch:.2f} s (medians),
+{ratio_of_medians:.2f} times; {ratio_lowest:.2f} to {ratio_highest:.2f} times in single rounds."""
+
+
+def page(content: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    models = {name: content["models"][name] for name in MODELS if name in content["models"]}
+    versions = ", ".join(f"{package} {number}" for package, number in content["versions"].items())
+    parts = [
+        INTRO.format(images=IMAGES, versions=versions, float16_error=FLOAT16_ERROR, twin_error=TWIN_ERROR),
+        table(["model", "px", *ERROR_COLUMNS], [error_row(name, model) for name, model in models.items()]),
+    ]
+    for variant, title in TITLES.items():
+        measured = {name: model[variant] for name, model in models.items() if variant in model}
+        parts += [
+            f"## {title}",
+            "Bytes of the package:",
+            table(
+                ["model", *SHORT], [[name, *cells(rows, "bytes", ",d")] for name, rows in measured.items()]
+            ),
+            "Error to the float32 torch model, all that was lost by storing the weights so:",
+            table(
+                ["model", *SHORT], [[name, *cells(rows, "error", ".1e")] for name, rows in measured.items()]
+            ),
+        ]
+    large = models.get("mobilenet_v3_large", {}).get("zeros75")
+    if large:
+        parts += [SIZES, size_table(large)]
+    if "speed" in content:
+        parts.append(SPEED.format(**content["speed"], **content["speed"]["seconds"]))
+    return "\n\n".join(parts) + "\n"
+
+
+TITLES = {"dense": "Dense", "zeros75": "With 75 % zeros"}
+SHORT = [name.removeprefix("coreml-") for name in COREML_TARGETS]
+ERROR_COLUMNS = [f"{what}, {variant}" for variant in TITLES for what in ("float16", "decoded weights")]
+# Bytes at most that MobileNetV3-Large with 75 % zeros may take.
+LIMITS = {"coreml-ios16": 3_750_000, "coreml-ios18-int8": 2_400_000, "coreml-ios18-4bit": 1_750_000}
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, all but the first column to the right."""
+    lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cells(rows: dict[str, Row], field: str, form: str) -> list[str]:
+    """A field of every target."""
+    return [format(rows[target][field], form) for target in COREML_TARGETS]
+
+
+def error_row(name: str, model: Row) -> list[str]:
+    """The largest errors of a model, of each variant."""
+    row = [name, str(model["px"])]
+    for variant in TITLES:
+        if variant not in model:
+            row += ["not measured"] * 2
+            continue
+        float16 = [r["error"] for t, r in model[variant].items() if TARGETS[t].storage is Storage.FLOAT16]
+        row += [f"{max(float16):.1e}", f"{max(r['twin_error'] for r in model[variant].values()):.1e}"]
+    return row
+
+
+def size_table(rows: dict[str, Row]) -> str:
+    """Bytes against their limits and the formula."""
+    lines = []
+    for target, limit in LIMITS.items():
+        row = rows[target]
+        excess = row["layer_bytes"] / row["formula_bytes"] - 1
+        rest = row["bytes"] - row["layer_bytes"]
+        counts = [f"{count:,}" for count in (row["bytes"], limit, row["formula_bytes"])]
+        lines.append([target, *counts, f"{excess:+.1%}", f"{rest:,}"])
+    headings = ["target", "bytes", "asked for at most", "layers by the formula", "layers as stored", "rest"]
+    return table(headings, lines)
 
 
 def main() -> None:
@@ -280,14 +418,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--speed", action="store_true", help="only time the evaluator")
     parser.add_argument("--page", action="store_true", help="only write the page")
     arguments = parser.parse_args()
-    for name in [] if arguments.page else arguments.models or MODELS:
-        for variant in arguments.variants:
-            rows = measure(name, variant, COREML_TARGETS)
-            save_results(name, variant, rows)
-            for line in problems(rows):
-                print(f"PROBLEM {name} {variant} {line}", flush=True)
+    if arguments.speed:
+        content = load_results()
+        content["speed"] = measure_speed()
+        print(content["speed"])
+        save(content)
+    elif not arguments.page:
+        for name in arguments.models or MODELS:
+            for variant in arguments.variants:
+                rows = measure(name, variant, COREML_TARGETS)
+                save_rows(name, variant, rows)
+                for line in problems(rows):
+                    print(f"PROBLEM {name} {variant} {line}", flush=True)
+    write_text(RESULTS.with_suffix(".md"), page(load_results()))
 
 
 if __name__ == "__main__":

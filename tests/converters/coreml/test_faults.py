@@ -127,7 +127,7 @@ def test_channels_swapped(
     assert error(tools.edited(tiny_app.path, tmp_path / "f.mlpackage", change), tiny, tools) > FLOAT16_ERROR
 
 
-def test_labels_rotated(tiny_app: Converted, tmp_path: Path, tools: Any) -> None:
+def test_labels_rotated(tiny: nn.Module, tiny_app: Converted, tmp_path: Path, tools: Any) -> None:
     def change(spec: Any, content: bytearray) -> None:
         classes = tools.operation_of(spec, "classify", "classLabel").inputs["classes"].arguments[0].value
         texts = [value.immediateValue.tensor.strings for value in classes.immediateValue.list.values]
@@ -135,7 +135,14 @@ def test_labels_rotated(tiny_app: Converted, tmp_path: Path, tools: Any) -> None
             text.values[0] = label
 
     path = tools.edited(tiny_app.path, tmp_path / "f.mlpackage", change)
-    labels = coreml.load(path).input.labels
-    assert labels is not None
-    assert sorted(labels) == sorted(tools.LABELS)
-    assert labels != tools.LABELS
+    pixels = tools.pixels(20, 16)
+    wanted = [tools.LABELS[i] for i in tools.run(tiny, tools.normalized(pixels)).argmax(1)]
+    assert named(tiny_app.path, pixels) == wanted
+    assert not any(name == other for name, other in zip(named(path, pixels), wanted, strict=True))
+
+
+def named(path: Path, pixels: np.ndarray) -> list[str]:
+    """The class of each image, by the names in the file."""
+    package = coreml.load(path)
+    assert package.input.labels is not None
+    return [package.input.labels[i] for i in package.predict(pixels).argmax(1)]
