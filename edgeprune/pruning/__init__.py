@@ -1,6 +1,6 @@
 """Pruning methods: patterns, criteria, schedules, and removed channels."""
 
-from edgeprune.pruning.channels import resize, shrink
+from edgeprune.pruning.channels import fraction_for_macs, resize, shrink
 from edgeprune.pruning.criteria import CRITERIA
 from edgeprune.pruning.oneshot import prune, prune_by_rules
 from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, Unstructured
@@ -22,6 +22,7 @@ __all__ = [
     "Selected",
     "Sparsifier",
     "Unstructured",
+    "fraction_for_macs",
     "prune",
     "prune_by_rules",
     "resize",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from converters.layers import weighted_layers
 from edgeprune.errors import ToolError, UserError
+from edgeprune.models import count_macs
 from edgeprune.pruning.calibration import Batch, Calibration, Loss, evaluating, read_batches, run
 from edgeprune.pruning.criteria import fpgm
 from edgeprune.pruning.transformers import attention_blocks, is_attention, set_heads, shrink_transformer
@@ -110,6 +113,43 @@ def shrink(
             "ask for a larger fraction or a smaller rounding"
         )
     return shrunk
+
+
+def fraction_for_macs(
+    model: nn.Module, example: Tensor, macs_fraction: float, *, tolerance: float = 0.01, **settings: Any
+) -> float:
+    """Find the fraction of channels for `shrink` that leaves `macs_fraction` of the multiply-accumulates.
+
+    Halves an interval on copies; `model` itself is not touched. Widths are rounded, so that not every
+    target can be met: the fraction whose result is nearest is given.
+
+    Args:
+        model: a module in eval mode.
+        example: (1, 3, h, w).
+        macs_fraction: to be left, above 0 and below 1.
+        tolerance: how near is near enough, as a fraction of the dense model's.
+        settings: further arguments of `shrink`.
+
+    Raises:
+        UserError: a fraction out of range; see `shrink`.
+    """
+    if not 0 < macs_fraction < 1:
+        raise UserError(f"fraction of multiply-accumulates {macs_fraction:g} is not between 0 and 1")
+    dense = count_macs(model, example)
+    low, high = 0.0, 1.0
+    tried: dict[float, float] = {}
+    while high - low > 1 / 256 and min(tried.values(), default=1.0) > tolerance:
+        fraction = (low + high) / 2
+        left = _macs_left(copy.deepcopy(model), example, fraction, settings) / dense
+        tried[fraction] = abs(left - macs_fraction)
+        low, high = (fraction, high) if left > macs_fraction else (low, fraction)
+    return min(tried, key=lambda fraction: tried[fraction])
+
+
+def _macs_left(model: nn.Module, example: Tensor, fraction: float, settings: Mapping[str, Any]) -> int:
+    with suppress(ToolError):  # So small a fraction that rounding leaves everything.
+        shrink(model, example, fraction, **settings)
+    return count_macs(model, example)
 
 
 def _group_importance(criterion: str, seed: int) -> Callable[[Any], Tensor | None]:

@@ -6,7 +6,8 @@ from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18
 
 from edgeprune.errors import UserError
-from edgeprune.pruning import resize, shrink
+from edgeprune.models import count_macs
+from edgeprune.pruning import fraction_for_macs, resize, shrink
 
 EXAMPLE = torch.zeros(1, 3, 64, 64)
 
@@ -146,6 +147,24 @@ def test_a_second_model_is_not_touched_by_the_first():
     before = copy.deepcopy(second.state_dict())
     shrink(first, EXAMPLE, 0.25)
     assert all(torch.equal(before[key], value) for key, value in second.state_dict().items())
+
+
+def test_a_target_in_macs_is_met():
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 96, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(96, 2),
+    ).eval()  # fmt: skip
+    before = copy.deepcopy(model.state_dict())
+    fraction = fraction_for_macs(model, EXAMPLE, 0.5, tolerance=0.03, criterion="magnitude")
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    dense = count_macs(model, EXAMPLE)
+    shrink(model, EXAMPLE, fraction, criterion="magnitude")
+    assert count_macs(model, EXAMPLE) / dense == pytest.approx(0.5, abs=0.03)
+
+
+def test_macs_out_of_range_are_refused():
+    with pytest.raises(UserError, match=r"multiply-accumulates 1\.5 is not between 0 and 1"):
+        fraction_for_macs(mobilenet_v3_small().eval(), EXAMPLE, 1.5)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.7])

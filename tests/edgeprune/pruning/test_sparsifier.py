@@ -104,6 +104,22 @@ def test_the_model_keeps_no_trace():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "movement"])
+def test_finalize_leaves_plain_weights(criterion):
+    model, sparsifier, _ = trained(criterion)
+    sparsifier.finalize()
+    fresh = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    assert set(model.state_dict()) == set(fresh.state_dict())
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+        assert not dict(module.named_buffers())
+    for name, parameter in model.named_parameters():
+        assert type(parameter) is nn.Parameter, name
+        assert parameter._backward_hooks is None
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_float_type_and_layout_is_pruned_exactly(dtype):
     model = small_model().to(dtype).to(memory_format=torch.channels_last)
