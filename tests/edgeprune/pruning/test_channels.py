@@ -155,10 +155,10 @@ def test_a_target_in_macs_is_met():
         nn.Linear(96, 2),
     ).eval()  # fmt: skip
     before = copy.deepcopy(model.state_dict())
-    fraction = fraction_for_macs(model, EXAMPLE, 0.5, tolerance=0.03, criterion="magnitude")
+    fraction = fraction_for_macs(model, EXAMPLE, 0.5, tolerance=0.03, round_to=1)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     dense = count_macs(model, EXAMPLE)
-    shrink(model, EXAMPLE, fraction, criterion="magnitude")
+    shrink(model, EXAMPLE, fraction, round_to=1)
     assert count_macs(model, EXAMPLE) / dense == pytest.approx(0.5, abs=0.03)
 
 
