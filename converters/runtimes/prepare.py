@@ -152,9 +152,14 @@ def _own_architecture() -> str:
 def _fetch(architecture: str, packages: Sequence[str], folder: Path, alone: bool = False) -> list[Path]:
     """Download packages, with all they depend on unless `alone`, without installing anything."""
     options = _private_state(architecture, folder)
-    _tool(["apt-get", *options, "--quiet", "update"], f"apt cannot list {architecture} packages")
+    unlisted = (
+        f"apt lists no {architecture} packages: are its mirrors reached, and do they have that architecture?"
+    )
+    told = _tool(["apt-get", *options, "--quiet", "update"], unlisted)
+    if not list((folder / "state" / "lists").glob("*_Packages*")):  # which apt calls a success
+        raise ToolError("\n".join([unlisted, *told]))
     install = ["install", "--yes", "--download-only", "--no-install-recommends"]
-    what = f"apt cannot download {', '.join(packages)} for {architecture}"
+    what = f"apt cannot download {', '.join(packages)} for {architecture}:"
     if alone:
         _tool(["apt-get", *options, "--quiet", "download", *packages], what, folder / "cache" / "archives")
     else:
@@ -183,7 +188,7 @@ def _private_state(architecture: str, folder: Path) -> list[str]:
 def _unpack(packages: Sequence[Path], root: Path) -> None:
     root.mkdir()
     for package in packages:
-        _tool(["dpkg", "--extract", str(package), str(root)], f"dpkg cannot unpack {package.name}")
+        _tool(["dpkg", "--extract", str(package), str(root)], f"dpkg cannot unpack {package.name}:")
 
 
 def _link_libraries(root: Path) -> None:
@@ -199,7 +204,9 @@ def _wheels(python: str, folder: Path) -> list[Path]:
     """Download LiteRT for ARM with what it depends on."""
     wanted = ["--platform", WHEEL_PLATFORM, "--python-version", python, "--only-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "--quiet", "download", *wanted, "--dest", str(folder)]
-    _tool([*command, f"ai-edge-litert=={LITERT}"], f"pip cannot download LiteRT {LITERT} for Python {python}")
+    _tool(
+        [*command, f"ai-edge-litert=={LITERT}"], f"pip cannot download LiteRT {LITERT} for Python {python}:"
+    )
     return sorted(folder.glob("*.whl"))
 
 
@@ -249,12 +256,14 @@ def _need(*programs: str) -> None:
         )
 
 
-def _tool(command: Sequence[str], failure: str, folder: Path | None = None) -> None:
+def _tool(command: Sequence[str], failure: str, folder: Path | None = None) -> list[str]:
+    """Run a program; returns the last lines it said, complaints before others."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    told = (done.stderr.strip() or done.stdout.strip()).splitlines()[-MESSAGE_LINES:]
     if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()[-MESSAGE_LINES:]
-        raise ToolError("\n".join([f"{failure}:", *lines]))
+        raise ToolError("\n".join([failure, *told]))
+    return told
 
 
 def _say(text: str) -> None:

@@ -54,8 +54,18 @@ def test_a_failed_preparation_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_failing_tool_is_quoted() -> None:
     code = "import sys; print('out'); sys.exit('E: no mirror answers')"
-    with pytest.raises(ToolError, match=r"^apt cannot list arm64 packages:\nE: no mirror answers$"):
-        prepare._tool([sys.executable, "-c", code], "apt cannot list arm64 packages")
+    with pytest.raises(ToolError, match=r"^apt cannot download python3:\nE: no mirror answers$"):
+        prepare._tool([sys.executable, "-c", code], "apt cannot download python3:")
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs apt-get")
+def test_an_apt_that_lists_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """apt itself calls it a success: here without a source, elsewhere without a network."""
+    settings = tmp_path / "apt.conf"
+    settings.write_text('Dir::Etc::sourcelist "/dev/null"; Dir::Etc::sourceparts "/dev/null";')
+    monkeypatch.setenv("APT_CONFIG", str(settings))
+    with pytest.raises(ToolError, match="apt lists no arm64 packages: are its mirrors reached"):
+        prepare._fetch("arm64", ["python3"], tmp_path / "debs")
 
 
 def test_pythons_version_is_that_of_the_package(tmp_path: Path) -> None:
