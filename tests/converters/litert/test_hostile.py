@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters import litert
+from converters import litert, verify
 from converters.errors import UserError
 from converters.litert import apart, inspection, linter
 from converters.litert.graph import Graph, read, read_file
+from converters.runtimes.environments import RUNTIMES
 from converters.targets import Storage
 
 MUTATIONS = 1_050
@@ -191,6 +193,25 @@ def test_a_file_that_litert_refuses_is_the_users(sparse_file: Path) -> None:
     sparse_file.write_bytes(graph.to_bytes())
     with pytest.raises(UserError, match=r"not a usable \.tflite file: LiteRT"):
         litert.load(sparse_file)
+
+
+def test_a_file_that_crashes_litert_cannot_be_verified(
+    int8_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "crashes.tflite"
+    for seed in range(MUTATIONS):
+        path.write_bytes(mutated(int8_bytes, seed))
+        try:
+            litert.load(path)
+        except UserError as error:
+            if str(error).endswith("LiteRT crashes on it"):
+                break
+    else:
+        pytest.fail("no mutation crashes LiteRT: nothing was tested")
+    there = dataclasses.replace(RUNTIMES["host"], name="x86-sparse")  # on any machine
+    monkeypatch.setitem(verify.KNOWN, "x86-sparse", there)
+    with pytest.raises(UserError, match=r"crashes\.tflite: not a usable \.tflite file: LiteRT crashes on it"):
+        verify.verify(path, np.zeros((1, 3, 16, 16), np.float32), runtimes=["x86-sparse"])
 
 
 def test_a_crash_ends_only_the_child(sparse_file: Path) -> None:
