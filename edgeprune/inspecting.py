@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -52,16 +51,14 @@ def print_facts(path: Path, console: Console) -> None:
 
 
 def _print_package(package: coreml.Inspection, console: Console) -> None:
-    notes = {name: f"may be skipped: {why}" for name, why in package.skipped.items()}
-    layers = [replace(layer, note=layer.note or notes.get(layer.name)) for layer in package.layers]
-    console.print(_table(package.path, layers))
-    sparse = sum(layer.encoding.startswith("sparse") for layer in layers)
+    console.print(_table(package.path, package.layers, package.skipped))
+    sparse = sum(layer.encoding.startswith("sparse") for layer in package.layers)
     size = "x".join(map(str, package.input.shape[1:]))
     pixels = "as pixels" if package.input.range else "normalised as for training"
     labels = f"; names {len(package.input.labels)} classes" if package.input.labels else ""
     lines = [
         f"{package.bytes:,} bytes; runs on {package.lowest_os} and later",
-        f"takes an RGB image of {size}, {pixels}{labels}",
+        f"takes an RGB image of {size} px, {pixels}{labels}",
         f"zeros the Neural Engine may skip: {len(package.skipped)} of {sparse} sparse layers",
         f"known to leave the Neural Engine: {', '.join(package.leaving) or 'none'}",
         *(f"{key}: {text}" for key, text in package.metadata.items()),
@@ -70,9 +67,11 @@ def _print_package(package: coreml.Inspection, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _table(path: Path, layers: Sequence[LayerFacts]) -> Table:
+def _table(path: Path, layers: Sequence[LayerFacts], skipped: Collection[str] | None = None) -> Table:
+    """A row for each layer; `skipped` names those whose zeros the Neural Engine may skip."""
     table = Table(title=str(path), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, justify in COLUMNS.items():
+    columns = COLUMNS if skipped is None else {**COLUMNS, "skips": "left"}
+    for heading, justify in columns.items():
         table.add_column(heading, justify=justify, no_wrap=heading in ("layer", "shape"))
     for layer in layers:
         table.add_row(
@@ -83,5 +82,6 @@ def _table(path: Path, layers: Sequence[LayerFacts]) -> Table:
             f"{layer.bits_per_weight:.2f}",
             layer.encoding,
             layer.note or "",
+            *([] if skipped is None else ["yes" if layer.name in skipped else ""]),
         )
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from converters.errors import ToolError
 from converters.facts import Converted, LayerFacts, Normalization, sha256
 from converters.targets import Format, Target
 from edgeprune.data import Split
@@ -40,6 +41,7 @@ def measure(
     variant: str,
     folder: Path,
     held_out: Split,
+    classes: Sequence[str],
     normalization: Normalization,
     torch_outputs: Tensor,
     dense_top1: float,
@@ -53,6 +55,7 @@ def measure(
         variant: name of what was done to the weights.
         folder: of the run; the row's path is relative to it.
         held_out: images it was not trained on.
+        classes: their names, in the order of the labels.
         normalization: what the torch model takes, where the file does not normalise itself.
         torch_outputs: (n, classes) of the variant's torch model on the same images.
         dense_top1: of the dense float32 torch model on the same images, 0 to 1.
@@ -60,6 +63,7 @@ def measure(
     """
     loaded = converter(target).load(converted.path)
     outputs = _run(loaded, held_out, normalization, f"running {converted.path.name}", progress)
+    outputs = by_class(outputs, loaded.input.labels, classes)
     top1 = accuracy(outputs, held_out)
     sparse, reason = _sparse_runtime(converted, target)
     prunable = [layer for layer in converted.layers if layer.kind in PRUNABLE_KINDS]
@@ -82,6 +86,24 @@ def measure(
         input_range=loaded.input.range,
         layers=tuple(dataclasses.asdict(layer) for layer in converted.layers),
     )
+
+
+def by_class(outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[str]) -> Tensor:
+    """Put the columns of outputs in the order of `classes`, by what the file calls each of them.
+
+    Args:
+        outputs: (n, classes), as the file gives them.
+        labels: the names in the file, in its order; None where it has none.
+        classes: the names as they should be.
+
+    Raises:
+        ToolError: the file has other names.
+    """
+    if labels is None:
+        return outputs
+    if sorted(labels) != sorted(classes):
+        raise ToolError(f"the file names its classes {', '.join(labels)}; expected {', '.join(classes)}")
+    return outputs[:, [labels.index(name) for name in classes]]
 
 
 def _run(loaded: Any, split: Split, normalization: Normalization, title: str, progress: Progress) -> Tensor:

@@ -341,6 +341,7 @@ def _file(
         variant=model.name,
         folder=folder.folder,
         held_out=setting.data.held_out,
+        classes=setting.data.classes,
         normalization=setting.normalization,
         torch_outputs=model.outputs,
         dense_top1=baseline.record.top1,

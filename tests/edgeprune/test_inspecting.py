@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from edgeprune.cli import main
@@ -24,3 +26,17 @@ def test_a_damaged_file_is_refused(tmp_path, capsys):
     path.write_bytes(b"not a model")
     assert main(["inspect", str(path)]) == 2
     assert str(path) in capsys.readouterr().err
+
+
+def test_a_package_tells_what_an_app_and_the_neural_engine_make_of_it(finished_run, capsys):
+    path = finished_run / "files" / "block80-coreml-ios16.mlpackage"
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{size:,} bytes; runs on iOS 16, macOS 13 and later\n" in shown
+    assert "px, as pixels; names " in shown
+    assert "known to leave the Neural Engine: none\n" in shown
+    assert "\ncompression: layers: sparse float16 " in shown
+    skipped, sparse = map(int, re.search(r"may skip: (\d+) of (\d+) sparse layers", shown).groups())
+    assert 30 < skipped <= sparse
+    assert sum(line.rstrip().endswith(" yes") for line in shown.splitlines()) == skipped
