@@ -75,7 +75,7 @@ class Unstructured:
     >>> weight * Unstructured().mask(weight, sparsity=0.5)
     tensor([[9., 0., 8., 0.],
             [0., 7., 0., 6.],
-            [0., 5., 5., 5.],
+            [0., 0., 5., 5.],
             [0., 9., 0., 9.]])
     """
 
