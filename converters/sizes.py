@@ -88,15 +88,20 @@ class SizeModel:
 
 
 def calibrated(converted: Converted) -> SizeModel:
-    """The size model of a network, its fixed part measured on one conversion, best of the dense model.
+    """The size model of a network, its fixed part measured on one conversion of the dense model.
 
     Raises:
-        UserError: for a static int8 target, whose weights are never stored sparse.
+        UserError: a weight is stored sparse; or a static int8 target, where none ever is.
     """
     target = target_named(converted.target)
     if target.storage is Storage.STATIC_INT8:
         raise UserError(
             f"target {target.name}: its weights are stored dense, so zeros do not change its size"
+        )
+    stored_sparse = [fact.name for fact in converted.layers if fact.encoding.startswith("sparse")]
+    if stored_sparse:
+        raise UserError(
+            f"layer {stored_sparse[0]!r} is stored sparse already: calibrate with the dense model"
         )
     layers = tuple(WeightedLayer(fact.name, fact.kind, tuple(fact.shape)) for fact in converted.layers)
     model = SizeModel(target, layers, 0)

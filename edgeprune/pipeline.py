@@ -21,8 +21,8 @@ from converters import litert
 from converters.facts import Normalization, sha256
 from converters.files import replacing
 from converters.targets import TARGETS, Format, Storage, Target
+from edgeprune import allocating, environment, measure, models, pruning, training
 from edgeprune import data as datasets
-from edgeprune import environment, measure, models, pruning, training
 from edgeprune import recipe as recipes
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
@@ -71,7 +71,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report:
     data = datasets.load(recipe.data, recipe.image_size_px, progress)
     setting = Setting(data, Normalization(recipe.mean, recipe.std), recipe.augment, recipe.seed)
     dense = _untrained(recipe, data)
-    _refuse_misfits(recipe, dense)
+    _refuse_misfits(recipe, dense, setting)
 
     with open_run(recipe, _needed_bytes(recipe, dense)) as folder:
         _pin_inputs(folder, recipe, data)
@@ -155,7 +155,7 @@ def _untrained(recipe: Recipe, data: datasets.Data) -> nn.Module:
     return model
 
 
-def _refuse_misfits(recipe: Recipe, dense: nn.Module) -> None:
+def _refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:
     """Try every variant's rules on the untrained model, before hours are spent."""
     problems: list[str] = []
     for name, variant in recipe.named_variants.items():
@@ -163,7 +163,8 @@ def _refuse_misfits(recipe: Recipe, dense: nn.Module) -> None:
             module = copy.deepcopy(dense)
             if variant.channels:
                 pruning.shrink(module, _example(recipe), variant.channels, round_to=variant.round_to)
-            pruning.select(module, _rules(variant))
+            rules, _ = _rules(variant, module, setting)
+            pruning.select(module, rules)
         except UserError as error:
             problems += [f"variant {name}: {problem}" for problem in error.problems]
     if problems:
@@ -194,8 +195,10 @@ def _variant(
         module = copy.deepcopy(baseline.module)
         if variant.channels:
             pruning.shrink(module, _example(recipe), variant.channels, round_to=variant.round_to)
-        sparsifier = _sparsifier(module, variant, setting)
-        left_dense = sparsifier.exceptions if sparsifier else {}
+        rules, left_dense = _rules(variant, module, setting, progress)
+        sparsifier = _sparsifier(module, rules, variant, setting)
+        if sparsifier is not None:
+            left_dense = {**left_dense, **sparsifier.exceptions}
         for layer, reason in left_dense.items():
             progress.say(f"  {name}: {layer} stays dense: {reason}")
         with _shown(name, variant.fit.epochs, folder, progress) as hooks:
@@ -212,15 +215,28 @@ def _variant(
     return _load(name, recipe, setting, folder, progress)
 
 
-def _rules(variant: Variant) -> list[pruning.Rule]:
-    out, in_ = variant.block
-    pattern = pruning.Unstructured() if (out, in_) == (1, 1) else pruning.Block(out, in_)
+def _rules(
+    variant: Variant, module: nn.Module, setting: Setting, progress: Progress | None = None
+) -> tuple[list[pruning.Rule], dict[str, str]]:
+    """The variant's rules for `module`, and the layers that they leave dense on their own account.
+
+    Sensitivity is measured, with `progress`, on a trained module; for one that is not it is estimated.
+    """
+    if variant.allocation != "uniform":
+        curves = None
+        if progress is not None and variant.allocation in allocating.MEASURED:
+            curves = allocating.measured_curves(variant, module, setting, progress)
+        allocation = allocating.allocate(variant, module, setting, curves)
+        return allocation.rules, dict(allocation.left_dense)
+    pattern = allocating.pattern_of(variant)
     default = [pruning.Rule(pattern, variant.sparsity)] if variant.sparsity else []
-    return default + [pruning.Rule(pattern, sparsity, layers) for layers, sparsity in variant.layers.items()]
+    named = [pruning.Rule(pattern, sparsity, layers) for layers, sparsity in variant.layers.items()]
+    return default + named, {}
 
 
-def _sparsifier(module: nn.Module, variant: Variant, setting: Setting) -> pruning.Sparsifier | None:
-    rules = _rules(variant)
+def _sparsifier(
+    module: nn.Module, rules: Sequence[pruning.Rule], variant: Variant, setting: Setting
+) -> pruning.Sparsifier | None:
     if not rules:
         return None
     steps = max(round(variant.ramp * variant.fit.epochs * training.steps_per_epoch(setting, variant.fit)), 1)

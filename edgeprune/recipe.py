@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from converters.targets import TARGETS
+from converters.targets import TARGETS, Storage
 from edgeprune.errors import UserError
 from edgeprune.report import strict
 from edgeprune.report.budget import Budget
+
+ALLOCATIONS = ("uniform", "erdos-renyi", "global", "sensitivity", "budget")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Variant:
     """Output by input channels that are zeroed together; 1 1 for single weights."""
     layers: dict[str, float] = field(default_factory=dict)
     """Other sparsities for some layers, by glob over their names, e.g. 'classifier.*=0.5'."""
+    allocation: str = "uniform"
+    """How zeros are shared out: uniform, erdos-renyi, global (LAMP), sensitivity (measured), or budget."""
+    bytes: dict[str, int] = field(default_factory=dict)
+    """For allocation budget: size of the file by target, e.g. 'litert-arm64-int8=1000000'."""
     ramp: float = 0.6
     """Share of the training during which zeros grow, above 0 to 1; the rest recovers."""
     distill: float = 0.7
@@ -86,6 +92,33 @@ class Variant:
             (self.channels > 0 or self._prunes, "channels and sparsity are both 0: nothing would be done"),
             (self.round_to >= 1, f"round_to {self.round_to}: 1 or more"),
             (len(self.block) == 2 and min(self.block) >= 1, f"block {self.block}: two sides, each 1 or more"),
+            (
+                self.allocation in ALLOCATIONS,
+                f"allocation {self.allocation!r}: choose from {', '.join(ALLOCATIONS)}",
+            ),
+            (
+                (self.allocation == "budget") == bool(self.bytes),
+                "bytes and allocation 'budget' go together: one without the other means nothing",
+            ),
+            (
+                self.allocation != "budget" or not self.sparsity,
+                "allocation 'budget' finds the sparsity: leave it 0",
+            ),
+            (
+                self.allocation in ("uniform", "budget") or self.sparsity > 0,
+                f"allocation {self.allocation!r}: sparsity says how many zeros there are to share out",
+            ),
+            (
+                self.allocation == "uniform" or not self.layers,
+                "layers and an allocation that is not uniform: choose one of them",
+            ),
+            *(
+                (
+                    name in TARGETS and TARGETS[name].storage is not Storage.STATIC_INT8 and count > 0,
+                    f"bytes {name!r}={count}: a target that stores zeros, and more than 0 bytes",
+                )
+                for name, count in self.bytes.items()
+            ),
             (0 < self.ramp <= 1, f"ramp {self.ramp:g}: above 0 to 1"),
             (0 <= self.distill <= 1, f"distill {self.distill:g}: 0 to 1"),
             *(
@@ -99,7 +132,7 @@ class Variant:
 
     @property
     def _prunes(self) -> bool:
-        return self.sparsity > 0 or any(sparsity > 0 for sparsity in self.layers.values())
+        return self.sparsity > 0 or bool(self.bytes) or any(sparsity > 0 for sparsity in self.layers.values())
 
 
 @dataclass(frozen=True)

@@ -92,5 +92,8 @@ def test_what_cannot_be_predicted_is_refused():
     with pytest.raises(UserError, match="its weights are stored dense, so zeros do not change its size"):
         calibrated(Converted(Path("x.tflite"), "litert-arm64-static-int8", 100, (fact,)))
     model = calibrated(Converted(Path("x.tflite"), "litert-arm64", 100, (fact,)))
+    stored = LayerFacts("a", "linear", (4, 4), 0.5, 8.0, "sparse int8")
+    with pytest.raises(UserError, match="layer 'a' is stored sparse already: calibrate with the dense model"):
+        calibrated(Converted(Path("x.tflite"), "litert-arm64", 100, (stored,)))
     with pytest.raises(UserError, match="kept counts of shape \\(2,\\) for 1 layers"):
         model.bytes([1, 2])

@@ -1,0 +1,99 @@
+"""The zeros of each layer of a variant, found the way its recipe asks for."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from converters.sizes import SizeModel, calibrated
+from converters.targets import TARGETS, Format
+from edgeprune import measure, sensitivity, training
+from edgeprune.progress import Progress
+from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
+from edgeprune.pruning.allocation import (
+    Allocation,
+    Curves,
+    by_importance,
+    by_sensitivity,
+    erdos_renyi,
+    to_budget,
+)
+from edgeprune.recipe import Variant
+from edgeprune.training import Setting
+
+MEASURED = ("sensitivity", "budget")
+SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
+
+
+def allocate(
+    variant: Variant, model: nn.Module, setting: Setting, curves: Curves | None = None
+) -> Allocation:
+    """The allocation of a variant whose `allocation` is not "uniform".
+
+    Args:
+        variant: of the recipe.
+        model: dense, in eval mode, its channels removed already.
+        setting: for the conversions that a budget needs, to know what is in a file beside weights.
+        curves: measured on the trained model; None estimates them from the weights.
+
+    Raises:
+        UserError: what the allocation refuses, a budget that cannot be met above all.
+    """
+    pattern = pattern_of(variant)
+    if variant.allocation == "budget":
+        sizes = size_models(model, setting, tuple(variant.bytes))
+        return to_budget(model, pattern, variant.bytes, sizes, curves=curves)
+    if variant.allocation == "sensitivity":
+        return by_sensitivity(model, pattern, variant.sparsity, curves=curves)
+    if variant.allocation == "global":
+        return by_importance(model, pattern, variant.sparsity, criterion="lamp")
+    return erdos_renyi(model, pattern, variant.sparsity)
+
+
+def pattern_of(variant: Variant) -> Pattern:
+    """Where zeros may be."""
+    out, in_ = variant.block
+    return Unstructured() if (out, in_) == (1, 1) else Block(out, in_)
+
+
+def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progress: Progress) -> Curves:
+    """What zeros in each layer cost, measured on a fixed part of the training images.
+
+    Points of accuracy, and the rise of the cross entropy beside them: on images that a model has all right
+    it tells layers apart where accuracy does not.
+    """
+    chosen = [s for s in select(model, [Rule(pattern_of(variant), 0.5)]) if not s.reason]
+    subset = sensitivity.fixed_subset(setting.data.train, sensitivity.IMAGES)
+    sparsities = sensitivity.SPARSITIES
+    with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
+        (top1, loss), layers = sensitivity.measure(
+            model, chosen, sparsities, subset, setting.normalization, advance
+        )
+    cost = [
+        [100 * max(top1 - t, 0) + max(at - loss, 0) for t, at in zip(layer.top1, layer.loss, strict=True)]
+        for layer in layers
+    ]
+    names = tuple(layer.name for layer in layers)
+    return Curves(names, (0.0, *sparsities), np.array([[0.0, *row] for row in cost]))
+
+
+def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) -> dict[str, SizeModel]:
+    """The size model of each target, from one conversion of the dense model."""
+    example = training.normalized(setting.data.held_out.images[:1], setting.normalization)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in targets:
+            target = TARGETS[name]
+            converted = measure.converter(target).convert(
+                model,
+                example,
+                Path(folder) / f"dense{SUFFIXES[target.format]}",
+                target=name,
+                labels=setting.data.classes,
+                normalization=setting.normalization,
+            )
+            found[name] = calibrated(converted)
+    return found
