@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from converters import litert
 from converters.errors import UserError
 from converters.litert import metadata, repair
 from converters.litert.graph import AlignedBuffer, read, read_file
 from converters.litert.linter import RULES, lint_graph
+from converters.runtimes.environments import prepared, runtime
+from converters.runtimes.running import Task, run
 from converters.targets import Storage
 
 
@@ -244,15 +247,50 @@ def test_a_dense_file_is_named(network: Any) -> None:
     assert problem.rule == "encoding"
 
 
-def test_float16_behind_densify_is_an_error(sparse_file: Path) -> None:
+def in_half(sparse_file: Path, biases: bool) -> bytes:
+    """The file with its sparse weights, and its biases or not, stored as float16 behind DEQUANTIZE."""
     graph = read_file(sparse_file)
-    packed = next(int(op.inputs[0]) for op in graph.ops if graph.op_name(op) == "DENSIFY")
-    values = graph.stored_values(packed).astype(np.float16)
-    graph.tensors[packed].type = 1  # FLOAT16
-    graph.model.buffers[graph.tensors[packed].buffer].data = np.frombuffer(values.tobytes(), np.uint8)
-    verdict = lint_graph(read(graph.to_bytes()))
+    producers = graph.producers()
+    before: dict[int, list[Any]] = {}
+    for op in [op for op in graph.ops if graph.op_name(op) == "CONV_2D"]:
+        weight = int(op.inputs[1])
+        densify = producers.get(weight)
+        if densify is not None:
+            packed = int(densify.inputs[0])
+            values = graph.stored_values(packed).astype(np.float16)
+            graph.tensors[packed].type = schema.TensorType.FLOAT16
+            graph.replace_constant(packed, values)
+            half = graph.add_tensor("half", graph.shape(weight), schema.TensorType.FLOAT16)
+            densify.outputs = np.array([half], np.int32)
+            before.setdefault(id(op), []).append(graph.make_op("DEQUANTIZE", [half], [weight], 3))
+        if biases:
+            half = graph.add_constant("half", graph.constant(int(op.inputs[2])).astype(np.float16))
+            bias = graph.add_tensor("bias", graph.shape(half), schema.TensorType.FLOAT32)
+            before.setdefault(id(op), []).append(graph.make_op("DEQUANTIZE", [half], [bias], 3))
+            op.inputs = np.array([op.inputs[0], op.inputs[1], bias], np.int32)
+    graph.subgraph.operators = [entry for op in graph.ops for entry in [*before.get(id(op), ()), op]]
+    return graph.to_bytes()
+
+
+def test_float16_weights_beside_a_float32_bias_are_an_error(sparse_file: Path) -> None:
+    verdict = lint_graph(read(in_half(sparse_file, biases=False)))
     assert not verdict.sparse
-    assert "float16" in {p.rule for p in verdict.problems}
+    assert {p.rule for p in verdict.problems} == {"float16"}
+    assert "CONV_2D at op" in str(verdict.problems[0])
+
+
+def test_float16_weights_and_biases_are_fine(sparse_file: Path) -> None:
+    assert lint_graph(read(in_half(sparse_file, biases=True))).sparse
+
+
+@pytest.mark.skipif(not (prepared("arm64") / "site").is_dir(), reason="needs make runtime-arm64")
+def test_arm_reads_float16_weights_and_biases_right(sparse_file: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.tflite"
+    half.write_bytes(in_half(sparse_file, biases=True))
+    image = np.random.default_rng(0).standard_normal((1, 16, 16, 3)).astype(np.float32)
+    ran = run([Task(path, image) for path in (sparse_file, half)], runtime("arm64"))
+    expected, got = (answer.outputs for answer in ran.answers)
+    assert np.abs(got - expected).max() < 0.01 * np.abs(expected).max()
 
 
 def test_a_half_precision_hint_is_an_error(sparse_file: Path) -> None:
