@@ -196,8 +196,8 @@ def _float16_chains(graph: Graph) -> Iterator[Problem]:
             continue
         if len(op.inputs) < 3 or not made_from_float16(int(op.inputs[2]), ""):
             change = (
-                "its sparse weights are float16, its bias is not: on ARM and in browsers such weights were seen "
-                "to come out as zeros; store them as float32 or int8, or the bias as float16 too"
+                "its sparse weights are float16, its bias is not: on ARM and in browsers such weights were "
+                "seen to come out as zeros; store them as float32 or int8, or the bias as float16 too"
             )
             yield Problem("float16", graph.op_name(op), _place(graph, index, op), change)
 
