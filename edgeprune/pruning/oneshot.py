@@ -71,7 +71,12 @@ def prune_by_rules(
     seed: int = 0,
 ) -> dict[str, float]:
     """Prune in one shot, in place, each layer by its own rule; see `prune`."""
-    selected = [s for s in select(model, rules) if not s.reason]
+    found = select(model, rules)
+    selected = [s for s in found if not s.reason]
+    if not selected:
+        raise UserError(
+            ["nothing to prune: no layer fits the rules", *(f"  {s.name!r}: {s.reason}" for s in found)]
+        )
     if criterion == "sparsegpt":
         _prune_in_order(model, selected, calibrating.read_batches(calibration, criterion))
     else:

@@ -48,7 +48,7 @@ def shrink_transformer(
         heads: fraction of each block's heads to remove, 0 to below 1; rounded down.
         width: fraction of each MLP's hidden features to remove, 0 to below 1.
         round_to: remaining MLP widths are multiples of this.
-        keep: names of attention or MLP blocks left as they are.
+        keep: names of attention or MLP blocks, or of their `qkv` or `fc1`, left as they are.
         criterion: a name in `CRITERIA` that ranks single weights.
         calibration: images for it, or (images, labels); see `prune`.
         loss: from (outputs, labels), for criteria that need gradients.
@@ -61,8 +61,9 @@ def shrink_transformer(
         UserError: fractions out of range, nothing of this kind in the model, or blocks of another.
         ToolError: nothing could be removed, or the model no longer runs.
     """
-    attentions = {n: m for n, m in model.named_modules() if is_attention(m) and n not in keep}
-    mlps = {n: m for n, m in model.named_modules() if is_mlp(m) and n not in keep}
+    modules = dict(model.named_modules())
+    attentions = {n: m for n, m in modules.items() if is_attention(m) and not {n, f"{n}.qkv"} & set(keep)}
+    mlps = {n: m for n, m in modules.items() if is_mlp(m) and not {n, f"{n}.fc1"} & set(keep)}
     _refuse(model, {"heads": heads, "width": width}, keep, bool(attentions or mlps))
     rank = _ranking(model, attentions, mlps, criterion, calibration, loss, seed)
 

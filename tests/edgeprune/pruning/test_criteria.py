@@ -205,6 +205,12 @@ def test_a_criterion_called_without_what_it_needs_says_so():
         CRITERIA["wanda"](torch.ones(2, 2))
 
 
+def test_nothing_to_prune_is_told_with_reasons():
+    with pytest.raises(UserError) as caught:
+        prune(linear([[1.0, 2.0, 3.0]]), Block(1, 4), 0.5)
+    assert "'0': 3 input channels are not a multiple of 4" in str(caught.value)
+
+
 def test_rules_may_mix_patterns():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     rules = [Rule(NofM(2, 4), 0.5, "0"), Rule(Block(4, 1), 0.75, "2")]

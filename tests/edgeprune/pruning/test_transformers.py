@@ -69,7 +69,9 @@ def test_heads_can_be_ranked_by_other_criteria(criterion):
 
 def test_blocks_to_keep_stay():
     model = vit()
-    shrunk = shrink_transformer(model, EXAMPLE, heads=0.5, width=0.5, keep=["blocks.0.attn", "blocks.1.mlp"])
+    shrunk = shrink_transformer(
+        model, EXAMPLE, heads=0.5, width=0.5, keep=["blocks.0.attn", "blocks.1.mlp.fc1"]
+    )
     assert set(shrunk) == {"blocks.1.attn.qkv", "blocks.0.mlp.fc1"}
 
 
