@@ -1,10 +1,11 @@
 """Convert the models that edgeprune is meant for to every Core ML target, run the files, compare with torch.
 
-    python benchmarks/coreml_models.py [MODEL ...] [--variants dense]   measure these, or all
-    python benchmarks/coreml_models.py --speed                          time the evaluator against torch
+    python benchmarks/coreml_models.py               measure what has not been measured yet
+    python benchmarks/coreml_models.py MODEL ...     measure these (again)
+    python benchmarks/coreml_models.py --speed       time the evaluator against torch
 
-Results go to docs/results/coreml_models.json, a model at a time, so that the work can be done in pieces, and
-from there to docs/results/coreml_models.md (--page: only that).
+Results go to docs/results/coreml_models.json, a model and variant at a time, so that the work can be stopped
+and gone on with, and from there to docs/results/coreml_models.md (--page: only that).
 Weights are random and batch norms have statistics of their own; each model is converted as it is, and with
 75 % of the weights of its 1x1 convolutions and linear layers zero. For each file: its bytes, the relative
 error to the float32 torch model, and the relative error to the twin: the same torch modules, run by torch,
@@ -422,13 +423,15 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page")
     arguments = parser.parse_args()
     if arguments.speed:
-        content = load_results()
-        content["speed"] = measure_speed()
-        print(content["speed"])
-        save(content)
+        speed = measure_speed()
+        print(speed)
+        save({**load_results(), "speed": speed})
     elif not arguments.page:
-        for name in arguments.models or MODELS:
-            for variant in arguments.variants:
+        before = {} if arguments.models else load_results()["models"]
+        for variant in arguments.variants:
+            for name in arguments.models or MODELS:
+                if variant in before.get(name, {}):
+                    continue
                 rows = measure(name, variant, COREML_TARGETS)
                 save_rows(name, variant, rows)
                 for line in problems(rows):
