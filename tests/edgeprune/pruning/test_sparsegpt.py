@@ -31,13 +31,17 @@ def damped(inputs: torch.Tensor) -> torch.Tensor:
     return moments + DAMPING * moments.diagonal().mean() * torch.eye(len(moments))
 
 
-def test_what_stays_is_the_least_squares_solution():
-    """Zeros in the first column only: everything behind it can make up for them, and does, exactly."""
-    inputs = correlated(64, 6)
-    weight = torch.randn(4, 6) + 5
-    weight[:, 0] = 1e-3
+@pytest.mark.parametrize("columns", [6, 300])
+def test_what_stays_is_the_least_squares_solution(columns):
+    """Zeros in the first column only: everything behind it can make up for them, and does, exactly.
+
+    Also where the columns are settled in several slices.
+    """
+    inputs = torch.randn(400, columns) + torch.randn(400, 1)
+    weight = torch.randn(4, columns) * 0.1 + 5
+    weight[:, 0] = 0.1
     moments = (inputs.T @ inputs / len(inputs)).double()
-    found = compress(weight, moments.unsqueeze(0), Unstructured(), 1 / 6)
+    found = compress(weight, moments.unsqueeze(0), Unstructured(), 1 / columns)
     h = damped(inputs)
     expected = torch.linalg.solve(h[1:, 1:], (h @ weight.double().T)[1:]).T
     assert bool((found[:, 0] == 0).all())
