@@ -34,7 +34,10 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_files() -> Iterator[None]:
-    """Give coremltools a folder for its temporary packages, which else stay until Python ends."""
+    """Give coremltools a folder for its temporary packages, which else stay until Python ends.
+
+    It has no setting for that: while the block runs, the folder is `tempfile`'s for the whole process.
+    """
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         tempfile.tempdir = folder

@@ -318,7 +318,8 @@ def test_two_conversions_differ_in_nothing(
     script = (
         "import sys, torch; sys.path[:0] = sys.argv[2:]; from converters import coreml;"
         "model, example, options = torch.load(sys.argv[1] + '/arguments.pt', weights_only=False);"
-        "coreml.convert(model, example, sys.argv[1] + '/elsewhere.mlpackage', **options)"
+        "coreml.convert(model, example, sys.argv[1] + '/elsewhere.mlpackage', **options);"
+        "assert 'tensorflow' not in sys.modules"
     )
     here = Path(__file__)
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
