@@ -40,8 +40,22 @@ def smallest(scores: Tensor, count: int) -> Tensor:
     marked = flat <= threshold
     too_many = int(marked.count_nonzero()) - count
     if too_many:
-        marked[(flat == threshold).nonzero().flatten()[-too_many:]] = False
+        _unmark_last(marked, flat == threshold, too_many)
     return marked.view(scores.shape)
+
+
+def _unmark_last(marked: Tensor, ties: Tensor, count: int) -> None:
+    """Set the last `count` of the places where `ties` is True to False in `marked`, in place.
+
+    A part at a time from the end: the places of all ties of a large layer would fill the memory.
+    """
+    parts = zip(torch.split(marked, DIRECT_COUNT), torch.split(ties, DIRECT_COUNT), strict=True)
+    for part, tied in reversed(list(parts)):
+        places = tied.nonzero().flatten()[-count:]
+        part[places] = False
+        count -= len(places)
+        if not count:
+            return
 
 
 def _kth(flat: Tensor, count: int) -> Tensor:
