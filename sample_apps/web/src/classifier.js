@@ -17,7 +17,7 @@ export class Classifier {
     try {
       runtime = await Runtime.load(content);
     } catch (error) {
-      throw new Error(`LiteRT.js refuses ${name}: ${error.message.split("\n")[0]}.`);
+      throw new Error(`LiteRT.js refuses ${name}: ${error.message}.`);
     }
     try {
       return new Classifier(name, content, runtime);
@@ -70,7 +70,10 @@ export class Classifier {
    */
   async classify(image, normalization) {
     const rgb = fit(image, this.width, this.height);
-    const values = await this.runtime.run(tensor(rgb, this.#layout, this.#normalization ?? normalization));
+    const input = tensor(rgb, this.#layout, this.#normalization ?? normalization);
+    const values = await this.runtime.run(input).catch((error) => {
+      throw new Error(`LiteRT.js cannot run ${this.name}: ${error.message}.`);
+    });
     if (!values.every(Number.isFinite)) throw new Error(`${this.name} gives values that are not numbers.`);
     return probabilities(values)
       .map((probability, index) => ({ name: this.labels?.[index] ?? `class ${index}`, probability }))

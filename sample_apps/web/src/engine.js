@@ -18,7 +18,8 @@ self.onmessage = async ({ data: { id, call, ...parameters } }) => {
     if (complaints.length > 0) throw new Error(withoutPlace(complaints[0]));
     self.postMessage({ id, value });
   } catch (error) {
-    self.postMessage({ id, error: [error?.message ?? error, ...complaints.map(withoutPlace)].join("\n") });
+    const crash = error instanceof WebAssembly.RuntimeError ? "LiteRT.js crashes: " : "";
+    self.postMessage({ id, error: crash + (error?.message ?? error) });
   }
 };
 

@@ -20,7 +20,7 @@ from converters import litert
 from converters.facts import Normalization
 from edgeprune import pruning
 
-SIZE_PX = 32
+SIZE_PX = 16
 HELD_OUT = (3, 17, 150, 1234)
 Masks = Sequence[tuple[nn.Parameter, torch.Tensor]]
 HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -37,11 +37,11 @@ def main() -> None:
     train = torch.tensor([i for i in range(len(images)) if i not in HELD_OUT])
     labels = torch.from_numpy(digits.target).long()
     model = network()
-    fit(model, images[train], labels[train], steps=200)
+    fit(model, images[train], labels[train], steps=300)
     write(model, folder / "files", "dense", ("litert-web",))
     pruning.prune(model, pruning.Block(out=1, in_=4), 0.8)
     masks = [(weight, weight != 0) for weight in model.parameters() if weight.ndim > 1]
-    fit(model, images[train], labels[train], steps=200, masks=masks)
+    fit(model, images[train], labels[train], steps=300, masks=masks)
     write(model, folder / "files", "sparse", ("litert-web", "litert-web-int8"))
     save(folder, images, labels)
 
@@ -49,8 +49,9 @@ def main() -> None:
 def network() -> nn.Sequential:
     """The shape of a MobileNet: what XNNPACK's sparse kernels take."""
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
-    for width, out in ((16, 64), (64, 64)):
-        layers += [nn.Conv2d(width, width, 3, padding=1, groups=width), nn.BatchNorm2d(width), nn.ReLU()]
+    for width, out, stride in ((16, 64, 2), (64, 64, 1)):
+        depthwise = nn.Conv2d(width, width, 3, stride=stride, padding=1, groups=width)
+        layers += [depthwise, nn.BatchNorm2d(width), nn.ReLU()]
         layers += [nn.Conv2d(width, out, 1), nn.BatchNorm2d(out), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
@@ -65,6 +66,8 @@ def enlarged(digits: np.ndarray) -> torch.Tensor:
 def fit(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: int, masks: Masks = ()) -> None:
     """Train on random batches; where a mask is given, its zeros stay."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    # Down to nothing, so that the batch norms' statistics catch up with the weights.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     model.train()
     for _ in range(steps):
         batch = torch.randint(len(images), (64,))
@@ -72,6 +75,7 @@ def fit(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: int
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         for parameter, mask in masks:
             parameter.data *= mask
     model.eval()
