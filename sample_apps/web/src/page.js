@@ -320,7 +320,7 @@ function size(bytes) {
 }
 
 function milliseconds(value) {
-  return `${value.toPrecision(value < 100 ? 3 : 4)} ms`;
+  return `${value < 1 ? value.toFixed(3) : value.toPrecision(value < 100 ? 3 : 4)} ms`;
 }
 
 function percent(fraction) {
