@@ -158,8 +158,8 @@ def page(points: list[Point], plan: Plan, data: datasets.Data) -> str:
         *(
             [
                 "",
-                "**Shortened**: part of the images, at 16 px, and few epochs, on two CPU cores. The order of the",
-                "two is what this shows; accuracies are far below those of full training.",
+                "**Shortened**: part of the images, at 16 px, and few epochs, on two CPU cores. The order of",
+                "the two is what this shows; accuracies are far below those of full training.",
             ]
             if shortened
             else []

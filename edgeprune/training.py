@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from converters.facts import Normalization
 from edgeprune.data import Data, Split
+from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
 from edgeprune.recipe import Augment, Fit
 
@@ -73,6 +74,9 @@ def train(
     Everything random follows from the seed and the epoch, so that a training resumed after any epoch ends
     with the very weights of one that was never stopped.
 
+    Under `accelerate launch` every process calls this. Each takes its part of every batch, gradients are
+    averaged, so that weights and masks stay the same in all of them; batch norms see a process's own part.
+
     Args:
         model: in float32.
         setting: data and seed.
@@ -82,6 +86,9 @@ def train(
         distill: weight of the teacher's answers against the labels, 0 to 1.
         sparsifier: stepped after every optimizer step, finalized at the end.
 
+    Raises:
+        UserError: batches too small for the number of processes.
+
     Returns:
         One record an epoch ("epoch", "loss", "top1" on held-out images, "learning_rate", "sparsity"), and
         the seconds spent.
@@ -89,6 +96,11 @@ def train(
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    if fit.batch_size < 2 * processes:
+        raise UserError(
+            f"batch_size {fit.batch_size} for {processes} processes: batch norms need 2 images in each"
+        )
     steps = steps_per_epoch(setting, fit)
     optimizer = torch.optim.AdamW(_decayed(model, fit.weight_decay), lr=fit.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -111,19 +123,26 @@ def train(
         learning_rate = schedule.get_last_lr()[0]
         losses = []
         model.train()
-        for images, labels in _training_batches(setting, fit.batch_size, epoch, accelerator.device):
+        for images, labels in _training_batches(setting, fit.batch_size, epoch, accelerator.device, rank):
+            whole = len(labels)
+            images, labels = images[rank::processes], labels[rank::processes]
             with accelerator.autocast():
                 outputs = model(images)
                 loss = F.cross_entropy(outputs, labels, label_smoothing=fit.label_smoothing)
                 if teacher is not None:
                     loss = torch.lerp(loss, _distillation(outputs, teacher, images), distill)
             optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
+            # Each image counts alike, however a batch is divided.
+            accelerator.backward(loss * (len(labels) * processes / whole) if processes > 1 else loss)
+            if processes > 1:
+                _average([p.grad for p in model.parameters() if p.grad is not None], accelerator)
             optimizer.step()
             schedule.step()
             if sparsifier is not None:
                 sparsifier.step()
             losses.append(loss.detach())
+        if processes > 1:
+            _average([b for b in model.buffers() if b.is_floating_point()], accelerator)
         top1 = accuracy(predict(model, setting.data.held_out, setting.normalization), setting.data.held_out)
         history.append(
             {
@@ -194,6 +213,13 @@ def normalized(images: Tensor, normalization: Normalization) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
+def _average(tensors: Sequence[Tensor], accelerator: Any) -> None:
+    """Replace each tensor by its mean over all processes, which all get the very same numbers."""
+    together = accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduction="mean")
+    for tensor, mean in zip(tensors, together.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view(tensor.shape))
+
+
 def _distillation(outputs: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
     """How far the outputs are from the teacher's, both softened."""
     with torch.no_grad():
@@ -217,11 +243,12 @@ def _decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _training_batches(
-    setting: Setting, batch_size: int, epoch: int, device: torch.device
+    setting: Setting, batch_size: int, epoch: int, device: torch.device, rank: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole batches, the same in every process; only dropout differs by `rank`."""
     generator = _generator(setting.seed, epoch)
     torch.manual_seed(
-        int(torch.randint(2**62, (1,), generator=generator))
+        int(torch.randint(2**62, (1,), generator=generator)) + rank
     )  # Dropout draws from the global one.
     train = setting.data.train
     flip = setting.data.photographs if setting.augment.flip is None else setting.augment.flip

@@ -98,7 +98,7 @@ def test_an_impossible_budget_is_refused_before_anything_is_trained(setting: Set
             {"sparsity": 0.8, "allocation": "budget", "bytes": {"litert-arm64": 9}},
             "allocation 'budget' finds the sparsity: leave it 0",
         ),
-        ({"channels": 0.5, "allocation": "global"}, "sparsity says how many zeros there are to share out"),
+        ({"channels": 0.5, "allocation": "global"}, "allocation 'global': sparsity says how many zeros"),
         (
             {"sparsity": 0.8, "layers": {"classifier.*": 0.5}, "allocation": "global"},
             "layers and an allocation that is not uniform: choose one of them",

@@ -1,0 +1,80 @@
+"""Training in two processes on the CPU: the same weights and masks in both, as good as in one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+import torch
+from torch import nn
+from edgeprune import data, training
+from edgeprune.pruning import Block, Cubic, Rule, Sparsifier
+from edgeprune.recipe import Augment, Fit
+from edgeprune.training import Hooks, Setting
+from converters.facts import Normalization
+from edgeprune.progress import Progress
+from rich.console import Console
+
+torch.set_num_threads(1)
+digits = data.load(None, 32, Progress(Console(quiet=True)))
+setting = Setting(digits, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
+    nn.Conv2d(16, 16, 3, 2, 1, groups=16), nn.BatchNorm2d(16), nn.ReLU(),
+    nn.Conv2d(16, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Dropout(0.1),
+    nn.Flatten(), nn.Linear(64 * 64, 10),
+)
+fit = Fit(epochs=4, batch_size=64, learning_rate=5e-3)
+steps = fit.epochs * training.steps_per_epoch(setting, fit)
+sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.75)], Cubic(steps // 2))
+hooks = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
+history, _ = training.train(model, setting, fit, hooks, sparsifier=sparsifier)
+import os
+name = os.environ.get("RANK", "alone")
+torch.save({"model": model.state_dict(), "masks": sparsifier.state_dict()["masks"],
+            "top1": history[-1]["top1"], "losses": [epoch["loss"] for epoch in history]},
+           f"{sys.argv[1]}/{name}.pt")
+"""
+
+
+def train(folder: Path, processes: int) -> list[dict]:
+    """Run the script in so many processes, as `accelerate launch` starts them, and return what each saved."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = []
+    for rank in range(processes):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+        environment |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        if processes > 1:
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        started.append(subprocess.Popen([sys.executable, str(script), str(folder)], env=environment))
+    assert [process.wait(timeout=240) for process in started] == [0] * processes
+    names = [str(rank) for rank in range(processes)] if processes > 1 else ["alone"]
+    return [torch.load(folder / f"{name}.pt") for name in names]
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_same_masks_and_learn_as_much(tmp_path: Path):
+    first, second = train(tmp_path, 2)
+    (alone,) = train(tmp_path, 1)
+    for one, other in zip(first["masks"], second["masks"], strict=True):
+        assert torch.equal(one, other)
+        assert float((~one).double().mean()) == pytest.approx(0.75, abs=1e-3)
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+    assert first["losses"] != alone["losses"]  # Two processes did take part.
+    assert first["top1"] > 0.8
+    assert first["top1"] == pytest.approx(alone["top1"], abs=0.03)
