@@ -174,9 +174,8 @@ def notes(result: Verification, found: Source) -> list[str]:
         )
     lines += [f"{check.runtime}: {check.reason}" for check in result.checks if check.reason]
     lines += result.problems
-    lines.append(
-        "the file computes what it must" if result.agrees else "THE FILE DOES NOT COMPUTE WHAT IT MUST"
-    )
+    right = "the file computes what it must" if found.model is not None else "the runtimes agree"
+    lines.append(right if result.agrees else "THE FILE DOES NOT COMPUTE WHAT IT MUST")
     return lines
 
 
