@@ -16,6 +16,9 @@ const FLAGS = [
   "--disable-sync",
 ];
 
+// Left to the program: closing the pages on a signal would look like a crash to whoever uses them.
+const SIGNALS = { handleSIGTERM: false, handleSIGINT: false, handleSIGHUP: false };
+
 /** A mistake that one line explains. */
 export class UserError extends Error {}
 
@@ -23,7 +26,7 @@ export class UserError extends Error {}
 export async function launch() {
   const executablePath = find();
   try {
-    return await chromium.launch({ executablePath, args: FLAGS });
+    return await chromium.launch({ executablePath, args: FLAGS, ...SIGNALS });
   } catch (error) {
     const why = error.message.split("\n")[0].replace(/^browserType\.launch: /, "");
     throw new UserError(`${executablePath} does not start as Chromium: ${why}`);

@@ -51,8 +51,8 @@ async function main() {
     await writeFile(`${job.result}.tmp`, JSON.stringify({ version, tasks: results }));
     await rename(`${job.result}.tmp`, job.result);
   } finally {
-    await browser.close();
     server?.close();
+    await browser.close();
   }
 }
 
@@ -113,6 +113,8 @@ function refusal(error) {
   return error.message.replace(/^(page\.evaluate: )?(Error: )*/, "").split("\n")[0];
 }
 
+// Asked to end, it ends at once, and takes Chromium along.
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, () => process.exit(3));
 try {
   await main();
 } catch (error) {
