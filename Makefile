@@ -10,8 +10,9 @@ WEB := sample_apps/web
 demo: $(VENV)/installed
 	$(BIN)/python recipes/mobilenet_v3_small.py --output $(OUTPUT)
 
+# Two processes of one thread each.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # With an extra of 570 MB: TensorFlow's own interpreter as a second opinion on the files, and Keras models.
 test-tensorflow: $(VENV)/tensorflow

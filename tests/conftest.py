@@ -12,3 +12,16 @@ import torch
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several processes: tests that share what is slow to make stay in one, and the longest begin."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: _group(item) != "run")
+
+
+def _group(item: pytest.Item) -> str:
+    if "finished_run" in getattr(item, "fixturenames", ()):
+        return "run"
+    return "coreml" if "coreml" in item.path.parts else item.path.stem

@@ -1,5 +1,6 @@
 """The road end to end, on real runtimes: a tiny folder of images, three epochs."""
 
+import itertools
 import json
 import os
 import shutil
@@ -14,15 +15,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from converters import coreml, litert
-from converters.facts import sha256, size_bytes
+from converters.facts import Normalization, sha256, size_bytes
 from converters.litert.graph import read_file
-from edgeprune import models
+from converters.litert.storage import MIN_INT8_VALUES
+from edgeprune import models, training
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
 from edgeprune.data import Split
 from edgeprune.pipeline import _calibration_images
+from edgeprune.pruning import resize
 from edgeprune.report import records
 
 VARIANTS = ("dense", "block80", "channels")
@@ -71,10 +76,38 @@ def test_top1_is_that_of_the_file(finished_run, small_recipe, target):
 
 
 def test_float_files_answer_as_their_torch_models(finished_run):
-    """A model trained for three epochs is badly conditioned: only float16 is near enough to compare."""
+    """A model trained for three epochs is badly conditioned: float16 alone moves its answers."""
     report = records.read(finished_run)
     for variant in VARIANTS:
         assert row(report, variant, "coreml-ios16").max_relative_error < 0.03
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_int8_files_answer_as_the_torch_model_with_rounded_weights(finished_run, small_recipe, variant):
+    """What int8 changes is the rounding of the weights, however badly the model takes it."""
+    model = models.build(small_recipe.model, 3).eval()
+    resize(model, load_file(finished_run / "variants" / f"{variant}.safetensors"))
+    images = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
+    normalization = Normalization(small_recipe.mean, small_recipe.std)
+    with torch.no_grad():
+        expected = rounded_to_int8(model)(training.normalized(images, normalization)).numpy()
+    file = finished_run / "files" / f"{variant}-litert-arm64-int8.tflite"
+    assert np.abs(litert.load(file).predict(images.numpy()) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def rounded_to_int8(model):
+    """Batch norms folded into the convolutions before them, then weights rounded per output channel."""
+    for block in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
+        for name, following in itertools.pairwise(dict(block.named_children())):
+            pair = getattr(block, name), getattr(block, following)
+            if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
+                setattr(block, name, fuse_conv_bn_eval(*pair))
+                setattr(block, following, nn.Identity())
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.weight.numel() >= MIN_INT8_VALUES:
+            scale = layer.weight.data.abs().flatten(1).amax(1).view(-1, *[1] * (layer.weight.ndim - 1)) / 127
+            layer.weight.data = (layer.weight.data / scale).round() * scale
+    return model
 
 
 def test_block_files_hold_the_zeros_and_are_sparse(finished_run):
