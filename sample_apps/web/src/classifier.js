@@ -11,11 +11,11 @@ export class Classifier {
   #normalization;
 
   /** Throws an Error with one readable sentence where the file is none, or LiteRT.js refuses it. */
-  static async load(name, content) {
+  static async load(name, content, signal) {
     if (!isTflite(content)) throw new Error(`${name} is not a .tflite file.`);
     let runtime;
     try {
-      runtime = await Runtime.load(content);
+      runtime = await Runtime.load(content, signal);
     } catch (error) {
       throw new Error(`LiteRT.js refuses ${name}: ${error.message}.`);
     }

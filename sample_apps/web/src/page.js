@@ -9,7 +9,7 @@ const SAMPLES = 20;
 const COMPARE_ROUNDS = 15;
 
 const element = (id) => document.getElementById(id);
-const state = { image: null, classifier: null, normalization: null, files: [] };
+const state = { image: null, classifier: null, loading: new AbortController(), normalization: null, files: [] };
 const newest = { image: 0, model: 0, result: 0, comparison: 0 };
 
 accept("image", setImage);
@@ -75,7 +75,9 @@ async function setModel(name, read) {
   const current = begin("model");
   begin("result");
   begin("comparison");
-  state.classifier?.close();
+  state.loading.abort();
+  state.loading = new AbortController();
+  const { signal } = state.loading;
   state.classifier = null;
   state.normalization = null;
   clearResult();
@@ -84,7 +86,7 @@ async function setModel(name, read) {
   showStatus(`Loading ${name} …`);
   let classifier;
   try {
-    classifier = await Classifier.load(name, await read());
+    classifier = await Classifier.load(name, await read(), signal);
   } catch (error) {
     if (current()) throw error;
     return;

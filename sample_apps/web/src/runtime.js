@@ -18,9 +18,11 @@ export class Runtime {
   /**
    * Start a runtime on the bytes of a `.tflite` file (a Uint8Array).
    * Throws an Error that says why where LiteRT refuses them; details of the model are in `.details`.
+   * An AbortSignal ends it, even while a file that makes no sense keeps it busy.
    */
-  static async load(bytes) {
+  static async load(bytes, signal) {
     const runtime = new Runtime();
+    signal?.addEventListener("abort", () => runtime.close());
     try {
       runtime.details = await runtime.#call("load", { bytes });
     } catch (error) {
