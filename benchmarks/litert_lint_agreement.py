@@ -3,7 +3,7 @@
     python benchmarks/litert_lint_agreement.py --work FOLDER [MODEL ...]     # measure; what is there is kept
     python benchmarks/litert_lint_agreement.py --work FOLDER --out docs/results/litert_lint
 
-Needs timm for the models that are not torchvision's, and qemu-user for x86 without AVX. Two witnesses for
+Needs qemu-user for x86 without AVX. Two witnesses for
 each verdict. Speed: against a dense file of the same graph with the weights before pruning, processor time
 under emulation, good for ratios within one run. Numbers: dense kernels give those of a dense file with the
 same zeros to the last bit, sparse kernels add in another order. Zeros are at random, in blocks of one output

@@ -17,7 +17,7 @@ def build(name: str, classes: int) -> nn.Module:
     """Build an untrained classifier.
 
     Args:
-        name: a torchvision classification model, or "timm/NAME" where timm is installed.
+        name: a torchvision classification model, or "timm/NAME".
         classes: outputs, 2 or more.
 
     Raises:
@@ -91,16 +91,14 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
 
     names = models.list_models(module=models)
     if name not in names:
-        raise UserError(f"unknown model {name!r}: {_near(name, names)}; or timm/NAME, with timm installed")
+        raise UserError(f"unknown model {name!r}: {_near(name, names)}; or timm/NAME")
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
     return model
 
 
 def _from_timm(name: str, classes: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise UserError(f"model timm/{name} needs timm: pip install timm") from None
+    import timm
+
     names = timm.list_models()
     if name not in names:
         raise UserError(f"unknown model timm/{name}: {_near(name, names)}")

@@ -140,7 +140,7 @@ class Recipe:
     """One model, from images to files that meet a budget."""
 
     model: str
-    """A torchvision model by name, e.g. mobilenet_v3_small; or timm/NAME, where timm is installed."""
+    """A torchvision model by name, e.g. mobilenet_v3_small; or timm/NAME."""
     data: Path | None = None
     """Image folder: train/ and val/ or test/, one folder a class. None: the embedded handwritten digits."""
     image_size_px: int = 64

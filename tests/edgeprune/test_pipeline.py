@@ -105,7 +105,8 @@ def rounded_to_int8(model):
                 setattr(block, following, nn.Identity())
     for layer in model.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.weight.numel() >= MIN_INT8_VALUES:
-            scale = layer.weight.data.abs().flatten(1).amax(1).view(-1, *[1] * (layer.weight.ndim - 1)) / 127
+            largest = layer.weight.data.abs().flatten(1).amax(1)
+            scale = torch.where(largest > 0, largest / 127, 1.0).view(-1, *[1] * (layer.weight.ndim - 1))
             layer.weight.data = (layer.weight.data / scale).round() * scale
     return model
 
