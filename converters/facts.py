@@ -69,11 +69,13 @@ class InputSpec:
         shape: (channels, height, width) in pixels, whatever layout the file has inside.
         range: (low, high): (0.0, 255.0) where normalisation was folded in; None: what the torch model takes.
         labels: class names in output order; None where the file carries none.
+        normalization: what must be done to pixels first; None where the file does it, or does not say.
     """
 
     shape: tuple[int, int, int]
     range: tuple[float, float] | None
     labels: tuple[str, ...] | None
+    normalization: Normalization | None = None
 
 
 def zero_fraction(weight: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from converters.facts import LayerFacts
+from converters.facts import InputSpec, LayerFacts
 from converters.targets import Format
 from edgeprune.errors import UserError
 
@@ -36,13 +37,17 @@ def print_facts(path: Path, console: Console) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     from converters import coreml, litert
+    from converters.litert.evaluation import image_input
+    from converters.litert.graph import read_file
 
     if SUFFIXES[path.suffix] is Format.COREML:
         _print_package(coreml.inspect(path), console)
         return
     file = litert.inspect(path)
     console.print(_table(path, file.layers))
-    console.print(f"{file.bytes:,} bytes", highlight=False)
+    spec, _ = image_input(read_file(path), path)
+    for line in (f"{file.bytes:,} bytes", _takes(spec)):
+        console.print(line, highlight=False, markup=False)
     for runtime in LITERT_RUNTIMES:
         verdict = litert.lint(path, runtime=runtime)
         console.print(f"sparse kernels on {runtime}: {'yes' if verdict.sparse else 'no'}", highlight=False)
@@ -53,18 +58,28 @@ def print_facts(path: Path, console: Console) -> None:
 def _print_package(package: coreml.Inspection, console: Console) -> None:
     console.print(_table(package.path, package.layers, package.skipped))
     sparse = sum(layer.encoding.startswith("sparse") for layer in package.layers)
-    size = "x".join(map(str, package.input.shape[1:]))
-    pixels = "as pixels" if package.input.range else "normalised as for training"
-    labels = f"; names {len(package.input.labels)} classes" if package.input.labels else ""
     lines = [
         f"{package.bytes:,} bytes; runs on {package.lowest_os} and later",
-        f"takes an RGB image of {size} px, {pixels}{labels}",
+        _takes(package.input),
         f"zeros the Neural Engine may skip: {len(package.skipped)} of {sparse} sparse layers",
         f"known to leave the Neural Engine: {', '.join(package.leaving) or 'none'}",
         *(f"{key}: {text}" for key, text in package.metadata.items()),
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False)
+
+
+def _takes(spec: InputSpec) -> str:
+    """What a file expects, in words."""
+    channels, height, width = spec.shape
+    pixels = "normalised as for training: the file does not say how"
+    if spec.range is not None:
+        pixels = f"plain pixels from {spec.range[0]:g} to {spec.range[1]:g}"
+    elif spec.normalization is not None:
+        mean, std = (", ".join(f"{v:g}" for v in side) for side in dataclasses.astuple(spec.normalization))
+        pixels = f"(pixel / 255 - mean) / std, mean {mean}, std {std}"
+    labels = f"; names {len(spec.labels)} classes" if spec.labels else ""
+    return f"takes {channels} channels of {height}x{width} px, {pixels}{labels}"
 
 
 def _table(path: Path, layers: Sequence[LayerFacts], skipped: Collection[str] | None = None) -> Table:

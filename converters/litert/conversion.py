@@ -33,6 +33,7 @@ def convert(
     target: str = "litert-arm64",
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
+    fold_normalization: bool = True,
     metadata: Mapping[str, str] | None = None,
     lowered: bytes | None = None,
     calibration: np.ndarray | None = None,
@@ -46,9 +47,12 @@ def convert(
         path: the file to write, replaced if it is there.
         target: a LiteRT target of `converters.targets`.
         labels: class names in output order, stored in the file.
-        normalization: where given, the file takes plain pixels in [0, 255] and normalises them itself.
+        normalization: what the model wants done to pixels; the file says so.
+        fold_normalization: the file takes plain pixels in [0, 255] and normalises them itself. Otherwise the
+            app does, as the file says.
         metadata: further entries to store in the file.
-        lowered: what `lower` made of the same model and normalisation; saves making it again for each target.
+        lowered: what `lower` made of the same model, and of the normalisation where that is folded; saves
+            making it again for each target.
         calibration: real images for a static int8 target, (n, channels, height, width) float32, what the file
             takes: plain pixels where it normalises them itself.
 
@@ -60,18 +64,21 @@ def convert(
     path = Path(path)
     _check_arguments(model, example, path, normalization)
     shape = image_shape(example)
+    done_inside = normalization if fold_normalization else None
     if keras_models.is_keras(model):
         keras_models.check(model, shape, labels, normalization)
         layers = keras_models.weighted_layers(model)
-        done_inside = normalization or keras_models.own_normalization(model)
+        own = keras_models.own_normalization(model)
+        folded = own is not None or done_inside is not None
+        described = file_metadata.describe(shape, labels, own or normalization, folded, metadata)
     else:
         layers = weighted_layers(model, example)
         _check_output(model, example, labels)
-        done_inside = normalization
+        described = file_metadata.describe(shape, labels, normalization, done_inside is not None, metadata)
     if chosen.storage is targets.Storage.STATIC_INT8:
         check_images(calibration, shape)
 
-    graph = read(lower(model, example, normalization) if lowered is None else lowered)
+    graph = read(lower(model, example, done_inside) if lowered is None else lowered)
     name_weights(graph, layers)
     repair.repair(graph)
     name_tensors(graph)
@@ -81,7 +88,7 @@ def convert(
     else:
         storage.store_weights(graph, chosen.storage)
         repair.repair_sparse(graph)
-    file_metadata.write(graph, file_metadata.describe(shape, labels, done_inside, metadata))
+    file_metadata.write(graph, described)
     storage.drop_unused(graph)
     storage.share_buffers(graph)
 

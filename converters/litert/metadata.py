@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,14 +24,19 @@ def describe(
     shape: tuple[int, int, int],
     labels: Sequence[str] | None,
     normalization: Normalization | None,
+    folded: bool,
     extra: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """What is written: the input's size and range, normalisation done inside, labels, caller's entries."""
+    """What is written: the input's size, its range and normalisation, labels, the caller's entries.
+
+    With a range the file takes plain pixels in it, and normalises them itself by mean and std. Without, the
+    app gives `(pixel / 255 - mean) / std`; where there is no mean either, the file does not say.
+    """
     return {
         "schema": SCHEMA,
         "input": {
             "shape": list(shape),
-            "range": None if normalization is None else [0.0, MAX_PIXEL],
+            "range": [0.0, MAX_PIXEL] if folded else None,
             "mean": None if normalization is None else list(normalization.mean),
             "std": None if normalization is None else list(normalization.std),
         },
@@ -79,14 +85,28 @@ def input_spec(graph: Graph, shape: tuple[int, int, int]) -> InputSpec:
     inputs = content.get("input")
     pixel_range = inputs.get("range") if isinstance(inputs, dict) else None
     labels = content.get("labels")
-    known_range = isinstance(pixel_range, list) and len(pixel_range) == 2
-    known_range = known_range and all(isinstance(v, (int, float)) for v in pixel_range or ())
+    known_range = _numbers(pixel_range, 2)
     known_labels = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     return InputSpec(
         shape=shape,
         range=(float(pixel_range[0]), float(pixel_range[1])) if known_range and pixel_range else None,
         labels=tuple(labels) if known_labels and labels else None,
+        normalization=_normalization(inputs) if pixel_range is None else None,
     )
+
+
+def _normalization(inputs: Any) -> Normalization | None:
+    """What the app must do to pixels, where the file says it."""
+    told: dict[str, Any] = inputs if isinstance(inputs, dict) else {}
+    mean, std = told.get("mean", []), told.get("std", [])
+    if not (_numbers(mean, 3) and _numbers(std, 3)) or not all(value > 0 for value in std):
+        return None
+    return Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
+def _numbers(values: Any, count: int) -> bool:
+    is_list = isinstance(values, list) and len(values) == count
+    return is_list and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 def _text(name: Any) -> str:

@@ -190,7 +190,7 @@ def test_a_refused_first_file_leaves_no_speeds(files: dict[str, Path]) -> None:
 
 def test_pixels_are_in_the_files_own_range_and_layout(files: dict[str, Path], tmp_path: Path) -> None:
     graph = read_file(files["small"])
-    content = metadata.describe((3, SIZE_PX, SIZE_PX), None, None, None)
+    content = metadata.describe((3, SIZE_PX, SIZE_PX), None, None, False, None)
     content["input"]["range"] = [0.0, 255.0]
     metadata.write(graph, content)
     plain = tmp_path / "plain.tflite"

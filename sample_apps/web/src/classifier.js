@@ -35,15 +35,16 @@ export class Classifier {
     if (inputs[0].dtype !== "float32" || outputs[0].dtype !== "float32") {
       throw new Error(`${name} takes ${inputs[0].dtype} and gives ${outputs[0].dtype}; float32 is needed.`);
     }
-    const { range, labels } = description(content);
+    const { range, normalization, labels } = description(content);
     this.name = name;
     this.bytes = content.length;
     this.runtime = runtime;
     this.outputs = outputs[0].shape.reduce((product, side) => product * side, 1);
     // Names that do not match the classes would name the wrong ones.
     this.labels = labels?.length === this.outputs ? labels : null;
-    this.normalizes = range !== null && range[0] < range[1];
-    this.#normalization = this.normalizes ? normalizationTo(range) : null;
+    const takesPixels = range !== null && range[0] < range[1];
+    this.#normalization = takesPixels ? normalizationTo(range) : normalization;
+    this.saysWhatItTakes = this.#normalization !== null;
     this.#layout = layout(inputs[0].shape);
   }
 

@@ -122,7 +122,7 @@ function whatIsMissing() {
   const { image, classifier, normalization } = state;
   if (classifier === null) return image === null ? "Choose a model and an image." : "Choose a model.";
   if (image === null) return "Choose an image.";
-  return classifier.normalizes || normalization !== null ? null : "Choose how the pixels are normalised.";
+  return classifier.saysWhatItTakes || normalization !== null ? null : "Choose how the pixels are normalised.";
 }
 
 async function measure({ runtime }) {
@@ -192,7 +192,7 @@ async function compare() {
 async function open(row) {
   try {
     row.classifier = await Classifier.load(row.name, await download(row));
-    if (!row.classifier.normalizes && state.normalization === null) {
+    if (!row.classifier.saysWhatItTakes && state.normalization === null) {
       throw new Error("It does not say how its pixels are normalised.");
     }
     [row.top] = await row.classifier.classify(state.image, state.normalization);

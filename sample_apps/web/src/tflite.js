@@ -14,8 +14,9 @@ export function isTflite(bytes) {
 }
 
 /**
- * What the file says: {range: [low, high] | null, labels: string[] | null}.
- * Both are null where it says nothing that can be read.
+ * What the file says: {range: [low, high] | null, normalization: {mean, std} | null, labels: string[] | null}.
+ * Each is null where it says nothing that can be read. With a range the file normalises pixels itself, without
+ * one the app does.
  */
 export function description(bytes) {
   let content;
@@ -25,11 +26,21 @@ export function description(bytes) {
     content = null;
   }
   const range = content?.input?.range;
+  const { mean, std } = content?.input ?? {};
   const labels = content?.labels;
   return {
-    range: Array.isArray(range) && range.length === 2 && range.every(Number.isFinite) ? range : null,
+    range: areNumbers(range, 2) ? range : null,
+    normalization: range === null && areDeviations(std) && areNumbers(mean, 3) ? { mean, std } : null,
     labels: Array.isArray(labels) && labels.every((label) => typeof label === "string") ? labels : null,
   };
+}
+
+function areNumbers(values, count) {
+  return Array.isArray(values) && values.length === count && values.every(Number.isFinite);
+}
+
+function areDeviations(values) {
+  return areNumbers(values, 3) && values.every((value) => value > 0);
 }
 
 /** The text of our entry; null where there is none. Throws a RangeError where the file is damaged. */

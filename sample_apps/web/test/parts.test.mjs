@@ -20,12 +20,20 @@ test("a file's own words are read", () => {
   assert.deepEqual(labels, Array.from({ length: 10 }, (_, number) => `digit ${number}`));
 });
 
+test("a file that leaves normalising to the app says how", () => {
+  const changed = patched("normalised.tflite", FILES[0], '"range":[0.0,255.0]', '"range":null');
+  const { range, normalization } = description(new Uint8Array(readFileSync(changed)));
+  assert.equal(range, null);
+  assert.deepEqual(normalization, { mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] });
+});
+
 test("words that make no sense count as not there", () => {
   const wrong = [
     ['"range":[0.0,255.0]', '"range":["0","255"]', { range: null }],
     ['"range":[0.0,255.0]', '"range":[0.0]', { range: null }],
     ['"labels":["digit 0"', '"labels":[0,"digit"', { labels: null }],
     ['{"schema":1', '{"schema"', { range: null, labels: null }],
+    ['"range":[0.0,255.0],"mean":[0.5', '"range":null,"mean":["0.5"', { range: null, normalization: null }],
     ["edgeprune", "something", { range: null, labels: null }],
   ];
   for (const [text, replacement, expected] of wrong) {
@@ -35,7 +43,7 @@ test("words that make no sense count as not there", () => {
 });
 
 test("no damage to a file makes reading it throw or hang", () => {
-  const words = [{ range: null, labels: null }, description(content)].map((told) => JSON.stringify(told));
+  const words = [{ range: null, normalization: null, labels: null }, description(content)].map((told) => JSON.stringify(told));
   for (let length = 0; length < content.length; length += 97) {
     assert.ok(words.includes(JSON.stringify(description(content.subarray(0, length)))), `${length} bytes`);
   }

@@ -207,6 +207,32 @@ def test_normalisation_is_folded_in_and_keeps_the_sparse_kernels(
     assert content["input"]["mean"] == list(IMAGENET.mean)
 
 
+def test_an_app_that_normalises_itself_is_told_how(
+    tiny: nn.Module, tmp_path: Path, images: torch.Tensor, float_file: Converted
+) -> None:
+    made = litert.convert(
+        tiny, images[:1], tmp_path / "told.tflite", normalization=IMAGENET, fold_normalization=False
+    )
+    model = litert.load(made.path)
+    assert model.input.range is None
+    assert model.input.normalization == IMAGENET
+    assert litert.load(float_file.path).input.normalization is None
+    assert np.array_equal(model.predict(images.numpy()), litert.load(float_file.path).predict(images.numpy()))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mean": [0.5]}, {"std": [1, 0, 1]}, {"std": None}, {"mean": ["a", "b", "c"]}, {"range": 3}]
+)
+def test_a_normalisation_that_makes_no_sense_counts_as_not_there(
+    float_file: Converted, wrong: dict[str, Any]
+) -> None:
+    graph = read_file(float_file.path)
+    content = metadata.describe((3, 32, 32), None, IMAGENET, False, None)
+    content["input"] |= wrong
+    metadata.write(graph, content)
+    assert metadata.input_spec(graph, (3, 32, 32)).normalization is None
+
+
 def test_the_same_model_gives_the_same_bytes(
     float_file: Converted, tiny: nn.Module, images: torch.Tensor, tmp_path: Path
 ) -> None:
