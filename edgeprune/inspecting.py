@@ -51,7 +51,7 @@ def print_facts(path: Path, console: Console) -> None:
     for runtime in LITERT_RUNTIMES:
         verdict = litert.lint(path, runtime=runtime)
         console.print(f"sparse kernels on {runtime}: {'yes' if verdict.sparse else 'no'}", highlight=False)
-        for problem in verdict.problems:
+        for problem in (*verdict.problems, *verdict.slow):
             console.print(f"  {problem}", highlight=False, markup=False)
 
 

@@ -126,7 +126,7 @@ def _sparse_runtime(converted: Converted, target: Target) -> tuple[bool | None, 
     from converters import litert
 
     lint = litert.lint(converted.path, runtime=target.platform)
-    return lint.sparse, None if lint.sparse else "; ".join(str(problem) for problem in lint.problems)
+    return lint.sparse, "; ".join(str(problem) for problem in (*lint.problems, *lint.slow)) or None
 
 
 def _mean(layers: Iterable[LayerFacts], field: str) -> float:

@@ -33,6 +33,11 @@ RUNTIMES: dict[str, bool | None] = {
 }
 # Sparse where zeros x 3 > weights x 2.
 THRESHOLD = (2, 3)
+# The runtime computes this many output channels together where their zeros coincide in nine of ten places.
+BLOCKS = (4, 2)
+BLOCK_DENSITY = 0.9
+# Where the kernels for such blocks compute one number at a time: slower than the dense ones.
+SLOW_BLOCKS = ("web",)
 
 RULES: dict[str, str] = {
     "encoding": "at least one weight reaches its op through DENSIFY from a tensor with sparsity parameters",
@@ -47,6 +52,7 @@ RULES: dict[str, str] = {
     "classifier": "a dense classifier is kept apart by a RESHAPE",
     "two-thirds": "more than two thirds of the 1x1 weights in the sparse part are zero",
     "processor": "the processor is not x86 with AVX",
+    "blocks": "in browsers: zeros not in blocks of several output channels, whose kernels are slow there",
 }
 
 
@@ -79,11 +85,13 @@ class Lint:
         sparse: whether sparse kernels will run, with right results.
         problems: what stops them; empty where nothing does.
         sparse_fraction: share of the weights of 1x1 convolutions that is in the sparse part, 0 to 1.
+        slow: why the sparse kernels will run, but more slowly than the dense ones.
     """
 
     sparse: bool
     problems: tuple[Problem, ...]
     sparse_fraction: float = 0.0
+    slow: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,8 @@ def lint_graph(graph: Graph, runtime: str = "arm64") -> Lint:
         return Lint(False, tuple(problems))
     total = _count(graph, _convolutions(network))[1]
     inside = sum(_count(graph, _convolutions(part.members))[1] for part in running)
-    return Lint(True, (), inside / total if total else 0.0)
+    slow = _slow_blocks(graph, running) if runtime in SLOW_BLOCKS else ()
+    return Lint(True, (), inside / total if total else 0.0, tuple(slow))
 
 
 def entries_of_faulty_parts(graph: Graph) -> list[Any]:
@@ -304,6 +313,36 @@ def _count(graph: Graph, members: Iterable[Node]) -> tuple[int, int]:
 
 def _convolutions(members: Iterable[Node]) -> list[Node]:
     return [node for node in members if node.kind == "CONV_2D"]
+
+
+def _slow_blocks(graph: Graph, parts: Iterable[_Part]) -> Iterator[Problem]:
+    """A problem where most of the weights run on the kernels for blocks of output channels."""
+    convolutions = [node for part in parts for node in _convolutions(part.members) if node.role & Role.INSIDE]
+    sizes = [int(np.prod(graph.shape(int(node.op.inputs[1])))) for node in convolutions]
+    blocks = [_block(graph, node) for node in convolutions]
+    if 2 * sum(size for size, block in zip(sizes, blocks, strict=True) if block > 1) <= sum(sizes):
+        return
+    sides = " or ".join(str(block) for block in sorted(set(blocks) - {1}))
+    change = (
+        f"the zeros of {sum(block > 1 for block in blocks)} of {len(blocks)} 1x1 convolutions are in blocks of "
+        f"{sides} output channels: in browsers that is slower than dense; use blocks along input channels, "
+        "such as 1x4"
+    )
+    yield Problem("blocks", "", "", change)
+
+
+def _block(graph: Graph, node: Node) -> int:
+    """How many output channels the runtime will compute together; 1 where zeros are at single places."""
+    if node.weight is None:
+        return 1
+    kept = graph.constant(node.weight) != 0
+    rows = kept.reshape(kept.shape[0], -1)
+    for block in BLOCKS:
+        if len(rows) % block == 0:
+            occupied = rows.reshape(len(rows) // block, block, -1).any(axis=1).sum()
+            if rows.sum() >= BLOCK_DENSITY * block * occupied:
+                return block
+    return 1
 
 
 # --- Saying why --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from converters import litert
 from converters.errors import UserError
 from converters.litert import metadata, repair
-from converters.litert.graph import AlignedBuffer, read, read_file
+from converters.litert.graph import AlignedBuffer, Graph, read, read_file
 from converters.litert.linter import RULES, lint_graph
 from converters.runtimes.environments import prepared, runtime
 from converters.runtimes.running import Task, run
@@ -240,6 +240,26 @@ def test_a_value_read_inside_and_outside_is_named(network: Any) -> None:
     out = net.binary("ADD", net.linear(net.flatten(y), 64), side)
     verdict = lint_graph(read(net.finish(out)))
     assert {p.rule for p in verdict.problems} == {"branch"}
+
+
+def in_blocks(network: Any, out: int) -> Graph:
+    """Zeros in blocks of `out` output channels."""
+    net = network(16)
+    kept = np.repeat(np.random.default_rng(0).random((64 // out, 32)) < 0.2, out, axis=0)
+    x = net.conv(net.stem(16), 32)
+    weight = net.random.standard_normal((64, 1, 1, 32)).astype(np.float32) * kept[:, None, None, :]
+    x = net.conv(x, 64)
+    net.graph.replace_constant(int(net.graph.ops[-1].inputs[1]), weight)
+    return read(net.finish(net.linear(net.flatten(net.mean(x)), 10)))
+
+
+@pytest.mark.parametrize(("out", "slow"), [(1, False), (2, True), (4, True), (8, True)])
+def test_blocks_of_output_channels_are_slow_in_browsers(network: Any, out: int, slow: bool) -> None:
+    graph = in_blocks(network, out)
+    verdict = lint_graph(graph, "web")
+    assert verdict.sparse
+    assert [problem.rule for problem in verdict.slow] == ["blocks"] * slow
+    assert lint_graph(graph, "arm64").slow == ()
 
 
 def test_a_dense_file_is_named(network: Any) -> None:
