@@ -323,10 +323,10 @@ def _slow_blocks(graph: Graph, parts: Iterable[_Part]) -> Iterator[Problem]:
     if 2 * sum(size for size, block in zip(sizes, blocks, strict=True) if block > 1) <= sum(sizes):
         return
     sides = " or ".join(str(block) for block in sorted(set(blocks) - {1}))
+    count = sum(block > 1 for block in blocks)
     change = (
-        f"the zeros of {sum(block > 1 for block in blocks)} of {len(blocks)} 1x1 convolutions are in blocks of "
-        f"{sides} output channels: in browsers that is slower than dense; use blocks along input channels, "
-        "such as 1x4"
+        f"the zeros of {count} of {len(blocks)} 1x1 convolutions are in blocks of {sides} output channels: "
+        "in browsers that is slower than dense; use blocks along input channels, such as 1x4"
     )
     yield Problem("blocks", "", "", change)
 
