@@ -326,7 +326,7 @@ def _slow_blocks(graph: Graph, parts: Iterable[_Part]) -> Iterator[Problem]:
     count = sum(block > 1 for block in blocks)
     change = (
         f"the zeros of {count} of {len(blocks)} 1x1 convolutions are in blocks of {sides} output channels: "
-        "in browsers their kernels have less than half the speed of those for zeros at single places (slower than "
+        "in browsers these have less than half the speed of zeros at single places (slower than "
         "dense at 80 %); use blocks along input channels, such as 1x4"
     )
     yield Problem("blocks", "", "", change)
