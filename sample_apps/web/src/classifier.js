@@ -44,6 +44,7 @@ export class Classifier {
     this.labels = labels?.length === this.outputs ? labels : null;
     const takesPixels = range !== null && range[0] < range[1];
     this.#normalization = takesPixels ? normalizationTo(range) : normalization;
+    this.takesPixels = takesPixels;
     this.saysWhatItTakes = this.#normalization !== null;
     this.#layout = layout(inputs[0].shape);
   }

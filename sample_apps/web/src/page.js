@@ -230,12 +230,13 @@ function uncheck(id) {
   for (const input of element(id).querySelectorAll("input")) input.checked = false;
 }
 
-function showModel({ name, bytes, width, height, labels, outputs, normalizes }) {
+function showModel({ name, bytes, width, height, labels, outputs, takesPixels, saysWhatItTakes }) {
   const classes = labels ? `${outputs} classes` : `${outputs} classes without names`;
-  const pixels = normalizes ? "it normalises pixels itself" : "it does not say how to normalise pixels";
+  const says = saysWhatItTakes ? "it says how to normalise pixels" : "it does not say how to normalise pixels";
+  const pixels = takesPixels ? "it normalises pixels itself" : says;
   element("model-note").textContent = `${name}: ${size(bytes)}, ${width} × ${height} pixels, ${classes}; ${pixels}`;
   uncheck("normalization");
-  element("normalization").hidden = normalizes;
+  element("normalization").hidden = saysWhatItTakes;
 }
 
 /** What the model sees: the image cropped and resized; without a model, as large as it is. */

@@ -43,6 +43,7 @@ def main() -> None:
     masks = [(weight, weight != 0) for weight in model.parameters() if weight.ndim > 1]
     fit(model, images[train], labels[train], steps=300, masks=masks)
     write(model, folder / "files", "sparse", ("litert-web", "litert-web-int8"))
+    write_told(model, folder / "told.tflite")
     save(folder, images, labels)
 
 
@@ -95,6 +96,12 @@ def write(model: nn.Module, folder: Path, variant: str, targets: Sequence[str]) 
             normalization=HALF,
             lowered=lowered,
         )
+
+
+def write_told(model: nn.Module, path: Path) -> None:
+    """A file that leaves normalising to the app, and says how."""
+    example = torch.zeros(1, 3, SIZE_PX, SIZE_PX)
+    litert.convert(model, example, path, target="litert-web", normalization=HALF, fold_normalization=False)
 
 
 def save(folder: Path, images: torch.Tensor, labels: torch.Tensor) -> None:

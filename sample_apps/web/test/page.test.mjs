@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { launch } from "../browser.mjs";
 import { serve } from "../serve.mjs";
-import { BROKEN, expected, FILES, image, largest, model, patched, RUN, SCREENS, write } from "./support.mjs";
+import { BROKEN, expected, FILES, image, largest, model, patched, RUN, SCREENS, TOLD, write } from "./support.mjs";
 
 const WAIT_MS = 30_000;
 let browser;
@@ -100,7 +100,7 @@ test("another image and another file give their own answer", async () => {
 
 test("a file that does not say how to normalise is not guessed", async () => {
   const digit = expected[2];
-  const silent = patched("silent.tflite", FILES[0], '"range":[0.0,255.0]', '"range":null');
+  const silent = patched("silent.tflite", FILES[0], '"range":[0.0,255.0],"mean":[0.5,0.5,0.5]', '"range":null');
   await give("image", image(digit));
   await give("model", silent);
   await page.getByText("does not say how its pixels are normalised").waitFor();
@@ -109,6 +109,15 @@ test("a file that does not say how to normalise is not guessed", async () => {
   await page.getByRole("radio", { name: "0 to 255" }).check();
   await measured();
   assert.equal((await shown())[0].name, `digit ${largest(digit.values[FILES[0]])}`);
+});
+
+test("a file that says how to normalise is given what it asks for", async () => {
+  await give("image", image(expected[1]));
+  await give("model", TOLD);
+  await measured();
+  assert.equal(await page.locator("#normalization").isVisible(), false);
+  assert.match(await page.locator("#model-note").textContent(), /it says how to normalise pixels/);
+  assert.equal((await shown())[0].name, `digit ${expected[1].label}`);
 });
 
 test("class names that cannot be read are not shown", async () => {

@@ -13,6 +13,9 @@ if (!existsSync(join(RUN, "expected.json"))) throw new Error("there is no run to
 export const expected = JSON.parse(readFileSync(join(RUN, "expected.json"), "utf8"));
 export const FILES = Object.keys(expected[0].values);
 
+/** A file that leaves normalising to the app. */
+export const TOLD = join(RUN, "told.tflite");
+
 const scratch = mkdtempSync(join(tmpdir(), "edgeprune-web-"));
 
 export const model = (name) => join(RUN, "files", name);
