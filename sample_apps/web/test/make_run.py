@@ -23,6 +23,7 @@ from edgeprune import pruning
 SIZE_PX = 16
 HELD_OUT = (3, 17, 150, 1234)
 Masks = Sequence[tuple[nn.Parameter, torch.Tensor]]
+LABELS = [f"digit {number}" for number in range(10)]
 HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     masks = [(weight, weight != 0) for weight in model.parameters() if weight.ndim > 1]
     fit(model, images[train], labels[train], steps=300, masks=masks)
     write(model, folder / "files", "sparse", ("litert-web", "litert-web-int8"))
-    write_told(model, folder / "told.tflite")
+    write_told(model, folder.parent / "told.tflite")
     save(folder, images, labels)
 
 
@@ -92,16 +93,23 @@ def write(model: nn.Module, folder: Path, variant: str, targets: Sequence[str]) 
             example,
             folder / f"{variant}-{target}.tflite",
             target=target,
-            labels=[f"digit {number}" for number in range(10)],
+            labels=LABELS,
             normalization=HALF,
             lowered=lowered,
         )
 
 
 def write_told(model: nn.Module, path: Path) -> None:
-    """A file that leaves normalising to the app, and says how."""
-    example = torch.zeros(1, 3, SIZE_PX, SIZE_PX)
-    litert.convert(model, example, path, target="litert-web", normalization=HALF, fold_normalization=False)
+    """A file that leaves normalising to the app, and says how; beside the run, not of it."""
+    litert.convert(
+        model,
+        torch.zeros(1, 3, SIZE_PX, SIZE_PX),
+        path,
+        target="litert-web",
+        labels=LABELS,
+        normalization=HALF,
+        fold_normalization=False,
+    )
 
 
 def save(folder: Path, images: torch.Tensor, labels: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ export const expected = JSON.parse(readFileSync(join(RUN, "expected.json"), "utf
 export const FILES = Object.keys(expected[0].values);
 
 /** A file that leaves normalising to the app. */
-export const TOLD = join(RUN, "told.tflite");
+export const TOLD = join(RUN, "..", "told.tflite");
 
 const scratch = mkdtempSync(join(tmpdir(), "edgeprune-web-"));
 
