@@ -63,7 +63,8 @@ def test_a_keras_model_goes_down_the_same_road(name, converted):
     for file in (exact, rounded):
         graph = read_file(file["path"])
         kinds = [graph.op_name(op) for op in graph.ops]
-        assert kinds.count("DENSIFY") >= 2
+        # A weight of 512 int8 values is smaller with its zeros than with indices.
+        assert kinds.count("DENSIFY") >= (2 if file is exact else 1)
         # One image is all that it is for: nothing in it computes shapes.
         assert not {"SHAPE", "PACK", "STRIDED_SLICE"} & set(kinds)
         assert file["range"] == [0, 255]
