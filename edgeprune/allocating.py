@@ -17,6 +17,7 @@ from edgeprune.pruning.allocation import (
     Allocation,
     Curves,
     by_importance,
+    by_multiplications,
     by_sensitivity,
     erdos_renyi,
     to_budget,
@@ -50,6 +51,9 @@ def allocate(
         return by_sensitivity(model, pattern, variant.sparsity, curves=curves)
     if variant.allocation == "global":
         return by_importance(model, pattern, variant.sparsity, criterion="lamp")
+    if variant.allocation == "multiplications":
+        example = training.normalized(setting.data.train.images[:1], setting.normalization)
+        return by_multiplications(model, example, pattern, variant.sparsity)
     return erdos_renyi(model, pattern, variant.sparsity)
 
 

@@ -14,7 +14,7 @@ from edgeprune.errors import UserError
 from edgeprune.report import strict
 from edgeprune.report.budget import Budget
 
-ALLOCATIONS = ("uniform", "erdos-renyi", "global", "sensitivity", "budget")
+ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Variant:
     layers: dict[str, float] = field(default_factory=dict)
     """Other sparsities for some layers, by glob over their names, e.g. 'classifier.*=0.5'."""
     allocation: str = "uniform"
-    """How zeros are shared out: uniform, erdos-renyi, global (LAMP), sensitivity (measured), or budget."""
+    """How zeros are shared out: uniform, erdos-renyi, multiplications (for speed), global (LAMP), sensitivity
+    (measured), or budget."""
     bytes: dict[str, int] = field(default_factory=dict)
     """For allocation budget: size of the file by target, e.g. 'litert-arm64-int8=1000000'."""
     ramp: float = 0.6

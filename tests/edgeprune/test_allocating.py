@@ -43,7 +43,7 @@ class Small(nn.Module):
         return self.head(torch.relu(self.wide(torch.relu(self.stem(x)))).mean((2, 3)))
 
 
-@pytest.mark.parametrize("way", ["erdos-renyi", "global", "sensitivity"])
+@pytest.mark.parametrize("way", ["erdos-renyi", "multiplications", "global", "sensitivity"])
 def test_a_variant_has_its_sparsity_whatever_the_allocation(setting: Setting, way: str):
     torch.manual_seed(0)
     model = models.build("mobilenet_v3_small", 5).eval()

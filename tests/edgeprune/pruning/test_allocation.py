@@ -20,6 +20,7 @@ from edgeprune.pruning.allocation import (
     Allocation,
     Curves,
     by_importance,
+    by_multiplications,
     by_sensitivity,
     erdos_renyi,
     error_curves,
@@ -84,6 +85,19 @@ def test_uniform_is_what_prune_does():
         model, Block(1, 4), 0.75
     )
     assert uniform(model, NofM(2, 4), 0.5).sparsities == {"0": 0.5, "1": 0.5, "2": 0.5}
+
+
+def test_by_multiplications_puts_zeros_where_maps_are_large():
+    """A layer at 16x16 is filled before one at 8x8; a linear layer comes last."""
+    early, late = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 64, 1)
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 8)]
+    model = nn.Sequential(early, nn.MaxPool2d(2), late, *head).eval()
+    allocation = by_multiplications(model, torch.zeros(1, 8, 16, 16), Unstructured(), 0.8)
+    given = allocation.sparsities
+    weights = {"0": 128, "2": 1024, "5": 512}
+    assert given["0"] == pytest.approx(0.9, abs=1 / 128)
+    assert given["0"] >= given["2"] > 0.8 > given["5"] >= 0.7 - 1 / 512
+    assert sum(given[name] * count for name, count in weights.items()) == pytest.approx(0.8 * 1664, abs=1)
 
 
 def test_erdos_renyi_counts_the_sides_of_the_kernel():
@@ -219,6 +233,10 @@ def test_what_a_budget_refuses(change, message):
             "sparsity 0.97 is above the maximum of any layer, 0.95",
         ),
         (lambda m: erdos_renyi(m, Block(1, 4), 1.5), "sparsity 1.5 is not in"),
+        (
+            lambda m: by_multiplications(m, torch.zeros(1, 8, 8, 8), Block(1, 4), 0.05),
+            "layers would have -0.05 to 0.15",
+        ),
         (
             lambda m: by_importance(m, Block(1, 4), 0.5, criterion="wanda"),
             "does not rank weights by themselves",
