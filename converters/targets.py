@@ -28,6 +28,11 @@ class Storage(str, Enum):
     TABLE4 = "4-bit table"
 
 
+# As fast as single zeros on ARM and in browsers at a quarter of the indices (docs/results/litert_patterns.md);
+# past 75 % zeros the Neural Engine takes any pattern.
+BLOCK = (1, 4)
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a file will run.
@@ -40,6 +45,7 @@ class Target:
         description: for `--help` and the report.
         sparse_values: whether zeros are left out of values of this storage; where not, a layer is stored
             either so or as sparse float16.
+        block: output by input channels that are best zeroed together.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Target:
     platform: str
     description: str
     sparse_values: bool = True
+    block: tuple[int, int] = BLOCK
 
 
 TARGETS: dict[str, Target] = {
