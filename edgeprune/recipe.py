@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from converters.targets import TARGETS, Storage
+from converters.targets import BLOCK, TARGETS, Storage
 from edgeprune.errors import UserError
 from edgeprune.report import strict
 from edgeprune.report.budget import Budget
@@ -70,7 +70,7 @@ class Variant:
     """Remaining widths are multiples of this."""
     sparsity: float = 0.0
     """Fraction of zeros in 1x1 convolutions and fully connected layers, 0 to below 1."""
-    block: tuple[int, int] = (1, 4)
+    block: tuple[int, int] = BLOCK
     """Output by input channels that are zeroed together; 1 1 for single weights."""
     layers: dict[str, float] = field(default_factory=dict)
     """Other sparsities for some layers, by glob over their names, e.g. 'classifier.*=0.5'."""

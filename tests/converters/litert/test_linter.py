@@ -18,7 +18,7 @@ from converters.litert.graph import AlignedBuffer, Graph, read, read_file
 from converters.litert.linter import RULES, lint_graph
 from converters.runtimes.environments import prepared, runtime
 from converters.runtimes.running import Task, run
-from converters.targets import Storage
+from converters.targets import TARGETS, Format, Storage
 
 
 def build(
@@ -260,6 +260,12 @@ def test_blocks_of_output_channels_are_slow_in_browsers(network: Any, out: int, 
     assert verdict.sparse
     assert [problem.rule for problem in verdict.slow] == ["blocks"] * slow
     assert lint_graph(graph, "arm64").slow == ()
+
+
+@pytest.mark.parametrize("name", [t.name for t in TARGETS.values() if t.format is Format.LITERT])
+def test_the_block_of_a_target_suits_it(network: Any, name: str) -> None:
+    verdict = lint_graph(in_blocks(network, TARGETS[name].block[0]), TARGETS[name].platform)
+    assert (verdict.sparse, verdict.slow) == (True, ())
 
 
 def test_a_dense_file_is_named(network: Any) -> None:
