@@ -28,8 +28,8 @@ class Storage(str, Enum):
     TABLE4 = "4-bit table"
 
 
-# As fast as single zeros on ARM and in browsers, at a quarter of the indices: docs/results/litert_patterns.md.
-# Past 75 % zeros the Neural Engine takes any pattern.
+# As fast as single zeros on ARM and in browsers at a quarter of the indices: docs/results/litert_patterns.md;
+# past 75 % zeros the Neural Engine takes any pattern.
 BLOCK = (1, 4)
 
 
