@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from converters import coreml
 
 SUFFIXES = {".mlpackage": Format.COREML, ".tflite": Format.LITERT}
+LONGEST_NAME = 50  # Other converters name a layer by its whole path.
 LITERT_RUNTIMES = ("arm64", "web")
 COLUMNS: dict[str, Literal["left", "right"]] = {
     "layer": "left", "kind": "left", "shape": "right", "zeros": "right", "bits/weight": "right",
@@ -37,16 +38,13 @@ def print_facts(path: Path, console: Console) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     from converters import coreml, litert
-    from converters.litert.evaluation import image_input
-    from converters.litert.graph import read_file
 
     if SUFFIXES[path.suffix] is Format.COREML:
         _print_package(coreml.inspect(path), console)
         return
     file = litert.inspect(path)
     console.print(_table(path, file.layers))
-    spec, _ = image_input(read_file(path), path)
-    for line in (f"{file.bytes:,} bytes", _takes(spec)):
+    for line in (f"{file.bytes:,} bytes", _taken_by(path)):
         console.print(line, highlight=False, markup=False)
     for runtime in LITERT_RUNTIMES:
         verdict = litert.lint(path, runtime=runtime)
@@ -67,6 +65,19 @@ def _print_package(package: coreml.Inspection, console: Console) -> None:
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False)
+
+
+def _taken_by(path: Path) -> str:
+    """What a `.tflite` expects, in words; one that is no image classifier can be inspected too."""
+    from converters.litert.evaluation import image_input
+    from converters.litert.graph import read_file
+
+    graph = read_file(path)
+    try:
+        return _takes(image_input(graph, path)[0])
+    except UserError:
+        shapes = ["x".join(map(str, graph.shape(int(t)))) for t in graph.subgraph.inputs]
+        return f"takes {', '.join(shapes)}, gives {len(graph.subgraph.outputs)} tensors"
 
 
 def _takes(spec: InputSpec) -> str:
@@ -90,7 +101,7 @@ def _table(path: Path, layers: Sequence[LayerFacts], skipped: Collection[str] | 
         table.add_column(heading, justify=justify, no_wrap=heading in ("layer", "shape"))
     for layer in layers:
         table.add_row(
-            layer.name,
+            layer.name if len(layer.name) <= LONGEST_NAME else f"…{layer.name[1 - LONGEST_NAME :]}",
             layer.kind,
             "x".join(map(str, layer.shape)),
             f"{100 * layer.zero_fraction:.1f} %",
