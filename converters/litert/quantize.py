@@ -12,7 +12,7 @@ import io
 import numpy as np
 
 from converters.errors import ToolError, UserError
-from converters.litert.graph import Graph, read
+from converters.litert.graph import WEIGHTED_OPS, Graph, read, weights
 from converters.litert.silence import quiet
 
 # Enough for ranges to settle on small images; more only takes longer.
@@ -67,7 +67,39 @@ def static_int8(graph: Graph, images: np.ndarray) -> Graph:
         except Exception as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ToolError(f"ai-edge-quantizer cannot quantise {graph.source}: {first_line}") from error
-    return read(content, graph.source)
+    quantized = read(content, graph.source)
+    keep_biases_of_empty_channels(graph, quantized)
+    return quantized
+
+
+def keep_biases_of_empty_channels(graph: Graph, quantized: Graph) -> None:
+    """Store the biases of output channels whose weights are all zero with a scale that can hold them.
+
+    The quantiser gives such a channel the smallest scale it has, and its bias, stored in steps of that, is
+    cut off at the end of int32: a pruned network then computes nonsense. Zeros are zeros in any scale.
+
+    Args:
+        graph: before.
+        quantized: the same graph after; changed in place.
+    """
+    for (float_op, _), (op, weight) in zip(weights(graph), weights(quantized), strict=True):
+        table = quantized.tensors[weight].quantization
+        if quantized.type_name(weight) != "INT8" or len(op.inputs) < 3 or op.inputs[2] < 0:
+            continue
+        values = np.moveaxis(quantized.constant(weight), WEIGHTED_OPS[quantized.op_name(op)], 0)
+        empty: np.ndarray = ~values.reshape(len(values), -1).any(axis=1)
+        scale = np.array(table.scale, np.float32)
+        if not empty.any() or len(scale) != len(empty):
+            continue
+        scale[empty] = np.median(scale[~empty]) if not empty.all() else 1.0
+        bias = int(op.inputs[2])
+        steps = scale * np.float32(quantized.tensors[int(op.inputs[0])].quantization.scale[0])
+        limits = np.iinfo(np.int32)
+        exact = graph.constant(int(float_op.inputs[2])).reshape(-1)[empty] / steps[empty]
+        stored = quantized.constant(bias).copy()
+        stored[empty] = np.clip(np.rint(exact), limits.min, limits.max)
+        quantized.replace_constant(bias, stored)
+        table.scale, quantized.tensors[bias].quantization.scale = scale, steps
 
 
 def _text(name: object) -> str:

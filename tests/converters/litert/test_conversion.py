@@ -253,6 +253,25 @@ def calibration() -> np.ndarray:
     return np.random.default_rng(5).standard_normal((32, 3, 32, 32)).astype(np.float32)
 
 
+def test_static_int8_keeps_the_biases_of_empty_channels(tmp_path: Path) -> None:
+    """The quantiser alone cuts them off: what pruned channels give, a constant, is then lost."""
+    torch.manual_seed(0)
+    pruned = nn.Conv2d(8, 32, 1)
+    pruned.weight.data[::2] = 0
+    pruned.bias.data.uniform_(0.5, 2)
+    head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), pruned, *head).eval()
+    pixels = torch.rand(16, 3, 16, 16)
+    made = litert.convert(
+        *(model, pixels[:1], tmp_path / "static.tflite"),
+        target="litert-arm64-static-int8",
+        calibration=pixels.numpy(),
+    )
+    with torch.no_grad():
+        wanted = model(pixels)
+    assert relative_error(litert.load(made.path).predict(pixels.numpy()), wanted) < 0.03
+
+
 def test_static_int8_computes_in_integers(
     tiny: nn.Module, images: torch.Tensor, lowered: bytes, calibration: np.ndarray, tmp_path: Path
 ) -> None:
