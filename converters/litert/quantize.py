@@ -87,7 +87,7 @@ def keep_biases_of_empty_channels(graph: Graph, quantized: Graph) -> None:
         if quantized.type_name(weight) != "INT8" or len(op.inputs) < 3 or op.inputs[2] < 0:
             continue
         values = np.moveaxis(quantized.constant(weight), WEIGHTED_OPS[quantized.op_name(op)], 0)
-        empty: np.ndarray = ~values.reshape(len(values), -1).any(axis=1)
+        empty = np.logical_not(np.any(values.reshape(len(values), -1), axis=1))
         scale = np.array(table.scale, np.float32)
         if not empty.any() or len(scale) != len(empty):
             continue
