@@ -27,13 +27,13 @@ def test_a_file_that_is_no_classifier_is_shown_too(finished_run, capsys, tmp_pat
     graph = read_file(finished_run / "files" / "block80-litert-arm64-int8.tflite")
     graph.subgraph.outputs = np.array([*graph.subgraph.outputs, graph.ops[0].outputs[0]], np.int32)
     for _, weight in weights(graph):
-        graph.tensors[weight].name = "model/a/very/long/path/" * 8 + graph.name(weight)
+        graph.tensors[weight].name = "a_long_name_" * 8 + graph.name(weight)
     path = tmp_path / "detector.tflite"
     path.write_bytes(graph.to_bytes())
     assert main(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "takes 1x32x32x3, gives 2 tensors\n" in shown
-    assert "path/classifier.3 " in shown
+    assert re.search(r"\n +…\w+_name_classifier\.3 ", shown)
     assert " 3x1024 " in shown
 
 
