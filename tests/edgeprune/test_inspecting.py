@@ -26,8 +26,9 @@ def test_a_file_is_shown_layer_by_layer(finished_run, capsys, file, told):
 def test_a_file_that_is_no_classifier_is_shown_too(finished_run, capsys, tmp_path):
     graph = read_file(finished_run / "files" / "block80-litert-arm64-int8.tflite")
     graph.subgraph.outputs = np.array([*graph.subgraph.outputs, graph.ops[0].outputs[0]], np.int32)
-    for _, weight in weights(graph):
-        graph.tensors[weight].name = "a_long_name_" * 8 + graph.name(weight)
+    for op, _ in weights(graph):
+        name = graph.tensors[int(op.inputs[1])].name
+        graph.tensors[int(op.inputs[1])].name = b"a_long_name_" * 8 + name
     path = tmp_path / "detector.tflite"
     path.write_bytes(graph.to_bytes())
     assert main(["inspect", str(path)]) == 0
