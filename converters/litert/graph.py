@@ -179,6 +179,13 @@ class Graph:
         self.model.buffers.append(_buffer(values))
         self.tensors[tensor].buffer = len(self.model.buffers) - 1
 
+    def drop_unread(self, kind: str) -> None:
+        """Remove ops of a kind whose results nothing reads."""
+        read = {int(t) for op in self.ops for t in op.inputs} | {int(t) for t in self.subgraph.outputs}
+        self.subgraph.operators = [
+            op for op in self.ops if self.op_name(op) != kind or any(int(t) in read for t in op.outputs)
+        ]
+
     def add_tensor(self, name: str, shape: Sequence[int], type_code: int, **fields: Any) -> int:
         """Append a tensor that an op computes. Buffer 0 is the empty one by convention."""
         return self._append(name, shape, type_code, 0, fields)

@@ -17,6 +17,9 @@ from converters.litert.graph import Graph
 
 # What stands between a stored weight and its op: gone once the runtime has loaded the file.
 STATIC_OPS = ("DENSIFY", "DEQUANTIZE")
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+ELEMENTWISE_BINARY = ("ADD", "MUL", "SUB", "DIV", "MAXIMUM", "MINIMUM")
+SPATIAL_AXES = (1, 2)
 
 
 class Role(Flag):
@@ -138,7 +141,7 @@ def _foldable(
     if len(readers) != 1 or padded in outputs or not graph.is_constant(amounts):
         return None
     reader = readers[0]
-    if graph.op_name(reader) not in ("CONV_2D", "DEPTHWISE_CONV_2D") or int(reader.inputs[0]) != padded:
+    if graph.op_name(reader) not in CONVOLUTIONS or int(reader.inputs[0]) != padded:
         return None
     if getattr(reader.builtinOptions, "padding", None) != schema.Padding.VALID:
         return None

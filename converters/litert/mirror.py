@@ -17,12 +17,15 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.litert.graph import Graph, root_constant
-from converters.litert.kernels import ELEMENTWISE_UNARY, STATIC_OPS
+from converters.litert.kernels import (
+    CONVOLUTIONS,
+    ELEMENTWISE_BINARY,
+    ELEMENTWISE_UNARY,
+    SPATIAL_AXES,
+    STATIC_OPS,
+)
 
-SPATIAL_AXES = (1, 2)
 CHANNEL_AXIS = 3
-BINARY = ("ADD", "MUL", "SUB", "DIV", "MAXIMUM", "MINIMUM")
-CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,7 @@ def _pad_evenly(graph: Graph, convs: Iterable[_Conv], mirrored: bool) -> None:
         graph.ops.insert(next(n for n, op in enumerate(graph.ops) if op is conv.op), pad)
         conv.op.inputs = np.array([padded, *conv.op.inputs[1:]], np.int32)
         conv.op.builtinOptions.padding = schema.Padding.VALID
-    read = {int(t) for op in graph.ops for t in op.inputs} | {int(t) for t in graph.subgraph.outputs}
-    graph.subgraph.operators = [
-        op for op in graph.ops if graph.op_name(op) != "PAD" or int(op.outputs[0]) in read
-    ]
+    graph.drop_unread("PAD")
 
 
 def _mirror_kernels(graph: Graph, convs: Iterable[_Conv]) -> None:
@@ -198,7 +198,7 @@ def _keeps_mirroring(graph: Graph, op: Any, producers: dict[int, Any]) -> bool:
         weight = root_constant(graph, int(op.inputs[1]), producers)
         dilated = (op.builtinOptions.dilationHFactor, op.builtinOptions.dilationWFactor) != (1, 1)
         return graph.is_constant(weight) and graph.tensors[weight].sparsity is None and not dilated
-    if kind in BINARY:
+    if kind in ELEMENTWISE_BINARY:
         return all(not _is_map(graph, t) for t in _constants(graph, op))
     if kind in ("MEAN", "SUM"):
         axes = int(op.inputs[1])

@@ -9,12 +9,11 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.litert.graph import Graph
+from converters.litert.kernels import ELEMENTWISE_BINARY, SPATIAL_AXES
 from converters.litert.linter import entries_of_faulty_parts, has_sparse_weight
 from converters.litert.mirror import even_padding
 
-ELEMENTWISE = ("ADD", "MUL", "SUB", "DIV", "MAXIMUM", "MINIMUM")
 COMMUTATIVE = ("ADD", "MUL")
-SPATIAL_AXES = (1, 2)
 
 
 def repair(graph: Graph) -> None:
@@ -38,7 +37,7 @@ def lift_constants(graph: Graph) -> None:
     Without this every hard-sigmoid, so every squeeze-and-excite block, is refused by the sparse kernels.
     """
     for op in graph.ops:
-        if graph.op_name(op) not in ELEMENTWISE or len(graph.shape(int(op.outputs[0]))) != 4:
+        if graph.op_name(op) not in ELEMENTWISE_BINARY or len(graph.shape(int(op.outputs[0]))) != 4:
             continue
         op.inputs = np.array([_lifted(graph, int(t)) for t in op.inputs], np.int32)
 
@@ -72,7 +71,7 @@ def average_before_transposing(graph: Graph) -> None:
         if kept == sorted(kept):
             moved = graph.add_constant("axes", np.array(sorted(order[axis] for axis in axes), np.int32))
             op.inputs = np.array([source.inputs[0], moved], np.int32)
-    _drop_unread(graph, "TRANSPOSE")
+    graph.drop_unread("TRANSPOSE")
 
 
 def set_classifier_apart(graph: Graph) -> None:
@@ -111,14 +110,6 @@ def bar_faulty_parts(graph: Graph) -> None:
         conv.outputs = np.array([inner], np.int32)
         position = next(number for number, op in enumerate(graph.ops) if op is conv)
         graph.ops.insert(position + 1, _reshape(graph, inner, made))
-
-
-def _drop_unread(graph: Graph, kind: str) -> None:
-    """Remove ops of a kind whose results nothing reads."""
-    read = {int(t) for op in graph.ops for t in op.inputs} | {int(t) for t in graph.subgraph.outputs}
-    graph.subgraph.operators = [
-        op for op in graph.ops if graph.op_name(op) != kind or any(int(t) in read for t in op.outputs)
-    ]
 
 
 def _reshape(graph: Graph, source: int, result: int) -> Any:
