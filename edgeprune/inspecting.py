@@ -17,6 +17,7 @@ from edgeprune.errors import UserError
 
 if TYPE_CHECKING:
     from converters import coreml
+    from converters.litert.graph import Graph
 
 SUFFIXES = {".mlpackage": Format.COREML, ".tflite": Format.LITERT}
 LONGEST_NAME = 50  # Other converters name a layer by its whole path.
@@ -38,16 +39,18 @@ def print_facts(path: Path, console: Console) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     from converters import coreml, litert
+    from converters.litert.graph import read_file
+    from converters.litert.linter import lint_graph
 
     if SUFFIXES[path.suffix] is Format.COREML:
         _print_package(coreml.inspect(path), console)
         return
-    file = litert.inspect(path)
+    file, graph = litert.inspect(path), read_file(path)
     console.print(_table(path, file.layers))
-    for line in (f"{file.bytes:,} bytes", _taken_by(path)):
+    for line in (f"{file.bytes:,} bytes", _taken_by(graph, path)):
         console.print(line, highlight=False, markup=False)
     for runtime in LITERT_RUNTIMES:
-        verdict = litert.lint(path, runtime=runtime)
+        verdict = lint_graph(graph, runtime)
         console.print(f"sparse kernels on {runtime}: {'yes' if verdict.sparse else 'no'}", highlight=False)
         for problem in (*verdict.problems, *verdict.slow):
             console.print(f"  {problem}", highlight=False, markup=False)
@@ -67,12 +70,10 @@ def _print_package(package: coreml.Inspection, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _taken_by(path: Path) -> str:
+def _taken_by(graph: Graph, path: Path) -> str:
     """What a `.tflite` expects, in words; one that is no image classifier can be inspected too."""
     from converters.litert.evaluation import image_input
-    from converters.litert.graph import read_file
 
-    graph = read_file(path)
     try:
         return _takes(image_input(graph, path)[0])
     except UserError:

@@ -69,12 +69,10 @@ def convert(
         keras_models.check(model, shape, labels, normalization)
         layers = keras_models.weighted_layers(model)
         own = keras_models.own_normalization(model)
-        folded = own is not None or done_inside is not None
-        described = file_metadata.describe(shape, labels, own or normalization, folded, metadata)
     else:
         layers = weighted_layers(model, example)
         _check_output(model, example, labels)
-        described = file_metadata.describe(shape, labels, normalization, done_inside is not None, metadata)
+        own = None
     if chosen.storage is targets.Storage.STATIC_INT8:
         check_images(calibration, shape)
 
@@ -88,6 +86,8 @@ def convert(
     else:
         storage.store_weights(graph, chosen.storage)
         repair.repair_sparse(graph)
+    folded = own is not None or done_inside is not None
+    described = file_metadata.describe(shape, labels, own or normalization, folded, metadata)
     file_metadata.write(graph, described)
     storage.drop_unused(graph)
     storage.share_buffers(graph)
