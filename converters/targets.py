@@ -17,6 +17,9 @@ class Format(str, Enum):
     LITERT = "litert"
 
 
+SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
+
+
 class Storage(str, Enum):
     """How the values of weights are kept in the file; zeros are left out wherever that is smaller."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from converters.sizes import SizeModel, calibrated
-from converters.targets import TARGETS, Format
+from converters.targets import SUFFIXES, TARGETS
 from edgeprune import measure, sensitivity, training
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
@@ -26,7 +26,6 @@ from edgeprune.recipe import Variant
 from edgeprune.training import Setting
 
 MEASURED = ("sensitivity", "budget")
-SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
 
 
 def allocate(

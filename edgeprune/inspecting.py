@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from converters.facts import InputSpec, LayerFacts
-from converters.targets import Format
+from converters.targets import SUFFIXES, Format
 from edgeprune.errors import UserError
 
 if TYPE_CHECKING:
     from converters import coreml
     from converters.litert.graph import Graph
 
-SUFFIXES = {".mlpackage": Format.COREML, ".tflite": Format.LITERT}
+FORMATS = {suffix: format for format, suffix in SUFFIXES.items()}
 LONGEST_NAME = 50  # Other converters name a layer by its whole path.
 LITERT_RUNTIMES = ("arm64", "web")
 COLUMNS: dict[str, Literal["left", "right"]] = {
@@ -34,15 +34,15 @@ def print_facts(path: Path, console: Console) -> None:
     Raises:
         UserError: no such file, of another kind, or damaged.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: expected a {' or '.join(SUFFIXES)}")
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path}: expected a {' or '.join(FORMATS)}")
     if not path.exists():
         raise UserError(f"{path}: no such file")
     from converters import coreml, litert
     from converters.litert.graph import read_file
     from converters.litert.linter import lint_graph
 
-    if SUFFIXES[path.suffix] is Format.COREML:
+    if FORMATS[path.suffix] is Format.COREML:
         _print_package(coreml.inspect(path), console)
         return
     file, graph = litert.inspect(path), read_file(path)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from converters import litert
 from converters.facts import Normalization, sha256
 from converters.files import replacing
-from converters.targets import TARGETS, Format, Storage, Target
+from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
 from edgeprune import allocating, environment, measure, models, pruning, training
 from edgeprune import data as datasets
 from edgeprune import recipe as recipes
@@ -32,7 +32,6 @@ from edgeprune.report.records import Report, Row, Training
 from edgeprune.run import RECIPE_FILE, Run, open_run, write_json
 from edgeprune.training import Hooks, Setting
 
-SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
 MASK_UPDATES = 50  # Times that masks are chosen anew while zeros grow.
 CALIBRATION_IMAGES = 64  # What a static int8 file takes its ranges from.
 SPARE_BYTES = 5_000_000
