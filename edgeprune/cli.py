@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.runtimes.environments import RUNTIMES
-from edgeprune import __version__
+from edgeprune import __version__, processes
 from edgeprune.errors import EdgepruneError, UserError
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    # Each of several processes says it: the first to fail has the others stopped.
+    sys.stderr.write(f"{text}\n" if processes.count() == 1 else f"process {processes.rank()}: {text}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -269,11 +270,11 @@ def _run(recipe: Recipe) -> int:
     from edgeprune.progress import Progress
 
     try:
-        report = run(recipe, Progress(Console()), command_line())
+        report = run(recipe, Progress(Console(quiet=not processes.is_first())), command_line())
     except KeyboardInterrupt:
         _complain("the same command goes on from the last finished epoch")
         raise
-    return _finish(report, recipe.output)
+    return DONE if report is None else _finish(report, recipe.output)
 
 
 def _report(options: argparse.Namespace) -> int:

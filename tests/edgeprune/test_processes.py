@@ -6,10 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+from edgeprune import recipe as recipes
+from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.report import records
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -47,10 +52,8 @@ torch.save({"model": model.state_dict(), "masks": sparsifier.state_dict()["masks
 """
 
 
-def train(folder: Path, processes: int) -> list[dict]:
-    """Run the script in so many processes, as `accelerate launch` starts them, and return what each saved."""
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
+def start(command: list[str], processes: int) -> list[subprocess.Popen[str]]:
+    """Run Python in so many processes, as `accelerate launch` starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -60,8 +63,22 @@ def train(folder: Path, processes: int) -> list[dict]:
         environment |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         if processes > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        started.append(subprocess.Popen([sys.executable, str(script), str(folder)], env=environment))
-    assert [process.wait(timeout=240) for process in started] == [0] * processes
+        started.append(
+            subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    return started
+
+
+def wait(started: list[subprocess.Popen[str]]) -> list[int]:
+    """Exit status of each."""
+    return [process.wait(timeout=240) for process in started]
+
+
+def train(folder: Path, processes: int) -> list[dict]:
+    """Run the script in so many processes and return what each saved."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    assert wait(start([str(script), str(folder)], processes)) == [0] * processes
     names = [str(rank) for rank in range(processes)] if processes > 1 else ["alone"]
     return [torch.load(folder / f"{name}.pt") for name in names]
 
@@ -78,3 +95,30 @@ def test_two_processes_keep_the_same_masks_and_learn_as_much(tmp_path: Path):
     assert first["losses"] != alone["losses"]  # Two processes did take part.
     assert first["top1"] > 0.8
     assert first["top1"] == pytest.approx(alone["top1"], abs=0.03)
+
+
+def test_two_processes_make_one_run(tmp_path: Path, image_folder: Path):
+    """All train, the first writes; a refusal reaches both, so that neither waits for the other."""
+    command = [
+        *("-m", "edgeprune", "run", str(tmp_path / "recipe.toml")),
+        *("--output", str(tmp_path / "run")),
+    ]
+    fit = Fit(epochs=1, batch_size=8)
+    recipe = Recipe(
+        model="mobilenet_v3_small",
+        data=image_folder,
+        image_size_px=32,
+        dense=fit,
+        variants={"block": Variant(sparsity=0.8, fit=fit)},
+        targets=("litert-arm64",),
+    )
+    (tmp_path / "recipe.toml").write_text(recipes.to_toml(recipe))
+    assert wait(start(command, 2)) == [0, 0]
+    report = records.read(tmp_path / "run")
+    assert [row.variant for row in report.rows] == ["dense", "block80"]
+    assert report.rows[1].prunable_zero_fraction == pytest.approx(0.8, abs=0.01)
+
+    (tmp_path / "run" / "recipe.toml").write_text(recipes.to_toml(replace(recipe, seed=1)))
+    refused = start(command, 2)
+    assert wait(refused) == [2, 2]
+    assert "holds a run of another recipe" in refused[0].stderr.read()

@@ -1,0 +1,49 @@
+"""Several processes under `accelerate launch`: all of them train; the first decides, writes and measures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
+
+
+def count() -> int:
+    """Processes that `accelerate launch` or torchrun started together; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and talks."""
+    return rank() == 0
+
+
+def shared(make: Callable[[], Made]) -> Made:
+    """What `make` gives in the first process, in all of them; every process must call this.
+
+    Raises:
+        Exception: whatever `make` raised, in all processes, so that none waits for one that has gone.
+    """
+    if count() == 1:
+        return make()
+    import torch.distributed
+    from accelerate import PartialState
+
+    PartialState()  # Joins the others, the first time.
+    sent: list[Any] = [None, None]
+    if is_first():
+        try:
+            sent = [make(), None]
+        except Exception as failure:  # Sent on, not swallowed.
+            sent = [None, failure]
+    torch.distributed.broadcast_object_list(sent)
+    made, refusal = sent
+    if refusal is not None:
+        raise refusal
+    return made  # type: ignore[no-any-return]
