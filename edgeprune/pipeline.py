@@ -8,7 +8,7 @@ import functools
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from edgeprune import allocating, environment, measure, models, pruning, trainin
 from edgeprune import data as datasets
 from edgeprune import recipe as recipes
 from edgeprune.errors import UserError
+from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import records, render, strict
@@ -32,6 +33,7 @@ from edgeprune.report.records import Report, Row, Training
 from edgeprune.run import RECIPE_FILE, Run, open_run, write_json
 from edgeprune.training import Hooks, Setting
 
+ROUNDS = 5  # Of a stepwise schedule.
 MASK_UPDATES = 50  # Times that masks are chosen anew while zeros grow.
 CALIBRATION_IMAGES = 64  # What a static int8 file takes its ranges from.
 SPARE_BYTES = 5_000_000
@@ -54,15 +56,19 @@ class Model:
     record: Training
 
 
-def run(recipe: Recipe, progress: Progress, command: str) -> Report:
+def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     """Take a recipe all the way, or go on with a run of it that was stopped.
 
-    Everything that can be refused is refused before the first file is written.
+    Everything that can be refused is refused before the first file is written. Under `accelerate launch`
+    every process calls this and trains; only the first reads and writes the run folder.
 
     Args:
         recipe: what to do.
         progress: whom to tell.
         command: how to repeat it, for the report.
+
+    Returns:
+        The report; None in all processes but the first.
 
     Raises:
         UserError: all mistakes found in the recipe, the data, the checkpoint or the output folder.
@@ -72,12 +78,17 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report:
     dense = _untrained(recipe, data)
     _refuse_misfits(recipe, dense, setting)
 
-    with open_run(recipe, _needed_bytes(recipe, dense)) as folder:
-        _pin_inputs(folder, recipe, data)
+    with ExitStack() as opened:
+        folder = shared(lambda: opened.enter_context(open_run(recipe, _needed_bytes(recipe, dense))))
+        shared(lambda: _pin_inputs(folder, recipe, data))
+        if shared(lambda: data.sha256) != data.sha256:
+            raise UserError("the images here are not those of the first process: give every machine the same")
         baseline = _dense(recipe, setting, dense, folder, progress)
         finished = [baseline]
         for name, variant in recipe.named_variants.items():
             finished.append(_variant(name, variant, recipe, setting, baseline, folder, progress))
+        if not is_first():
+            return None
         rows = [
             row
             for model in finished
@@ -171,13 +182,13 @@ def _refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:
 
 
 def _dense(recipe: Recipe, setting: Setting, module: nn.Module, folder: Run, progress: Progress) -> Model:
-    if not folder.weights("dense").exists():
+    if not shared(folder.weights("dense").exists):
         history: tuple[dict[str, float], ...] = ()
         seconds = 0.0
         if recipe.checkpoint is None:
             with _shown("dense", recipe.dense.epochs, folder, progress) as hooks:
                 history, seconds = training.train(module, setting, recipe.dense, hooks)
-        _finish("dense", module, history, seconds, {}, setting, recipe, folder)
+        shared(lambda: _finish("dense", module, history, seconds, {}, setting, recipe, folder))
     return _load("dense", recipe, setting, folder, progress)
 
 
@@ -190,7 +201,7 @@ def _variant(
     folder: Run,
     progress: Progress,
 ) -> Model:
-    if not folder.weights(name).exists():
+    if not shared(folder.weights(name).exists):
         module = copy.deepcopy(baseline.module)
         if variant.channels:
             pruning.shrink(module, _example(recipe), variant.channels, round_to=variant.round_to)
@@ -210,7 +221,7 @@ def _variant(
                 distill=variant.distill,
                 sparsifier=sparsifier,
             )
-        _finish(name, module, history, seconds, left_dense, setting, recipe, folder)
+        shared(lambda: _finish(name, module, history, seconds, left_dense, setting, recipe, folder))
     return _load(name, recipe, setting, folder, progress)
 
 
@@ -239,19 +250,33 @@ def _sparsifier(
     if not rules:
         return None
     steps = max(round(variant.ramp * variant.fit.epochs * training.steps_per_epoch(setting, variant.fit)), 1)
-    return pruning.Sparsifier(module, rules, pruning.Cubic(steps, every=max(steps // MASK_UPDATES, 1)))
+    return pruning.Sparsifier(
+        module, rules, _schedule(variant.schedule, steps), criterion=variant.criterion, seed=setting.seed
+    )
+
+
+def _schedule(name: str, steps: int) -> pruning.Schedule:
+    """The schedule of this name in `edgeprune.recipe.SCHEDULES` that ends within `steps`."""
+    schedules: dict[str, pruning.Schedule] = {
+        "cubic": pruning.Cubic(steps, every=max(steps // MASK_UPDATES, 1)),
+        "stepwise": pruning.Stepwise(ROUNDS, max(steps // ROUNDS, 1)),
+        "one-shot": pruning.OneShot(),
+    }
+    return schedules[name]
 
 
 @contextmanager
 def _shown(name: str, epochs: int, folder: Run, progress: Progress) -> Iterator[Hooks]:
     """Hooks of a training that show it and keep its state in the run folder after every epoch."""
     path = folder.partial(name)
-    state = torch.load(path, weights_only=True) if path.exists() else None
+    state = shared(lambda: torch.load(path, weights_only=True) if path.exists() else None)
     done = state["epoch"] if state else 0
     if done:
         progress.say(f"  {name}: goes on after epoch {done} of {epochs}")
 
     def save(state: dict[str, Any]) -> None:
+        if not is_first():
+            return
         # Through memory: torch's own writer does not say why a disk refuses.
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -296,9 +321,9 @@ def _load(name: str, recipe: Recipe, setting: Setting, folder: Run, progress: Pr
     from safetensors.torch import load_file
 
     module = models.build(recipe.model, len(setting.data.classes)).eval()
-    pruning.resize(module, load_file(folder.weights(name)))
+    pruning.resize(module, shared(lambda: load_file(folder.weights(name))))
     outputs = training.predict(module, setting.data.held_out, setting.normalization)
-    record = _training_record(folder, name)
+    record = shared(lambda: _training_record(folder, name))
     progress.say(f"{name}: {100 * record.top1:.1f} % of {len(setting.data.held_out)} held-out images right")
     return Model(name, module, outputs, record)
 

@@ -14,6 +14,9 @@ from edgeprune.errors import UserError
 from edgeprune.report import strict
 from edgeprune.report.budget import Budget
 
+# Those of edgeprune.pruning that need neither calibration images nor whole channels.
+CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
+SCHEDULES = ("cubic", "stepwise", "one-shot")
 ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
 
 
@@ -24,19 +27,25 @@ class Fit:
     epochs: int = 30
     """Passes over the training images."""
     batch_size: int = 64
-    """Images in a step."""
+    """Images gone through at once."""
+    accumulate: int = 1
+    """Batches in an optimizer step: more where a large batch does not fit into memory."""
     learning_rate: float = 3e-3
     """Peak of the one-cycle schedule."""
     weight_decay: float = 0.02
     """Of AdamW; batch norms and biases are left out."""
     label_smoothing: float = 0.0
     """0 to below 1."""
+    ema: float = 0.0
+    """Decay of a running average of the weights, kept in their place: 0.99 over some 100 steps; 0: none."""
 
     def problems(self, where: str) -> list[str]:
         """What makes no sense, one line each."""
         checks = [
             (self.epochs >= 1, f"epochs {self.epochs}: 1 or more"),
             (self.batch_size >= 2, f"batch_size {self.batch_size}: 2 or more, batch norms need them"),
+            (self.accumulate >= 1, f"accumulate {self.accumulate}: 1 or more"),
+            (0 <= self.ema < 1, f"ema {self.ema:g}: 0 to below 1"),
             (0 < self.learning_rate < 10, f"learning_rate {self.learning_rate:g}: above 0, below 10"),
             (0 <= self.weight_decay < 1, f"weight_decay {self.weight_decay:g}: 0 to below 1"),
             (0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing:g}: 0 to below 1"),
@@ -74,6 +83,10 @@ class Variant:
     """Output by input channels that are zeroed together; 1 1 for single weights."""
     layers: dict[str, float] = field(default_factory=dict)
     """Other sparsities for some layers, by glob over their names, e.g. 'classifier.*=0.5'."""
+    criterion: str = "magnitude"
+    """Which weights go: the least by magnitude, squared_magnitude, taylor, snip, movement or random."""
+    schedule: str = "cubic"
+    """When they go: cubic (most of them early), stepwise (five rounds, training in between) or one-shot."""
     allocation: str = "uniform"
     """How zeros are shared out: uniform, erdos-renyi, multiplications (for speed), global (LAMP), sensitivity
     (measured), or budget."""
@@ -93,6 +106,13 @@ class Variant:
             (self.channels > 0 or self._prunes, "channels and sparsity are both 0: nothing would be done"),
             (self.round_to >= 1, f"round_to {self.round_to}: 1 or more"),
             (len(self.block) == 2 and min(self.block) >= 1, f"block {self.block}: two sides, each 1 or more"),
+            *(
+                (value in known, f"{name} {value!r}: choose from {', '.join(known)}")
+                for name, value, known in (
+                    ("criterion", self.criterion, CRITERIA),
+                    ("schedule", self.schedule, SCHEDULES),
+                )
+            ),
             (
                 self.allocation in ALLOCATIONS,
                 f"allocation {self.allocation!r}: choose from {', '.join(ALLOCATIONS)}",

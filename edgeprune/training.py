@@ -55,8 +55,8 @@ class Hooks:
 
 
 def steps_per_epoch(setting: Setting, fit: Fit) -> int:
-    """Optimizer steps in one pass; a last, smaller batch is left to the next pass's shuffle."""
-    return max(len(setting.data.train) // fit.batch_size, 1)
+    """Optimizer steps in one pass; what is left after the last whole step goes to the next pass's shuffle."""
+    return max(len(setting.data.train) // (fit.batch_size * fit.accumulate), 1)
 
 
 def train(
@@ -87,7 +87,7 @@ def train(
         sparsifier: stepped after every optimizer step, finalized at the end.
 
     Raises:
-        UserError: batches too small for the number of processes.
+        UserError: batches too small for the number of processes, or too few images for one step.
 
     Returns:
         One record an epoch ("epoch", "loss", "top1" on held-out images, "learning_rate", "sparsity"), and
@@ -96,11 +96,7 @@ def train(
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    if fit.batch_size < 2 * processes:
-        raise UserError(
-            f"batch_size {fit.batch_size} for {processes} processes: batch norms need 2 images in each"
-        )
+    _refuse_batches(setting, fit, accelerator.num_processes)
     steps = steps_per_epoch(setting, fit)
     optimizer = torch.optim.AdamW(_decayed(model, fit.weight_decay), lr=fit.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -109,66 +105,51 @@ def train(
     _placed(model, accelerator.device, torch.channels_last)  # A third faster on the CPU.
     if teacher is not None:
         _placed(teacher, accelerator.device, torch.channels_last).eval()
+    averaged = _averaged(model, fit.ema)
+    kept: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    kept |= {"sparsifier": sparsifier} if sparsifier is not None else {}
+    kept |= {"averaged": averaged} if averaged is not None else {}
     state = hooks.load() or {"epoch": 0, "history": [], "seconds": 0.0}
     if state["epoch"]:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        if sparsifier is not None:
-            sparsifier.load_state_dict(state["sparsifier"])
+        for name, part in kept.items():
+            part.load_state_dict(state[name])
     history, seconds = list(state["history"]), state["seconds"]
+
+    def step() -> None:
+        if accelerator.num_processes > 1:
+            _average([p.grad for p in model.parameters() if p.grad is not None], accelerator)
+        optimizer.step()
+        schedule.step()
+        if sparsifier is not None:
+            sparsifier.step()
+        if averaged is not None:
+            averaged.update_parameters(model)
+        optimizer.zero_grad(set_to_none=True)
 
     for epoch in range(state["epoch"], fit.epochs):
         began = time.monotonic()
         learning_rate = schedule.get_last_lr()[0]
-        losses = []
-        model.train()
-        for images, labels in _training_batches(setting, fit.batch_size, epoch, accelerator.device, rank):
-            whole = len(labels)
-            images, labels = images[rank::processes], labels[rank::processes]
-            with accelerator.autocast():
-                outputs = model(images)
-                loss = F.cross_entropy(outputs, labels, label_smoothing=fit.label_smoothing)
-                if teacher is not None:
-                    loss = torch.lerp(loss, _distillation(outputs, teacher, images), distill)
-            optimizer.zero_grad(set_to_none=True)
-            # Each image counts alike, however a batch is divided.
-            accelerator.backward(loss * (len(labels) * processes / whole) if processes > 1 else loss)
-            if processes > 1:
-                _average([p.grad for p in model.parameters() if p.grad is not None], accelerator)
-            optimizer.step()
-            schedule.step()
-            if sparsifier is not None:
-                sparsifier.step()
-            losses.append(loss.detach())
-        if processes > 1:
-            _average([b for b in model.buffers() if b.is_floating_point()], accelerator)
+        objective = _Objective(model, teacher, distill, fit.label_smoothing)
+        loss = _train_epoch(objective, setting, fit, epoch, accelerator, step)
         top1 = accuracy(predict(model, setting.data.held_out, setting.normalization), setting.data.held_out)
         history.append(
             {
                 "epoch": float(epoch + 1),
-                "loss": float(torch.stack(losses).mean()),
+                "loss": loss,
                 "top1": top1,
                 "learning_rate": float(learning_rate),
                 "sparsity": sparsifier.sparsity if sparsifier is not None else 0.0,
             }
         )
         seconds += time.monotonic() - began
-        hooks.save(
-            {
-                "epoch": epoch + 1,
-                "history": history,
-                "seconds": seconds,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "sparsifier": sparsifier.state_dict() if sparsifier is not None else None,
-            }
-        )
-        hooks.show(epoch + 1, remark=f"loss {history[-1]['loss']:.3f}, top-1 {100 * top1:.1f} %")
+        states = {name: part.state_dict() for name, part in kept.items()}
+        hooks.save({"epoch": epoch + 1, "history": history, "seconds": seconds, **states})
+        hooks.show(epoch + 1, remark=f"loss {loss:.3f}, top-1 {100 * top1:.1f} %")
 
+    if averaged is not None:
+        _copy_parameters(averaged.module, model)
     if sparsifier is not None:
-        sparsifier.finalize()
+        sparsifier.finalize()  # Also because averages reach back to when pruned weights were not zero yet.
     recalibrate(model, setting, fit.batch_size)
     _placed(model, torch.device("cpu"), torch.contiguous_format).eval()
     return tuple(history), seconds
@@ -211,6 +192,82 @@ def normalized(images: Tensor, normalization: Normalization) -> Tensor:
         for v in (normalization.mean, normalization.std)
     )
     return (images.float() / 255 - mean) / std
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """The loss of a batch: labels, and the teacher's answers where there is a teacher."""
+
+    model: nn.Module
+    teacher: nn.Module | None
+    distill: float
+    label_smoothing: float
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        outputs = self.model(images)
+        loss = F.cross_entropy(outputs, labels, label_smoothing=self.label_smoothing)
+        if self.teacher is None:
+            return loss
+        return torch.lerp(loss, _distillation(outputs, self.teacher, images), self.distill)
+
+
+def _train_epoch(
+    objective: _Objective,
+    setting: Setting,
+    fit: Fit,
+    epoch: int,
+    accelerator: Any,
+    step: Callable[[], None],
+) -> float:
+    """Go through the images once, calling `step` whenever gradients are complete; return the mean loss."""
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    objective.model.train()
+    losses = []
+    batches = _training_batches(setting, fit.batch_size, epoch, accelerator.device, rank)
+    for number, (images, labels) in enumerate(batches, start=1):
+        if number > fit.accumulate * steps_per_epoch(setting, fit):
+            break
+        whole = len(labels) * fit.accumulate
+        images, labels = images[rank::processes], labels[rank::processes]
+        with accelerator.autocast():
+            loss = objective(images, labels)
+        losses.append(loss.detach())
+        # Each image counts alike, however a step's images are divided.
+        share = len(labels) * processes / whole
+        accelerator.backward(loss if share == 1 else loss * share)
+        if number % fit.accumulate == 0:
+            step()
+    if processes > 1:
+        _average([b for b in objective.model.buffers() if b.is_floating_point()], accelerator)
+    return float(torch.stack(losses).mean())
+
+
+def _refuse_batches(setting: Setting, fit: Fit, processes: int) -> None:
+    images = len(setting.data.train)
+    if fit.batch_size < 2 * processes:
+        raise UserError(
+            f"batch_size {fit.batch_size} for {processes} processes: batch norms need 2 images in each"
+        )
+    if fit.accumulate > 1 and images < fit.batch_size * fit.accumulate:
+        raise UserError(
+            f"batch_size {fit.batch_size}, accumulate {fit.accumulate}: one step takes more than the "
+            f"{images} training images"
+        )
+
+
+def _averaged(model: nn.Module, decay: float) -> Any:
+    """A running average of the weights; None where none is wanted."""
+    if not decay:
+        return None
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def _copy_parameters(source: nn.Module, model: nn.Module) -> None:
+    for parameter, value in zip(model.parameters(), source.parameters(), strict=True):
+        parameter.copy_(value)
 
 
 def _average(tensors: Sequence[Tensor], accelerator: Any) -> None:

@@ -4,7 +4,7 @@ from edgeprune.pruning.channels import fraction_for_macs, resize, shrink
 from edgeprune.pruning.criteria import CRITERIA
 from edgeprune.pruning.oneshot import prune, prune_by_rules
 from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, Unstructured
-from edgeprune.pruning.schedule import Cubic, OneShot, Schedule
+from edgeprune.pruning.schedule import Cubic, OneShot, Schedule, Stepwise
 from edgeprune.pruning.select import Rule, Selected, select
 from edgeprune.pruning.sparsifier import Sparsifier
 from edgeprune.pruning.transformers import shrink_transformer
@@ -21,6 +21,7 @@ __all__ = [
     "Schedule",
     "Selected",
     "Sparsifier",
+    "Stepwise",
     "Unstructured",
     "fraction_for_macs",
     "prune",

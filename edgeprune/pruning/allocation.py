@@ -538,7 +538,11 @@ def _of_weights(name: str) -> Criterion:
     Raises:
         UserError: there is none of this name, or it needs more.
     """
-    alone = [key for key, criterion in CRITERIA.items() if criterion.needs is Need.NOTHING]
+    alone = [
+        key
+        for key, criterion in CRITERIA.items()
+        if criterion.needs is Need.NOTHING and not criterion.whole_channels
+    ]
     if name not in alone:
         raise UserError(
             f"criterion {name!r} does not rank weights by themselves: choose from {', '.join(alone)}"

@@ -26,8 +26,8 @@ from edgeprune import models, training
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
 from edgeprune.data import Split
-from edgeprune.pipeline import _calibration_images
-from edgeprune.pruning import resize
+from edgeprune.pipeline import _calibration_images, _schedule
+from edgeprune.pruning import Block, Rule, Sparsifier, resize
 from edgeprune.report import records
 
 VARIANTS = ("dense", "block80", "channels")
@@ -40,6 +40,18 @@ def copied_run(finished_run, tmp_path):
 
 def row(report, variant, target):
     return next(r for r in report.rows if (r.variant, r.target) == (variant, target))
+
+
+@pytest.mark.parametrize("name", recipes.SCHEDULES)
+def test_a_schedule_by_name_ends_in_time(name):
+    steps, layer = 100, nn.Linear(16, 16)
+    sparsifier = Sparsifier(layer, [Rule(Block(1, 4), 0.75)], _schedule(name, steps))
+    seen = []
+    for _ in range(steps + 1):
+        sparsifier.step()
+        seen.append(float((layer.weight == 0).double().mean()))
+    assert seen[-1] == 0.75
+    assert len(set(seen)) == {"one-shot": 1, "stepwise": 5}.get(name, len(set(seen)))
 
 
 def test_every_variant_has_a_row_on_every_target(finished_run, small_recipe):

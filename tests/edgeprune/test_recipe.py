@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune import pruning
 from edgeprune import recipe as recipes
 from edgeprune.errors import UserError
+from edgeprune.pruning.sparsifier import IN_TRAINING
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
 from edgeprune.report.budget import Budget
 
@@ -66,6 +68,14 @@ SENSELESS = {
     "variants.b.block (0, 4): two sides": {"variants": {"b": Variant(sparsity=0.5, block=(0, 4))}},
     "variants.b.ramp 0: above 0 to 1": {"variants": {"b": Variant(sparsity=0.5, ramp=0)}},
     "variants.b.distill 2: 0 to 1": {"variants": {"b": Variant(sparsity=0.5, distill=2)}},
+    "variants.b.criterion 'wanda': choose from magnitude": {
+        "variants": {"b": Variant(sparsity=0.5, criterion="wanda")}
+    },
+    "variants.b.schedule 'linear': choose from cubic": {
+        "variants": {"b": Variant(sparsity=0.5, schedule="linear")}
+    },
+    "dense.accumulate 0: 1 or more": {"dense": Fit(accumulate=0)},
+    "dense.ema 1: 0 to below 1": {"dense": Fit(ema=1)},
     "variants.'a/b': letters, digits": {"variants": {"a/b": Variant(sparsity=0.5)}},
     "variants.dense: that name is the baseline's": {"variants": {"dense": Variant(sparsity=0.5)}},
     "unknown target 'ios': choose from coreml-ios16": {"targets": ("ios",)},
@@ -86,6 +96,15 @@ def test_what_makes_no_sense_is_refused(message):
     with pytest.raises(UserError) as caught:
         Recipe(model="m", **SENSELESS[message])
     assert message in str(caught.value)
+
+
+def test_the_criteria_of_a_recipe_are_those_a_training_can_follow():
+    fitting = {
+        name
+        for name, criterion in pruning.CRITERIA.items()
+        if criterion.needs in IN_TRAINING and not criterion.whole_channels
+    }
+    assert set(recipes.CRITERIA) == fitting - {"lamp"}  # Within one layer LAMP ranks as magnitude does.
 
 
 def test_all_mistakes_come_in_one_message():

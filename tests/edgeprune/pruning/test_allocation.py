@@ -241,6 +241,10 @@ def test_what_a_budget_refuses(change, message):
             lambda m: by_importance(m, Block(1, 4), 0.5, criterion="wanda"),
             "does not rank weights by themselves",
         ),
+        (
+            lambda m: by_importance(m, Block(1, 4), 0.5, criterion="fpgm"),
+            "does not rank weights by themselves",
+        ),
         (lambda m: by_importance(m, Block(1, 4), 0.5, layers=["nose*"]), "matches no convolution or linear"),
         (lambda m: Curves(("a",), (0.5, 0.2), np.zeros((1, 2))), "must rise from 0"),
         (lambda m: Curves(("a",), (0, 0.2), np.zeros((2, 2))), "losses of shape"),

@@ -1,0 +1,80 @@
+"""What training does beside stepping: gradients added up, weights averaged."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from converters.facts import Normalization
+from edgeprune import data, training
+from edgeprune.errors import UserError
+from edgeprune.progress import Progress
+from edgeprune.pruning import Block, OneShot, Rule, Sparsifier
+from edgeprune.recipe import Augment, Fit
+from edgeprune.training import Hooks, Setting
+
+
+@pytest.fixture(scope="module")
+def digits() -> Setting:
+    loaded = data.load(None, 32, Progress(Console(quiet=True)))
+    return Setting(loaded, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 32), nn.ReLU(), nn.Linear(32, 10)
+    )
+
+
+def train(model: nn.Module, setting: Setting, fit: Fit, sparsifier: Sparsifier | None = None) -> list[dict]:
+    """Train and return the states kept after each epoch."""
+    states: list[dict] = []
+
+    def save(state: dict) -> None:
+        states.append(copy.deepcopy(state))
+
+    hooks = Hooks(load=lambda: None, save=save, show=lambda *_, **__: None)
+    training.train(model, setting, fit, hooks, sparsifier=sparsifier)
+    return states
+
+
+def test_gradients_added_up_are_those_of_one_large_batch(digits):
+    """No batch norm and no augmentation, so that only the sum of the gradients could differ."""
+    plain = dataclasses.replace(digits, augment=Augment(shift_px=0))
+    whole, parts = network(), network()
+    train(whole, plain, Fit(epochs=1, batch_size=128))
+    train(parts, plain, Fit(epochs=1, batch_size=32, accumulate=4))
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_step_larger_than_the_data_is_refused(digits):
+    with pytest.raises(UserError, match="more than the 1347 training images"):
+        train(network(), digits, Fit(epochs=1, batch_size=64, accumulate=100))
+
+
+def test_the_running_average_is_kept_and_pruned_weights_stay_zero(digits):
+    fit = Fit(epochs=2, batch_size=64, ema=0.9)
+    averaged, last = network(), network()
+    rules = [Rule(Block(1, 4), 0.75)]
+    states = train(averaged, digits, fit, Sparsifier(averaged, rules, OneShot()))
+    train(last, digits, Fit(epochs=2, batch_size=64), Sparsifier(last, rules, OneShot()))
+    average = states[-1]["averaged"]
+    first = averaged[0].weight
+    torch.testing.assert_close(first, average["module.0.weight"])
+    assert not torch.allclose(first, last[0].weight)
+    assert float((averaged[3].weight == 0).double().mean()) == 0.75
+
+
+def test_a_run_with_an_average_goes_on_where_it_stopped(digits):
+    fit = Fit(epochs=2, batch_size=64, ema=0.9)
+    whole, resumed = network(), network()
+    states = train(whole, digits, fit)
+    hooks = Hooks(load=lambda: states[0], save=lambda _: None, show=lambda *_, **__: None)
+    training.train(resumed, digits, fit, hooks)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
