@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgeprune import __version__
+from edgeprune import __version__, processes
 from edgeprune.data import Data
 
 PACKAGES = (
@@ -31,6 +31,7 @@ def describe(data: Data, image_size_px: int, command: str) -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes.joined(),
         "trained_on": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "data": {
             "source": data.source,

@@ -24,6 +24,20 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def on_cpu() -> bool:
+    """Whether several processes train without a GPU, which accelerate must be told."""
+    import torch
+
+    return count() > 1 and not torch.cuda.is_available()
+
+
+def joined() -> int:
+    """Join the other processes, the first time, and return how many there are."""
+    from accelerate import PartialState
+
+    return int(PartialState(cpu=on_cpu()).num_processes)
+
+
 def shared(make: Callable[[], Made]) -> Made:
     """What `make` gives in the first process, in all of them; every process must call this.
 
@@ -33,9 +47,8 @@ def shared(make: Callable[[], Made]) -> Made:
     if count() == 1:
         return make()
     import torch.distributed
-    from accelerate import PartialState
 
-    PartialState()  # Joins the others, the first time.
+    joined()
     sent: list[Any] = [None, None]
     if is_first():
         try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.facts import Normalization
+from edgeprune import processes
 from edgeprune.data import Data, Split
 from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
@@ -95,7 +96,9 @@ def train(
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    accelerator = Accelerator(
+        cpu=processes.on_cpu(), mixed_precision="bf16" if torch.cuda.is_available() else "no"
+    )
     _refuse_batches(setting, fit, accelerator.num_processes)
     steps = steps_per_epoch(setting, fit)
     optimizer = torch.optim.AdamW(_decayed(model, fit.weight_decay), lr=fit.learning_rate)
@@ -220,7 +223,7 @@ def _train_epoch(
     step: Callable[[], None],
 ) -> float:
     """Go through the images once, calling `step` whenever gradients are complete; return the mean loss."""
-    rank, processes = accelerator.process_index, accelerator.num_processes
+    rank, together = accelerator.process_index, accelerator.num_processes
     objective.model.train()
     losses = []
     batches = _training_batches(setting, fit.batch_size, epoch, accelerator.device, rank)
@@ -228,25 +231,25 @@ def _train_epoch(
         if number > fit.accumulate * steps_per_epoch(setting, fit):
             break
         whole = len(labels) * fit.accumulate
-        images, labels = images[rank::processes], labels[rank::processes]
+        images, labels = images[rank::together], labels[rank::together]
         with accelerator.autocast():
             loss = objective(images, labels)
         losses.append(loss.detach())
         # Each image counts alike, however a step's images are divided.
-        share = len(labels) * processes / whole
+        share = len(labels) * together / whole
         accelerator.backward(loss if share == 1 else loss * share)
         if number % fit.accumulate == 0:
             step()
-    if processes > 1:
+    if together > 1:
         _average([b for b in objective.model.buffers() if b.is_floating_point()], accelerator)
     return float(torch.stack(losses).mean())
 
 
-def _refuse_batches(setting: Setting, fit: Fit, processes: int) -> None:
+def _refuse_batches(setting: Setting, fit: Fit, together: int) -> None:
     images = len(setting.data.train)
-    if fit.batch_size < 2 * processes:
+    if fit.batch_size < 2 * together:
         raise UserError(
-            f"batch_size {fit.batch_size} for {processes} processes: batch norms need 2 images in each"
+            f"batch_size {fit.batch_size} for {together} processes: batch norms need 2 images in each"
         )
     if fit.accumulate > 1 and images < fit.batch_size * fit.accumulate:
         raise UserError(

@@ -59,7 +59,7 @@ def start(command: list[str], processes: int) -> list[subprocess.Popen[str]]:
         port = str(free.getsockname()[1])
     started = []
     for rank in range(processes):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         environment |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         if processes > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
@@ -116,6 +116,7 @@ def test_two_processes_make_one_run(tmp_path: Path, image_folder: Path):
     assert wait(start(command, 2)) == [0, 0]
     report = records.read(tmp_path / "run")
     assert [row.variant for row in report.rows] == ["dense", "block80"]
+    assert report.environment["processes"] == 2
     assert report.rows[1].prunable_zero_fraction == pytest.approx(0.8, abs=0.01)
 
     (tmp_path / "run" / "recipe.toml").write_text(recipes.to_toml(replace(recipe, seed=1)))
