@@ -78,3 +78,35 @@ def test_a_run_with_an_average_goes_on_where_it_stopped(digits):
     training.train(resumed, digits, fit, hooks)
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_student_moves_to_its_teacher_without_labels(digits):
+    """Labels that are all one class teach nothing; the teacher's answers alone make the student like it."""
+    teacher = network()
+    train(teacher, digits, Fit(epochs=4, batch_size=64))
+    blind = dataclasses.replace(
+        digits, data=dataclasses.replace(digits.data, train=_all_zero(digits.data.train))
+    )
+    student = network()
+    hooks = Hooks(load=lambda: None, save=lambda _: None, show=lambda *_, **__: None)
+    fit = Fit(epochs=4, batch_size=64)
+    training.train(student, blind, fit, hooks, teacher=copy.deepcopy(teacher), distill=1.0)
+    held_out = digits.data.held_out
+    taught, learnt = (training.predict(model, held_out, digits.normalization) for model in (teacher, student))
+    assert training.accuracy(taught, held_out) > 0.8
+    assert float((taught.argmax(1) == learnt.argmax(1)).double().mean()) > 0.9
+
+
+def _all_zero(split: data.Split) -> data.Split:
+    return data.Split(split.images, torch.zeros_like(split.labels))
+
+
+def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 64, 10))
+    train(model, digits, Fit(epochs=1, batch_size=64))
+    images = training.normalized(digits.data.train.images, digits.normalization)
+    with torch.no_grad():
+        maps = model[0](images)
+    torch.testing.assert_close(model[1].running_mean, maps.mean((0, 2, 3)), atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(model[1].running_var, maps.var((0, 2, 3)), atol=1e-3, rtol=2e-2)

@@ -14,6 +14,7 @@ from edgeprune.pruning import (
     OneShot,
     Rule,
     Sparsifier,
+    Stepwise,
     Unstructured,
     prune,
     select,
@@ -71,6 +72,16 @@ def test_zeros_grow_with_the_schedule_and_end_at_the_target():
     assert zeros == sorted(zeros)
     assert zeros[0] == 0
     assert zeros[10] == zeros[11] == pytest.approx(0.8, abs=1 / 128)
+
+
+def test_each_round_brings_an_equal_part_of_the_zeros():
+    model = small_model()
+    sparsifier = Sparsifier(model, [Rule(Unstructured(), 0.75)], Stepwise(rounds=3, steps=2))
+    zeros = []
+    for _ in range(6):
+        sparsifier.step()
+        zeros.append(float((model[2].weight == 0).float().mean()))
+    assert zeros == [0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
 
 
 def test_finalize_completes_a_schedule_that_was_cut_short():
