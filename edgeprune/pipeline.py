@@ -21,14 +21,14 @@ from converters import litert
 from converters.facts import Normalization, sha256
 from converters.files import replacing
 from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
-from edgeprune import allocating, environment, measure, models, pruning, training
+from edgeprune import allocating, environment, examining, measure, models, pruning, robustness, training
 from edgeprune import data as datasets
 from edgeprune import recipe as recipes
 from edgeprune.errors import UserError
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
-from edgeprune.report import records, render, strict
+from edgeprune.report import alongside, records, render, strict
 from edgeprune.report.records import Report, Row, Training
 from edgeprune.run import RECIPE_FILE, Run, open_run, write_json
 from edgeprune.training import Hooks, Setting
@@ -94,6 +94,8 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
             for model in finished
             for row in _files(model, recipe.targets, baseline, setting, folder, progress)
         ]
+        for model in finished:
+            _examine(model, baseline, setting, folder, progress)
         write_json(folder.environment, environment.describe(data, recipe.image_size_px, command))
         return _report(recipe, folder, rows, [model.record for model in finished])
 
@@ -123,11 +125,17 @@ def rebuild_report(path: Path) -> Report:
 
 
 def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequence[Training]) -> Report:
+    examinations = {training.variant: examining.kept(folder, training.variant) for training in trainings}
+    again = f"its weights have none in the run folder; edgeprune run {folder.folder / RECIPE_FILE} adds it"
     report = Report(
         recipe=recipes.to_data(recipe),
         environment=json.loads(folder.environment.read_text(encoding="utf-8")),
         rows=tuple(rows),
         trainings=tuple(trainings),
+        examinations=tuple(found for found in examinations.values() if found),
+        not_examined={name: again for name, found in examinations.items() if not found},
+        sensitivity=alongside.sensitivity(folder.folder),
+        benches=alongside.benches(folder.folder, rows),
     )
     records.write(report, folder.folder)
     render.write_pages(report, folder.folder)
@@ -390,6 +398,23 @@ def _file(
     write_json(folder.row(model.name, target.name), dataclasses.asdict(row))
     progress.say(f"  {row.path}: {row.bytes:,} bytes, {100 * row.top1:.1f} %")
     return row
+
+
+def _examine(model: Model, baseline: Model, setting: Setting, folder: Run, progress: Progress) -> None:
+    """Look at what a variant gets wrong, unless that was done before."""
+    if examining.kept(folder, model.name) is not None:
+        return
+    with progress.track(f"worse images for {model.name}", robustness.steps()) as advance:
+        examining.examine(
+            model.name,
+            model.module,
+            model.outputs,
+            baseline.outputs,
+            setting.data,
+            setting.normalization,
+            folder,
+            advance,
+        )
 
 
 def _calibration_images(train: datasets.Split) -> np.ndarray:

@@ -7,6 +7,9 @@ RUN/
   variants/NAME.partial                    state after the last epoch, while NAME trains
   files/NAME-TARGET.tflite, .mlpackage     what ships
   rows/NAME-TARGET.json                    what was measured on it
+  examinations/NAME.json                   what NAME gets wrong, and on worse images
+  thumbnails/PLACE.jpg                     the held-out images that an examination shows
+  sensitivity.json, bench*.json            shown in the report where the user put them
   environment.json       versions, machine and data of the measurements
   report.json, report.md, report.html
 """
@@ -29,7 +32,7 @@ RECIPE_FILE = "recipe.toml"
 INPUTS_FILE = "inputs.json"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
-SUBFOLDERS = ("variants", "files", "rows")
+SUBFOLDERS = ("variants", "files", "rows", "examinations", "thumbnails")
 # What may differ between a run and its continuation: nothing that was trained or measured depends on it.
 FREE_FIELDS = ("budget", "targets", "output")
 
@@ -69,6 +72,10 @@ class Run:
     def row(self, variant: str, target: str) -> Path:
         """What was measured on a file."""
         return self.folder / "rows" / f"{variant}-{target}.json"
+
+    def examination(self, variant: str) -> Path:
+        """What a finished variant gets wrong."""
+        return self.folder / "examinations" / f"{variant}.json"
 
 
 @contextmanager

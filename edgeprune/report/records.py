@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -84,6 +84,198 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """Accuracy on images made worse in one way.
+
+    Attributes:
+        corruption: "noise", "blur", ...
+        strength: how much of it.
+        unit: what `strength` counts, in words.
+        top1: 0 to 1.
+    """
+
+    corruption: str
+    strength: float
+    unit: str
+    top1: float
+
+
+@dataclass(frozen=True)
+class ClassTop1:
+    """Accuracy on the images of one class.
+
+    Attributes:
+        name: of the class.
+        images: how many of it were looked at.
+        top1: on them as they are, 0 to 1.
+        corrupted_top1: on them under every condition, all taken together, 0 to 1.
+    """
+
+    name: str
+    images: int
+    top1: float
+    corrupted_top1: float
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What a torch variant does on worse images than it was trained for.
+
+    Attributes:
+        images: how many, the same for every variant of a run.
+        image_source: which, for people.
+        top1: on them as they are, 0 to 1.
+        conditions: each corruption at rising strength.
+        classes: those that have images among them.
+    """
+
+    images: int
+    image_source: str
+    top1: float
+    conditions: tuple[Condition, ...]
+    classes: tuple[ClassTop1, ...]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class taken for another.
+
+    Attributes:
+        label: what they show.
+        predicted: what the variant says.
+        images: how many.
+        dense_images: how many the dense model takes for the same.
+        label_images: of that class there are.
+        places: of some of them among the held-out images; `thumbnail(place)` in the run folder shows one.
+    """
+
+    label: str
+    predicted: str
+    images: int
+    dense_images: int
+    label_images: int
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out image, and what the dense model and a variant say.
+
+    Attributes:
+        place: among the held-out images; `thumbnail(place)` in the run folder shows it.
+        label: what it shows.
+        dense: what the dense model says.
+        dense_confidence: its softmax for that, 0 to 1.
+        predicted: what the variant says.
+        confidence: its softmax for that, 0 to 1.
+    """
+
+    place: int
+    label: str
+    dense: str
+    dense_confidence: float
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What one torch variant gets wrong, beside the dense model on the same held-out images.
+
+    Attributes:
+        variant: its name.
+        weights_sha256: of its weights in the run folder.
+        dense_sha256: of the dense model's.
+        images: all held-out images; each is in one of the next three or right in neither model.
+        both_right: images that both models get right.
+        only_dense_right: images that only the dense model gets right.
+        only_variant_right: images that only the variant gets right.
+        confusions: the most frequent first.
+        samples: where the two differ; where they agree if they hardly differ. None of the dense model.
+        robustness: on worse images.
+    """
+
+    variant: str
+    weights_sha256: str
+    dense_sha256: str
+    images: int
+    both_right: int
+    only_dense_right: int
+    only_variant_right: int
+    confusions: tuple[Confusion, ...]
+    samples: tuple[Sample, ...]
+    robustness: Robustness
+
+
+@dataclass(frozen=True)
+class LayerDrops:
+    """One layer of the dense model, pruned alone: its weights, and points lost at each sparsity."""
+
+    name: str
+    weights: int
+    drops_points: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What `edgeprune sensitivity` left in the run folder.
+
+    Attributes:
+        block: (out, in) channels zeroed together.
+        images: how many.
+        image_source: which, for people.
+        top1: of the dense model on them, 0 to 1.
+        sparsities: rising, each layer's columns.
+        layers: in the order they have in the model.
+        left_dense: layers that the block does not fit, and why.
+    """
+
+    block: tuple[int, int]
+    images: int
+    image_source: str
+    top1: float
+    sparsities: tuple[float, ...]
+    layers: tuple[LayerDrops, ...]
+    left_dense: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One file against the clock: median and quartiles of its rounds, in milliseconds."""
+
+    path: str
+    median_ms: float
+    quartiles_ms: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `edgeprune bench` left in the run folder about the run's files as they are.
+
+    Attributes:
+        source: the file in the run folder.
+        runtime: name in `converters.runtimes.environments.RUNTIMES`.
+        description: of the runtime.
+        version: of the runtime.
+        emulated: its times say only how files compare.
+        processor: of the machine.
+        threads: of the runtime.
+        rounds: how often each file was timed.
+        timings: one a file; those the runtime refuses are left out.
+    """
+
+    source: str
+    runtime: str
+    description: str
+    version: str
+    emulated: bool
+    processor: str
+    threads: int
+    rounds: int
+    timings: tuple[Timing, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a run measured. `to_json(report)` is what `report.json` holds.
 
@@ -92,6 +284,10 @@ class Report:
         environment: versions, machine, data: what is needed to repeat the run.
         rows: one a file.
         trainings: one a torch variant, the dense one first.
+        examinations: one a torch variant, the dense one first.
+        not_examined: why there is none, by variant.
+        sensitivity: None: the run folder has none.
+        benches: one a runtime or more; empty: nothing was timed.
     """
 
     recipe: dict[str, Any]
@@ -99,6 +295,19 @@ class Report:
     rows: tuple[Row, ...]
     trainings: tuple[Training, ...] = ()
     schema: int = field(default=SCHEMA)
+    examinations: tuple[Examination, ...] = ()
+    not_examined: dict[str, str] = field(default_factory=dict)
+    sensitivity: Sensitivity | None = None
+    benches: tuple[Bench, ...] = ()
+
+
+def thumbnail(place: int) -> str:
+    """Where the run folder keeps a held-out image as a small JPEG.
+
+    >>> thumbnail(12)
+    'thumbnails/00012.jpg'
+    """
+    return f"thumbnails/{place:05d}.jpg"
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -171,16 +380,22 @@ def read(folder: Path) -> Report:
         raise UserError([f"{path}: {problem}" for problem in error.problems]) from error
 
 
-_FRACTIONS = ("top1", "agreement", "zero_fraction", "prunable_zero_fraction")
-_NOT_NEGATIVE = ("bits_per_weight", "max_relative_error", "parameters", "macs", "seconds")
-_POSITIVE = ("bytes", "images")
+_FRACTIONS = (
+    "top1", "agreement", "zero_fraction", "prunable_zero_fraction", "corrupted_top1", "confidence",
+    "dense_confidence",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "bits_per_weight", "max_relative_error", "parameters", "macs", "seconds", "place", "both_right",
+    "only_dense_right", "only_variant_right", "dense_images", "median_ms",
+)  # fmt: skip
+_POSITIVE = ("bytes", "images", "label_images", "rounds", "threads", "weights")
 
 
 def _problems(report: Report) -> Iterator[str]:
     """Values of the right type that cannot be true."""
     from converters.facts import LayerFacts  # brings numpy, which `edgeprune --help` does without
 
-    records: list[tuple[str, Any]] = [(f"report.rows[{i}]", row) for i, row in enumerate(report.rows)]
+    records = _parts("rows", report.rows)
     for where, row in records:
         if row.sparse_runtime is None and not row.sparse_runtime_reason:
             yield f"{where}.sparse_runtime is null without a sparse_runtime_reason"
@@ -194,7 +409,18 @@ def _problems(report: Report) -> Iterator[str]:
             for name, value in epoch.items():
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     yield f"report.trainings[{place}].epochs[{index}].{name} must be a number, not {value!r}"
-    records += [(f"report.trainings[{i}]", training) for i, training in enumerate(report.trainings)]
+    records += _parts("trainings", report.trainings)
+    for where, examination in _parts("examinations", report.examinations):
+        records += [(where, examination), (f"{where}.robustness", examination.robustness)]
+        records += _parts("confusions", examination.confusions, where)
+        records += _parts("samples", examination.samples, where)
+        records += _parts("robustness.conditions", examination.robustness.conditions, where)
+        records += _parts("robustness.classes", examination.robustness.classes, where)
+    for where, bench in _parts("benches", report.benches):
+        records += [(where, bench), *_parts("timings", bench.timings, where)]
+    if report.sensitivity is not None:
+        yield from _sensitivity_problems(report.sensitivity)
+        records.append(("report.sensitivity", report.sensitivity))
     for where, record in records:
         values = vars(record)
         for name in _FRACTIONS:
@@ -206,6 +432,18 @@ def _problems(report: Report) -> Iterator[str]:
         for name in _POSITIVE:
             if name in values and values[name] <= 0:
                 yield f"{where}.{name} is {values[name]}, it must be above 0"
+
+
+def _parts(name: str, parts: Sequence[Any], above: str = "report") -> list[tuple[str, Any]]:
+    """Each part with the place it has in the report."""
+    return [(f"{above}.{name}[{index}]", part) for index, part in enumerate(parts)]
+
+
+def _sensitivity_problems(sensitivity: Sensitivity) -> Iterator[str]:
+    expected = len(sensitivity.sparsities)
+    for where, layer in _parts("sensitivity.layers", sensitivity.layers):
+        if len(layer.drops_points) != expected:
+            yield f"{where}.drops_points has {len(layer.drops_points)} values for {expected} sparsities"
 
 
 def _lists(data: Any) -> Any:
