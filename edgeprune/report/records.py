@@ -349,14 +349,22 @@ def from_json(data: object) -> Report:
     return report
 
 
+def to_text(report: Report) -> str:
+    """The text of `report.json`.
+
+    Raises:
+        UserError: see `to_json`.
+    """
+    return json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write(report: Report, folder: Path) -> Path:
     """Write `report.json` into `folder`, whole or not at all, and return its path.
 
     Raises:
         UserError: it holds something JSON cannot, or `folder` cannot be written to.
     """
-    text = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_text(folder / FILE_NAME, text)
+    return write_text(folder / FILE_NAME, to_text(report))
 
 
 def read(folder: Path) -> Report:
@@ -380,20 +388,20 @@ def read(folder: Path) -> Report:
         raise UserError([f"{path}: {problem}" for problem in error.problems]) from error
 
 
-_FRACTIONS = (
+FRACTIONS = (
     "top1", "agreement", "zero_fraction", "prunable_zero_fraction", "corrupted_top1", "confidence",
     "dense_confidence",
 )  # fmt: skip
-_NOT_NEGATIVE = (
+NOT_NEGATIVE = (
     "bits_per_weight", "max_relative_error", "parameters", "macs", "seconds", "place", "both_right",
     "only_dense_right", "only_variant_right", "dense_images", "median_ms",
 )  # fmt: skip
-_POSITIVE = ("bytes", "images", "label_images", "rounds", "threads", "weights")
+POSITIVE = ("bytes", "images", "label_images", "rounds", "threads", "weights")
 
 
 def _problems(report: Report) -> Iterator[str]:
     """Values of the right type that cannot be true."""
-    from converters.facts import LayerFacts  # brings numpy, which `edgeprune --help` does without
+    from converters.facts import LayerFacts
 
     records = _parts("rows", report.rows)
     for where, row in records:
@@ -423,13 +431,13 @@ def _problems(report: Report) -> Iterator[str]:
         records.append(("report.sensitivity", report.sensitivity))
     for where, record in records:
         values = vars(record)
-        for name in _FRACTIONS:
+        for name in FRACTIONS:
             if name in values and not 0 <= values[name] <= 1:
                 yield f"{where}.{name} is {values[name]}, a fraction is from 0 to 1"
-        for name in _NOT_NEGATIVE:
+        for name in NOT_NEGATIVE:
             if name in values and values[name] < 0:
                 yield f"{where}.{name} is {values[name]}, it cannot be below 0"
-        for name in _POSITIVE:
+        for name in POSITIVE:
             if name in values and values[name] <= 0:
                 yield f"{where}.{name} is {values[name]}, it must be above 0"
 
