@@ -65,7 +65,7 @@ def measure(
     outputs = _run(loaded, held_out, normalization, f"running {converted.path.name}", progress)
     outputs = by_class(outputs, loaded.input.labels, classes)
     top1 = accuracy(outputs, held_out)
-    sparse, reason = _sparse_runtime(converted, target)
+    sparse, reason = sparse_runtime(converted, target)
     prunable = [layer for layer in converted.layers if layer.kind in PRUNABLE_KINDS]
     return Row(
         variant=variant,
@@ -76,9 +76,9 @@ def measure(
         top1_drop_points=100 * (dense_top1 - top1),
         agreement=float((outputs.argmax(1) == torch_outputs.argmax(1)).double().mean()),
         max_relative_error=float((outputs - torch_outputs).abs().max() / torch_outputs.abs().max()),
-        zero_fraction=_mean(converted.layers, "zero_fraction"),
-        prunable_zero_fraction=_mean(prunable, "zero_fraction"),
-        bits_per_weight=_mean(converted.layers, "bits_per_weight"),
+        zero_fraction=mean_over_weights(converted.layers, "zero_fraction"),
+        prunable_zero_fraction=mean_over_weights(prunable, "zero_fraction"),
+        bits_per_weight=mean_over_weights(converted.layers, "bits_per_weight"),
         sparse_runtime=sparse,
         sparse_runtime_reason=reason,
         images=len(held_out),
@@ -118,7 +118,8 @@ def _run(loaded: Any, split: Split, normalization: Normalization, title: str, pr
     return torch.from_numpy(np.concatenate(outputs))
 
 
-def _sparse_runtime(converted: Converted, target: Target) -> tuple[bool | None, str | None]:
+def sparse_runtime(converted: Converted, target: Target) -> tuple[bool | None, str | None]:
+    """Whether the target's runtime will use sparse kernels (None: unknown), and why not or why unknown."""
     if not any(layer.encoding.startswith("sparse") for layer in converted.layers):
         return False, "no weight is stored sparse"
     if target.format is Format.COREML:
@@ -129,8 +130,8 @@ def _sparse_runtime(converted: Converted, target: Target) -> tuple[bool | None, 
     return lint.sparse, "; ".join(str(problem) for problem in (*lint.problems, *lint.slow)) or None
 
 
-def _mean(layers: Iterable[LayerFacts], field: str) -> float:
-    """Mean over all weights of the layers."""
+def mean_over_weights(layers: Iterable[LayerFacts], field: str) -> float:
+    """Mean of a field of the layers over all of their weights."""
     layers = list(layers)
     weights = [int(np.prod(layer.shape)) for layer in layers]
     total = sum(getattr(layer, field) * count for layer, count in zip(layers, weights, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -62,14 +63,47 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         raise UserError(
             [f"checkpoint {path} does not fit the model:", *(f"  {problem}" for problem in problems)]
         )
-    bad = [
-        key
-        for key, tensor in state.items()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
-    if bad:
-        raise UserError(f"checkpoint {path}: NaN or infinite values in {', '.join(bad[:3])}")
+    _refuse_not_finite(state, path)
     model.load_state_dict(state, strict=False)
+
+
+def from_checkpoint(name: str, path: Path) -> nn.Module:
+    """Build a model by name with a checkpoint's weights, widths and number of classes, in eval mode.
+
+    Unlike `load_checkpoint` it takes what pruning leaves: layers that are narrower than the model's own, and
+    the pairs NAME_orig and NAME_mask of `torch.nn.utils.prune` (coremltools' pruners write the same).
+
+    Args:
+        name: as `build` takes it.
+        path: as `load_checkpoint` takes it.
+
+    Raises:
+        UserError: no such model or file; or a checkpoint of another architecture, or with NaN or infinity.
+    """
+    from edgeprune.pruning import resize
+
+    state = _masked(_read_state(path))
+    _refuse_not_finite(state, path)
+    head = [
+        module_name
+        for module_name, module in build(name, 2).named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    ][-1]
+    if f"{head}.weight" not in state:
+        raise UserError(f"checkpoint {path} has no {head}.weight: it is not of {name}")
+    model = build(name, len(state[f"{head}.weight"]))
+    counters = {
+        key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")
+    }
+    # Pruners of coremltools leave marks for its converter beside the weights.
+    state = {key: value for key, value in state.items() if "_COREML_" not in key} | counters
+    try:
+        resize(model, state)
+    except UserError as error:
+        raise UserError(
+            [f"checkpoint {path} does not fit {name}: {line}" for line in error.problems]
+        ) from None
+    return model.eval()
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -113,6 +147,24 @@ def _near(name: str, names: list[str]) -> str:
     return (
         f"did you mean {', '.join(near)}" if near else f"there are {len(names)}, e.g. {', '.join(names[:3])}"
     )
+
+
+def _refuse_not_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    bad = [
+        key
+        for key, tensor in state.items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    if bad:
+        raise UserError(f"checkpoint {path}: NaN or infinite values in {', '.join(bad[:3])}")
+
+
+def _masked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with each NAME_orig and NAME_mask as the one NAME that they stand for."""
+    pairs = {key[:-5] for key in state if key.endswith("_orig") and f"{key[:-5]}_mask" in state}
+    beside = {f"{name}{ending}" for name in pairs for ending in ("_orig", "_mask", "_amount")}
+    plain = {key: value for key, value in state.items() if key not in beside}
+    return plain | {name: state[f"{name}_orig"] * state[f"{name}_mask"] for name in pairs}
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -251,9 +251,16 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             is_parameter = isinstance(tensor, nn.Parameter)
             setattr(model.get_submodule(owner), leaf, nn.Parameter(fresh) if is_parameter else fresh)
     try:
-        model.load_state_dict(dict(state))
+        missing, unknown = model.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:
         raise UserError(f"the saved weights do not fit this model: {error}") from error
+    problems = [
+        f"the saved weights {fault}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}"
+        for fault, keys in (("lack", missing), ("hold what the model has not", unknown))
+        if keys
+    ]
+    if problems:
+        raise UserError(problems)
 
 
 def _shape(state: Mapping[str, Tensor], key: str, module: nn.Module) -> tuple[int, ...]:

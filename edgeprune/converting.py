@@ -1,0 +1,286 @@
+"""`edgeprune convert`: a torch model that someone else trained and pruned, as files for the targets."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from converters import litert, verify
+from converters.facts import InputSpec, Normalization
+from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
+from edgeprune import measure, models
+from edgeprune.errors import ToolError, UserError
+from edgeprune.progress import Progress
+from edgeprune.verifying import random_images
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA = 1
+IMAGES = 4  # Run through every file and the torch model.
+IMAGENET = verify.IMAGENET
+DEFAULT_TARGETS = ("coreml-ios16", "litert-arm64")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to convert, and to what.
+
+    Attributes:
+        source: checkpoint (.safetensors, .pt, .pth), or PACKAGE.MODULE:NAME of a module or of a function that
+            gives one.
+        output: folder for the files, made if it is not there.
+        model: architecture of a checkpoint, by name.
+        targets: names in `TARGETS`.
+        image_size_px: side of the square images.
+        mean: of RGB in [0, 1]; folded into the files.
+        std: of RGB in [0, 1]; folded into the files.
+        labels: text file with a class name a line, in output order; None: classes stay without names.
+    """
+
+    source: str
+    output: Path
+    model: str | None = None
+    targets: Sequence[str] = DEFAULT_TARGETS
+    image_size_px: int = 224
+    mean: tuple[float, ...] = IMAGENET.mean
+    std: tuple[float, ...] = IMAGENET.std
+    labels: Path | None = None
+
+    def problems(self) -> list[str]:
+        """What makes no sense, one line each."""
+        unknown = [name for name in self.targets if name not in TARGETS]
+        static = [
+            name for name in self.targets if name in TARGETS and TARGETS[name].storage is Storage.STATIC_INT8
+        ]
+        checks = [
+            (not unknown, f"unknown target {', '.join(unknown)}: choose from {', '.join(TARGETS)}"),
+            (
+                not static,
+                f"{', '.join(static)}: static int8 takes its ranges from images of yours: use a recipe with "
+                "--checkpoint, or litert.convert(..., calibration=images)",
+            ),
+            (len(set(self.targets)) == len(self.targets) > 0, "targets: one or more, each once"),
+            (self.image_size_px >= 1, f"--image-size-px {self.image_size_px}: 1 or more"),
+            (all(value > 0 for value in self.std), f"--std {self.std}: each above 0"),
+            (
+                self._is_checkpoint or self.model is None,
+                "--model is for a checkpoint; PACKAGE.MODULE:NAME brings its own",
+            ),
+            (
+                not self._is_checkpoint or self.model is not None,
+                f"{self.source}: a checkpoint is weights alone: name its architecture with --model, e.g. "
+                "--model mobilenet_v3_small or --model timm/mobilenetv3_small_100",
+            ),
+            (
+                not self.output.exists() or self.output.is_dir(),
+                f"--output {self.output} is a file: name a folder",
+            ),
+        ]
+        return [message for fine, message in checks if not fine]
+
+    @property
+    def _is_checkpoint(self) -> bool:
+        return Path(self.source).suffix in (".safetensors", ".pt", ".pth") or ":" not in self.source
+
+    @property
+    def stem(self) -> str:
+        """What the files' names begin with."""
+        return Path(self.source).stem if self._is_checkpoint else self.source.rpartition(":")[2]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One file, read back and run.
+
+    Attributes:
+        target: its name in `TARGETS`.
+        path: of the file.
+        bytes: on disk.
+        zero_fraction: of all weights of convolutions and linear layers, counted in the decoded file.
+        bits_per_weight: stored bits over the number of those weights.
+        sparse_runtime: whether the runtime will use sparse kernels; None when unknown.
+        sparse_runtime_reason: why not, or why it is unknown.
+        max_relative_error: largest |file - torch| output over the largest |torch| output, on `images` images.
+        top1_agreement: share of those on which both name the same class.
+        images: random ones.
+    """
+
+    target: str
+    path: Path
+    bytes: int
+    zero_fraction: float
+    bits_per_weight: float
+    sparse_runtime: bool | None
+    sparse_runtime_reason: str | None
+    max_relative_error: float
+    top1_agreement: float
+    images: int
+
+
+def run(asked: Asked, progress: Progress) -> tuple[Made, ...]:
+    """Load the model, write a file for each target, run each file and compare.
+
+    Raises:
+        UserError: every mistake in what was asked for; a model that is no image classifier in eval mode.
+        ToolError: a converter failed, or a file does not compute what the model does.
+    """
+    problems = asked.problems()
+    if problems:
+        raise UserError(problems)
+    model = load(asked)
+    labels = _labels(asked.labels)
+    example = torch.zeros(1, 3, asked.image_size_px, asked.image_size_px)
+    normalization = Normalization(*(_triple(values) for values in (asked.mean, asked.std)))
+    _refuse_misfits(model, example, labels)
+
+    @functools.cache  # The slow half of a conversion, the same for every LiteRT target.
+    def lowered() -> bytes:
+        return litert.lower(model, example, normalization)
+
+    asked.output.mkdir(parents=True, exist_ok=True)
+    made = []
+    for target in (TARGETS[name] for name in asked.targets):
+        path = asked.output / f"{asked.stem}-{target.name}{SUFFIXES[target.format]}"
+        with progress.track(f"writing {path.name}", 1):
+            own: dict[str, Any] = {"lowered": lowered()} if target.format is Format.LITERT else {}
+            converted = measure.converter(target).convert(
+                model,
+                example,
+                path,
+                target=target.name,
+                labels=labels,
+                normalization=normalization,
+                **own,
+            )
+        sparse, reason = measure.sparse_runtime(converted, target)
+        error, agreement = _compared(path, model, normalization, asked.image_size_px, target)
+        made.append(
+            Made(
+                target=target.name,
+                path=path,
+                bytes=converted.bytes,
+                zero_fraction=measure.mean_over_weights(converted.layers, "zero_fraction"),
+                bits_per_weight=measure.mean_over_weights(converted.layers, "bits_per_weight"),
+                sparse_runtime=sparse,
+                sparse_runtime_reason=reason,
+                max_relative_error=error,
+                top1_agreement=agreement,
+                images=IMAGES,
+            )
+        )
+    return tuple(made)
+
+
+def load(asked: Asked) -> nn.Module:
+    """The torch model that `asked` names, in eval mode.
+
+    Raises:
+        UserError: it is not there, cannot be read safely, or is no torch module.
+    """
+    if asked.model is not None:
+        return models.from_checkpoint(asked.model, Path(asked.source))
+    module_name, _, name = asked.source.rpartition(":")
+    sys.path.insert(0, str(Path.cwd()))  # As `python -m` finds modules.
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+        model = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except Exception as error:  # Whatever the user's own code raises.
+        raise UserError(f"{asked.source}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"{asked.source} is a {type(model).__name__}: expected a torch.nn.Module, or a function "
+            "that gives one"
+        )
+    return model.eval()
+
+
+def to_json(made: Sequence[Made]) -> str:
+    """Everything, as text."""
+    files = [dataclasses.asdict(file) | {"path": str(file.path)} for file in made]
+    return json.dumps({"schema": SCHEMA, "files": files}, indent=2, allow_nan=False) + "\n"
+
+
+def print_result(made: Sequence[Made], console: Console) -> None:
+    """Print the files, the linter's word on each, and what to do next."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("file", "bytes", "zeros", "bits/weight", "sparse kernels", "error against torch"):
+        table.add_column(heading, justify="left" if heading in ("file", "sparse kernels") else "right")
+    words = {True: "yes", False: "no", None: "unknown"}
+    for file in made:
+        table.add_row(
+            str(file.path),
+            f"{file.bytes:,}",
+            f"{100 * file.zero_fraction:.1f} %",
+            f"{file.bits_per_weight:.2f}",
+            words[file.sparse_runtime],
+            f"{file.max_relative_error:.1e}",
+        )
+    console.print(table)
+    for file in made:
+        if file.sparse_runtime_reason:
+            console.print(f"{file.target}: {file.sparse_runtime_reason}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Errors are the largest over {IMAGES} random images; no images were given to measure accuracy.\n"
+        f"Next: edgeprune inspect {made[0].path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _compared(
+    path: Path, model: nn.Module, normalization: Normalization, size_px: int, target: Target
+) -> tuple[float, float]:
+    """Largest relative error and agreement with the model; what cannot be rounding is refused."""
+    images = random_images(InputSpec((3, size_px, size_px), (0.0, 255.0), None), IMAGES)
+    runtimes = (verify.HOST,) if target.format is Format.LITERT else None
+    result = verify.verify(path, images, model, normalization=normalization, runtimes=runtimes)
+    if not result.agrees or result.model_error is None or result.model_agreement is None:
+        reasons = [*result.problems, *(check.reason for check in result.checks if check.reason)]
+        raise ToolError(f"{path} does not compute what the torch model does: {'; '.join(reasons)}")
+    return result.model_error, result.model_agreement
+
+
+def _refuse_misfits(model: nn.Module, example: torch.Tensor, labels: Sequence[str] | None) -> None:
+    try:
+        with torch.no_grad():
+            output = model(example)
+    except Exception as error:  # Whatever the user's own code raises.
+        raise UserError(
+            f"the model does not take {tuple(example.shape)} images: {error}; set --image-size-px"
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        raise UserError("the model must give (n, classes), a single tensor: wrap it in a module that does")
+    if labels is not None and len(labels) != output.shape[1]:
+        raise UserError(f"--labels has {len(labels)} names, the model gives {output.shape[1]} classes")
+
+
+def _labels(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--labels {path}: {error}: expected a text file with one class name a line"
+        ) from None
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
