@@ -52,7 +52,7 @@ class Plan:
 
 
 FULL = Plan(32, None, None, warm_up_epochs=1, epochs=30, rounds=6, sparsity=0.97)
-SHORT = Plan(16, 2000, 1000, warm_up_epochs=1, epochs=10, rounds=3, sparsity=0.95)
+SHORT = Plan(16, 10_000, None, warm_up_epochs=1, epochs=12, rounds=3, sparsity=0.97)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,354 @@
+"""This library's pruning while training against coremltools' and Torch-Pruning's, from one dense model.
+
+    python benchmarks/pruners.py --data cifar10 --work work/pruners [--seeds 3]
+
+`--data` holds train/ and test/ (or val/) with a folder of images a class. The dense model is trained once;
+every row then starts from it and trains for the same epochs, on the same images in the same order, with the
+same optimizer, by the very same loop. A row is kept in `--work` as soon as it is measured: a killed run goes
+on with the next one, and two seeds can be run at once with `--seed`. The Markdown table goes to `--output`.
+
+Rows "labels only" compare the pruners alone. Rows "distilled" are what the recipes do: the dense model's
+answers weigh 0.7 in the loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from converters.facts import Normalization
+from converters.files import replacing
+from edgeprune import data as datasets
+from edgeprune import environment, models, pruning, training
+from edgeprune.progress import Progress
+from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
+from edgeprune.recipe import Augment, Fit
+from edgeprune.training import Hooks, Setting
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SPARSITY = 0.8
+MACS_LEFT = 0.5
+RAMP = 0.6
+DISTILL = 0.7
+# Trained in two cycles of the learning rate: the second sees larger shifts and softer labels.
+DENSE = (
+    (Fit(epochs=20, batch_size=128, learning_rate=4e-3), Augment(shift_px=4)),
+    (Fit(epochs=10, batch_size=128, learning_rate=2.5e-3, label_smoothing=0.1), Augment(shift_px=8)),
+)
+MASK_UPDATES = 50
+OURS, CORE_ML, TORCH_PRUNING = "edgeprune", "coremltools MagnitudePruner", "Torch-Pruning"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        pattern: what goes to zero, or what is removed, in words.
+        tool: who prunes.
+        distilled: whether the dense model teaches.
+    """
+
+    pattern: str
+    tool: str
+    distilled: bool = False
+
+
+PATTERNS: dict[str, Pattern] = {
+    "80 % single weights": Unstructured(),
+    "80 % in 1x4 blocks": Block(out=1, in_=4),
+    "80 % in 4x1 blocks": Block(out=4, in_=1),
+}
+NOTHING = "nothing"
+CHANNELS = "half of the multiplications, by channels"
+METHODS = {
+    "nothing": Method(NOTHING, "–"),
+    "single": Method("80 % single weights", OURS),
+    "single-coremltools": Method("80 % single weights", CORE_ML),
+    "block-1x4": Method("80 % in 1x4 blocks", OURS),
+    "block-4x1": Method("80 % in 4x1 blocks", OURS),
+    # Its blocks lie along the output channels only.
+    "block-4x1-coremltools": Method("80 % in 4x1 blocks", CORE_ML),
+    "channels": Method(CHANNELS, OURS),
+    "channels-torch-pruning": Method(CHANNELS, TORCH_PRUNING),
+    "block-1x4-distilled": Method("80 % in 1x4 blocks", OURS, distilled=True),
+    "single-distilled": Method("80 % single weights", OURS, distilled=True),
+    "channels-distilled": Method(CHANNELS, OURS, distilled=True),
+}
+
+
+class CoremltoolsPruner:
+    """coremltools' MagnitudePruner with the interface of a Sparsifier, on the same layers and schedule."""
+
+    def __init__(self, model: nn.Module, pattern: Pattern, steps: int, every: int) -> None:
+        # Imported late: it sets up logging of its own.
+        from coremltools.optimize.torch.pruning import (
+            MagnitudePruner,
+            MagnitudePrunerConfig,
+            ModuleMagnitudePrunerConfig,
+        )
+        from coremltools.optimize.torch.pruning.pruning_scheduler import PolynomialDecayScheduler
+
+        layers = [s.name for s in pruning.select(model, [Rule(pattern, SPARSITY)]) if not s.reason]
+        # Its own example begins and ends with the sparsity of the first and the last of these steps.
+        updates = [*range(0, steps, every), steps]
+        setting = ModuleMagnitudePrunerConfig(
+            scheduler=PolynomialDecayScheduler(update_steps=updates, power=3),
+            target_sparsity=SPARSITY,
+            block_size=pattern.out if isinstance(pattern, Block) else 1,
+        )
+        self._pruner = MagnitudePruner(
+            model, MagnitudePrunerConfig(module_name_configs=dict.fromkeys(layers, setting))
+        )
+        self._pruner.prepare(inplace=True)
+
+    @property
+    def sparsity(self) -> float:
+        """Not asked for while it trains: the zeros are counted in the finished model."""
+        return 0.0
+
+    def step(self) -> None:
+        """After every optimizer step."""
+        self._pruner.step()
+
+    def finalize(self) -> None:
+        """Leave plain weights."""
+        self._pruner.finalize(inplace=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows are short and not resumed midway."""
+        return {}
+
+
+def train_dense(setting: Setting, model: str, work: Path) -> tuple[nn.Module, float]:
+    """Train the dense model, one cycle after the other, or read it back; and its top-1."""
+    torch.manual_seed(0)
+    dense = models.build(model, len(setting.data.classes))
+    for cycle, (fit, augment) in enumerate(DENSE):
+        path = work / f"dense-{cycle}.pt"
+        if not path.exists():
+            own = dataclasses.replace(setting, seed=cycle, augment=augment)
+            training.train(dense, own, fit, _hooks(f"dense, cycle {cycle}", work / f"dense-{cycle}.part"))
+            with replacing(path) as temporary:
+                torch.save(dense.state_dict(), temporary)
+        models.load_checkpoint(dense, path)
+        print(f"dense, cycle {cycle}: {100 * _top1(dense, setting):.2f} %", flush=True)
+    return dense.eval(), _top1(dense, setting)
+
+
+def run_row(name: str, dense: nn.Module, setting: Setting, fit: Fit, size_px: int) -> dict[str, Any]:
+    """Prune a copy of the dense model by one method while it trains, and measure it."""
+    method = METHODS[name]
+    model = copy.deepcopy(dense)
+    example = torch.zeros(1, 3, size_px, size_px)
+    began = time.monotonic()
+    sparsifier = None
+    if method.pattern == NOTHING:
+        pass
+    elif method.pattern == CHANNELS:
+        (_shrink if method.tool == OURS else _shrink_with_torch_pruning)(model, example)
+    else:
+        sparsifier = _sparsifier(model, method, setting, fit)
+    training.train(
+        model,
+        setting,
+        fit,
+        _hooks(name),
+        teacher=copy.deepcopy(dense) if method.distilled else None,
+        distill=DISTILL if method.distilled else 0.0,
+        sparsifier=sparsifier,
+    )
+    return {
+        "top1": _top1(model, setting),
+        "zeros": _zeros(model, method),
+        "macs_left": models.count_macs(model, example) / models.count_macs(dense, example),
+        "parameters_left": models.count_parameters(model) / models.count_parameters(dense),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def table(rows: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
+    """Markdown, a line a method; mean and every seed's value."""
+    lines = [
+        "| pattern | pruner | loss | zeros in the pruned layers | multiplications left | parameters left "
+        "| top-1, mean | each seed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, method in METHODS.items():
+        found = [row for (method_name, _), row in sorted(rows.items()) if method_name == name]
+        if not found:
+            continue
+        top1 = [100 * row["top1"] for row in found]
+        lines.append(
+            f"| {method.pattern} | {method.tool} | {'distilled' if method.distilled else 'labels only'} "
+            f"| {100 * _mean(found, 'zeros'):.2f} % | {100 * _mean(found, 'macs_left'):.1f} % "
+            f"| {100 * _mean(found, 'parameters_left'):.1f} % | **{statistics.mean(top1):.2f} %** "
+            f"| {', '.join(f'{value:.2f}' for value in top1)} |"
+        )
+    return "\n".join(lines)
+
+
+def _sparsifier(model: nn.Module, method: Method, setting: Setting, fit: Fit) -> Any:
+    pattern = PATTERNS[method.pattern]
+    steps = round(RAMP * fit.epochs * training.steps_per_epoch(setting, fit))
+    every = max(steps // MASK_UPDATES, 1)
+    if method.tool == OURS:
+        return Sparsifier(model, [Rule(pattern, SPARSITY)], Cubic(steps, every=every))
+    return CoremltoolsPruner(model, pattern, steps, every)
+
+
+def _shrink(model: nn.Module, example: Tensor) -> None:
+    pruning.shrink(model, example, pruning.fraction_for_macs(model, example, MACS_LEFT))
+
+
+def _shrink_with_torch_pruning(model: nn.Module, example: Tensor) -> None:
+    """As its README does it, with the fraction that leaves the same multiplications."""
+    import torch_pruning as tp
+
+    def shrink(model: nn.Module, fraction: float) -> None:
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        pruner = tp.pruner.MagnitudePruner(
+            model,
+            example,
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=fraction,
+            ignored_layers=[linear[-1]],
+        )
+        pruner.step()
+
+    def left(fraction: float) -> float:
+        trial = copy.deepcopy(model)
+        shrink(trial, fraction)
+        return models.count_macs(trial, example) / dense
+
+    dense = models.count_macs(model, example)
+    ours = copy.deepcopy(model)
+    _shrink(ours, example)
+    wanted = models.count_macs(ours, example) / dense
+    shrink(model, _bisected(left, wanted))
+
+
+def _bisected(left: Callable[[float], float], wanted: float) -> float:
+    """Where the falling function `left` comes nearest to `wanted`, between 0 and 1."""
+    low, high = 0.0, 1.0
+    tried: dict[float, float] = {}
+    for _ in range(10):
+        middle = (low + high) / 2
+        value = left(middle)
+        tried[middle] = abs(value - wanted)
+        low, high = (middle, high) if value > wanted else (low, middle)
+    return min(tried, key=lambda fraction: tried[fraction])
+
+
+def _zeros(model: nn.Module, method: Method) -> float:
+    """The fraction of zeros in the layers that the patterns prune, counted."""
+    if method.pattern not in PATTERNS:
+        return 0.0
+    selected = pruning.select(model, [Rule(PATTERNS[method.pattern], SPARSITY)])
+    weights = [s.layer.weight for s in selected if not s.reason]
+    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+
+
+def _top1(model: nn.Module, setting: Setting) -> float:
+    outputs = training.predict(model, setting.data.held_out, setting.normalization)
+    return training.accuracy(outputs, setting.data.held_out)
+
+
+def _hooks(name: str, path: Path | None = None) -> Hooks:
+    def save(state: dict[str, Any]) -> None:
+        if path is not None:
+            with replacing(path) as temporary:
+                torch.save(state, temporary)
+
+    def load() -> dict[str, Any] | None:
+        if path is None or not path.exists():
+            return None
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        return state
+
+    def show(epoch: int, remark: str = "") -> None:
+        print(f"{time.strftime('%H:%M:%S')} {name}: epoch {epoch}, {remark}", flush=True)
+
+    return Hooks(load=load, save=save, show=show)
+
+
+def _mean(rows: list[Mapping[str, float]], key: str) -> float:
+    return statistics.mean(row[key] for row in rows)
+
+
+def _read_rows(work: Path) -> dict[tuple[str, int], dict[str, float]]:
+    found = {}
+    for path in sorted(work.glob("*.json")):
+        name, _, seed = path.stem.rpartition("-seed")
+        if name in METHODS:
+            found[name, int(seed)] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _write_table(arguments: argparse.Namespace, dense_top1: float, fit: Fit, source: str) -> None:
+    rows = _read_rows(arguments.work)
+    seeds = sorted({seed for _, seed in rows})
+    dense_epochs = " + ".join(str(cycle.epochs) for cycle, _ in DENSE)
+    text = (
+        f"# Pruners compared on {source}\n\n"
+        f"`benchmarks/pruners.py`, {environment.processor()}, {torch.get_num_threads()} thread(s), torch "
+        f"{torch.__version__}. {arguments.model} at {arguments.image_size} px; the dense model, "
+        f"{dense_epochs} epochs, has **{100 * dense_top1:.2f} %** of the held-out images right. Every row "
+        f"starts from it: {fit.epochs} epochs of AdamW, one-cycle to {fit.learning_rate:g}, batches of "
+        f"{fit.batch_size}, zeros growing over the first {RAMP:.0%} by the same cubic schedule at the same "
+        f"steps, on the same layers. Seeds {', '.join(map(str, seeds))} (order and augmentation of the "
+        "images, the same for all rows of a seed).\n\n"
+        f"{table(rows)}\n"
+    )
+    with replacing(arguments.output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="image folder")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for what is done, outside the repository"
+    )
+    parser.add_argument("--model", default="mobilenet_v3_small")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels")
+    parser.add_argument("--epochs", type=int, default=4, help="of every row")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--output", type=Path, default=RESULTS / "pruners.md")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    data = datasets.load(arguments.data, arguments.image_size, Progress(Console()))
+    fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=2e-3)
+
+    setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
+    dense, top1 = train_dense(setting, arguments.model, arguments.work)
+    for seed in arguments.seeds:
+        for name in arguments.rows:
+            path = arguments.work / f"{name}-seed{seed}.json"
+            if not path.exists():
+                row = run_row(name, dense, dataclasses.replace(setting, seed=seed), fit, arguments.image_size)
+                print(f"{name}, seed {seed}: {100 * row['top1']:.2f} %", flush=True)
+                with replacing(path) as temporary:
+                    temporary.write_text(json.dumps(row), encoding="utf-8")
+    _write_table(arguments, top1, fit, data.source)
+
+
+if __name__ == "__main__":
+    main()
