@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class InputSpec:
 
 def zero_fraction(weight: np.ndarray) -> float:
     """Share of exact zeros in `weight`, 0 to 1; an empty array has none."""
-    return float(np.count_nonzero(weight == 0) / weight.size) if weight.size else 0.0
+    return float((weight == 0).sum() / weight.size) if weight.size else 0.0
 
 
 def size_bytes(path: Path) -> int:

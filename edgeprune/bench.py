@@ -20,7 +20,8 @@ from converters.litert.linter import lint_graph
 from converters.runtimes.environments import Runtime, runtime
 from converters.runtimes.running import Answer, Task, run
 from edgeprune.environment import processor
-from edgeprune.errors import UserError
+from edgeprune.errors import ToolError, UserError
+from edgeprune.report.wording import bytes_human
 
 SCHEMA = 1
 # Rounds before those that count: the first ones fill caches, and a browser still compiles.
@@ -84,6 +85,9 @@ class Timed:
         milliseconds: of each round, (rounds,); empty where refused.
         difference: largest difference of its output to the first file's, over the first's largest value.
         difference_reason: why there is none; None where there is.
+        load_memory_bytes: resident memory that loading the file and running it once adds at the peak to a
+            fresh process of LiteRT on this machine, whatever the runtime of the times.
+        load_memory_reason: why there is none; None where there is.
     """
 
     file: File
@@ -93,6 +97,8 @@ class Timed:
     milliseconds: tuple[float, ...]
     difference: float | None
     difference_reason: str | None
+    load_memory_bytes: int | None
+    load_memory_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -179,8 +185,25 @@ def measure(plan: Plan, show: Callable[[int], None] | None = None) -> Bench:
         show=None if show is None else lambda step, _: show(step),
     )
     first = (plan.files[0], ran.answers[0])
-    timed = [_timed(file, answer, first) for file, answer in zip(plan.files, ran.answers, strict=True)]
+    memory = {file: load_memory(file) for file in dict.fromkeys(plan.files)}
+    timed = [
+        _timed(file, answer, first, memory[file])
+        for file, answer in zip(plan.files, ran.answers, strict=True)
+    ]
     return Bench(plan, ran.version, tuple(timed))
+
+
+def load_memory(file: File) -> tuple[int | None, str | None]:
+    """Bytes of memory a file adds to a fresh process of LiteRT on this machine, or why that is not known."""
+    try:
+        (answer,) = run([Task(file.path, image(file))], runtime("host"), limit_s=SECONDS_TO_START).answers
+    except ToolError as error:
+        return None, str(error)
+    if answer.refused is not None:
+        return None, f"LiteRT on this machine refuses it: {answer.refused}"
+    if answer.load_memory_bytes is None:
+        return None, "only Linux tells the peak of a process's memory from a moment on"
+    return answer.load_memory_bytes, None
 
 
 def image(file: File) -> np.ndarray:
@@ -262,6 +285,7 @@ def notes(bench: Bench) -> list[str]:
         f"{bench.version}, {bench.plan.runtime.description}; {height_px}x{width_px} px, {threads}",
         f"{bench.plan.rounds} rounds in turns: medians, in brackets the quartiles",
         f"speed (round by round) and difference against {bench.plan.files[0].path}",
+        "memory: what loading and running it once adds to a new process of LiteRT on this machine",
     ]
     if bench.plan.runtime.emulated:
         lines.append("emulated: the times say nothing by themselves, only how files compare in this run")
@@ -287,13 +311,14 @@ def _remarks(timed: Timed) -> list[str]:
 def _table(bench: Bench) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", overflow="fold")
-    for heading in ("bytes", "ms", "× speed", "difference"):
+    for heading in ("bytes", "memory", "ms", "× speed", "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("sparse kernels")
     for timed in bench.files:
         table.add_row(
             str(timed.file.path),
             f"{timed.bytes:,}",
+            "–" if timed.load_memory_bytes is None else bytes_human(timed.load_memory_bytes),
             "refused" if timed.refused else _shown(spread(timed.milliseconds)),
             _shown(speed(timed, bench.files[0])),
             "–" if timed.difference is None else f"{timed.difference:.1e}" if timed.difference else "0",
@@ -333,7 +358,9 @@ def _size(file: File) -> str:
     return f"{height_px}x{width_px} px of {channels} channels"
 
 
-def _timed(file: File, answer: Answer, first: tuple[File, Answer]) -> Timed:
+def _timed(
+    file: File, answer: Answer, first: tuple[File, Answer], memory: tuple[int | None, str | None]
+) -> Timed:
     difference, reason = _difference(file, answer, *first)
     return Timed(
         file,
@@ -343,6 +370,7 @@ def _timed(file: File, answer: Answer, first: tuple[File, Answer]) -> Timed:
         answer.milliseconds,
         difference,
         reason,
+        *memory,
     )
 
 
@@ -384,4 +412,6 @@ def _file_to_plain(timed: Timed, first: Timed) -> dict[str, Any]:
         "speed_reason": reason,
         "difference": timed.difference,
         "difference_reason": timed.difference_reason,
+        "load_memory_bytes": timed.load_memory_bytes,
+        "load_memory_reason": timed.load_memory_reason,
     }

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.runtimes.environments import RUNTIMES
-from edgeprune import __version__, processes
+from edgeprune import processes
+from edgeprune.arguments import parser
 from edgeprune.errors import EdgepruneError, UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from edgeprune.recipe import Recipe
     from edgeprune.report.records import Report
 
@@ -26,63 +28,10 @@ PIPED_WIDTH = 140  # Columns of a table that is not read on a terminal.
 DONE, OVER_BUDGET, USER_MISTAKE, TOOL_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 DIFFERS = 1  # A check that failed, like a budget.
 
-DESCRIPTION = """\
-Prune a vision model to a budget; get the Core ML and LiteRT files, with every
-number measured on the files that ship.
-
-Most people start from a recipe script:
-  python recipes/mobilenet_v3_small.py --data IMAGES --output runs/mine
-and let their CI check what it made:
-  edgeprune check runs/mine"""
-
-EXIT_STATUS = """\
-exit status: 0 done and within budget; 1 over budget; 2 a mistake in what was
-asked for; 3 a tool underneath failed."""
-
-
-BENCH_EXAMPLES = """\
-examples:
-  edgeprune bench dense.tflite sparse.tflite
-  edgeprune bench dense.tflite sparse.tflite --runtime x86-sparse --rounds 10
-  edgeprune bench runs/mine/files/*litert-arm64*.tflite --runtime arm64 --json -
-
-x86-sparse, arm64 and browser are prepared once, by make runtimes. host and
-browser take real time. The others are emulated: only how files compare in one
-run means something.
-
-"""
-
-
-VERIFY_EXAMPLES = """\
-examples:
-  edgeprune verify runs/mine/files/block80-litert-arm64.tflite
-  edgeprune verify model.tflite --model mobilenet_v3_small --checkpoint mine.safetensors
-  edgeprune verify model.tflite --runtime host --runtime arm64 --images 20 --json -
-
-A file in a run folder is compared with that run's torch model on its held-out
-images; any other with --model and --checkpoint, or runtime with runtime. make
-runtimes prepares more of them; pip install 'edgeprune[tensorflow]' adds
-TensorFlow's own interpreter.
-
-exit status: 0 every runtime that was run agrees; 1 one does not; 2 a mistake
-in what was asked for, or a file that cannot be used; 3 a tool underneath failed.
-"""
-
-
-SENSITIVITY_EXAMPLES = """\
-examples:
-  edgeprune sensitivity runs/mine
-  edgeprune sensitivity runs/mine --layers 'classifier.*' --sparsities 0.8 0.9
-
-Writes sensitivity.json, sensitivity.md and sensitivity.png into the run folder.
-Only training images are looked at, never the held-out ones.
-
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser(COMMANDS).parse_args(arguments)
     return guarded(lambda: options.command(options))
 
 
@@ -122,260 +71,168 @@ def _complain(text: str) -> None:
     sys.stderr.write(f"{text}\n" if processes.count() == 1 else f"process {processes.rank()}: {text}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "edgeprune",
-        description=DESCRIPTION,
-        epilog=EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"edgeprune {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    run = _command(commands, "run", "take a recipe file all the way, or go on with a stopped run", _run_file)
-    run.add_argument("recipe", type=Path, help="a recipe as TOML, such as a run folder's recipe.toml")
-    run.add_argument("options", nargs=argparse.REMAINDER, help="any field, e.g. --seed 1; see RECIPE --help")
-
-    report = _command(
-        commands, "report", "rebuild a run's report from what was measured, without training", _report
-    )
-    report.add_argument("run", type=Path, help="run folder")
-
-    check = _command(
-        commands, "check", "hold a run's files against a budget; exit status 1 if it is broken", _check
-    )
-    check.add_argument("run", type=Path, help="run folder")
-    check.add_argument("--budget", type=Path, help="budget.toml; the recipe's own budget if not given")
-
-    inspect = _command(commands, "inspect", "show how each weight of a file is stored", _inspect)
-    inspect.add_argument("file", type=Path, help=".tflite file or .mlpackage folder")
-
-    bench = _command(commands, "bench", "time .tflite files in turns on one runtime", _bench, BENCH_EXAMPLES)
-    bench.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="the others are compared with the first"
-    )
-    names = ", ".join(RUNTIMES)
-    bench.add_argument("--runtime", default="host", help=f"where they run: {names}; %(default)s if not given")
-    bench.add_argument(
-        "--rounds", type=int, default=20, help="times each file is timed; %(default)s if not given"
-    )
-    bench.add_argument("--threads", type=int, default=1, help="of the runtime; %(default)s if not given")
-    bench.add_argument(
-        "--json",
-        type=Path,
-        metavar="OUT",
-        help="write all of it, every time taken, here; - for stdout, no table",
-    )
-    _add_verify(commands)
-    _add_sensitivity(commands)
-    return parser
-
-
-def _add_sensitivity(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    summary = "measure what zeros in each layer alone do to the accuracy of a run's dense model"
-    command = _command(commands, "sensitivity", summary, _sensitivity, SENSITIVITY_EXAMPLES)
-    command.add_argument("run", type=Path, metavar="RUN", help="run folder with a trained dense model")
-    command.add_argument("--layers", default="*", metavar="GLOB", help="of layer names; all if not given")
-    command.add_argument(
-        "--sparsities",
-        type=float,
-        nargs="+",
-        metavar="S",
-        default=(0.5, 0.7, 0.8, 0.9, 0.95),
-        help="0.5 0.7 0.8 0.9 0.95 if not given",
-    )
-    command.add_argument(
-        "--images",
-        type=int,
-        metavar="N",
-        default=500,
-        help="of the training images, always the same; %(default)s if not given",
-    )
-    command.add_argument(
-        "--block",
-        type=int,
-        nargs=2,
-        metavar=("OUT", "IN"),
-        default=(1, 4),
-        help="channels zeroed together, 1 1 for single weights; 1 4 if not given",
-    )
-    command.add_argument(
-        "--json", type=Path, metavar="OUT", help="write the result here too; - for stdout, no table"
-    )
-
-
-def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    summary = "run a file on every runtime at hand and compare it with its torch model"
-    verify = _command(commands, "verify", summary, _verify)
-    verify.epilog = VERIFY_EXAMPLES
-    verify.add_argument("file", type=Path, metavar="FILE", help=".tflite file or .mlpackage folder")
-    verify.add_argument(
-        "--model", metavar="NAME", help="torch model by name, as a recipe's; with --checkpoint"
-    )
-    verify.add_argument("--checkpoint", type=Path, metavar="WEIGHTS", help="its state dict")
-    for name, meaning in (("mean", "subtracted from RGB in [0, 1]"), ("std", "it is then divided by")):
-        verify.add_argument(
-            f"--{name}",
-            type=float,
-            nargs=3,
-            metavar="X",
-            help=f"of --model: {meaning}; ImageNet's if not given",
-        )
-    verify.add_argument("--run", type=Path, help="run folder it was made in, if it lies elsewhere")
-    verify.add_argument("--variant", help="of the run, if the file's name does not say it")
-    names = ", ".join([*RUNTIMES, "tensorflow"])
-    verify.add_argument(
-        "--runtime",
-        action="append",
-        metavar="NAME",
-        help=f"{names}; may be repeated; all that are there if not given",
-    )
-    verify.add_argument(
-        "--images", type=int, metavar="N", help="on each runtime; 100, or 4 where emulated, if not given"
-    )
-    verify.add_argument(
-        "--json", type=Path, metavar="OUT", help="write the result here; - for stdout, no table"
-    )
-
-
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    summary: str,
-    command: Callable[[argparse.Namespace], int],
-    examples: str = "",
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary.capitalize() + ".",
-        epilog=examples + EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=command)
-    return parser
-
-
 def _run_file(options: argparse.Namespace) -> int:
     from edgeprune.recipe import from_command_line, read
 
-    return _run(from_command_line(read(options.recipe), f"Recipe {options.recipe}", options.options))
+    # Behind the recipe everything is one of its fields, but for this.
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--json", type=Path, default=options.json)
+    found, fields = own.parse_known_args(options.options)
+    _refuse_unwritable(found.json)
+    return _run(
+        from_command_line(read(options.recipe), f"Recipe {options.recipe}", fields), output=found.json
+    )
 
 
-def _run(recipe: Recipe) -> int:
+def _run(recipe: Recipe, output: Path | None = None) -> int:
     from rich.console import Console
 
     from edgeprune.environment import command_line
     from edgeprune.pipeline import run
     from edgeprune.progress import Progress
 
+    console = Console(quiet=not processes.is_first(), stderr=output == STDOUT)
     try:
-        report = run(recipe, Progress(Console(quiet=not processes.is_first())), command_line())
+        report = run(recipe, Progress(console), command_line())
     except KeyboardInterrupt:
         _complain("the same command goes on from the last finished epoch")
         raise
-    return DONE if report is None else _finish(report, recipe.output)
+    return DONE if report is None else _finish(report, recipe.output, output)
 
 
 def _report(options: argparse.Namespace) -> int:
     from edgeprune.pipeline import rebuild_report
 
-    return _finish(rebuild_report(options.run), options.run)
+    _refuse_unwritable(options.json)
+    return _finish(rebuild_report(options.run), options.run, options.json)
 
 
-def _finish(report: Report, folder: Path) -> int:
-    from rich.console import Console
+def _finish(report: Report, folder: Path, output: Path | None) -> int:
+    from edgeprune.report import records, render, summary
 
-    from edgeprune.report import budget, render
+    def show(console: Console) -> None:
+        render.print_table(report, console)
+        console.print(f"\nFull report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
-    console = Console()
-    render.print_table(report, console)
-    console.print(f"\nFull report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    return budget.evaluate(budget.from_plain(report.recipe.get("budget")), report.rows).exit_status
+    _deliver(records.to_text(report), output, show, piped_width=None)
+    return summary.verdict(report).exit_status
 
 
 def _check(options: argparse.Namespace) -> int:
-    from edgeprune.report import budget, records
+    from converters.files import write_text
+    from edgeprune import checking, ci
 
-    report = records.read(options.run)
-    limits = budget.read(options.budget) if options.budget else budget.from_plain(report.recipe.get("budget"))
-    if not limits:
-        raise UserError(f"{options.run}: its recipe sets no budget: give one with --budget budget.toml")
-    verdict = budget.evaluate(limits, report.rows)
-    sys.stdout.write(verdict.message() + "\n")
-    return verdict.exit_status
+    _refuse_unwritable(options.json, options.junit)
+    asked = checking.Asked(
+        tuple(options.paths),
+        options.budget,
+        options.target,
+        tuple(options.bench),
+        None if options.only is None else tuple(options.only),
+    )
+    checked = checking.check(asked)
+    _deliver(
+        checking.to_json(checked), options.json, lambda console: checking.print_checked(checked, console)
+    )
+    if options.junit is not None:
+        write_text(options.junit, ci.junit(checked))
+    if ci.on_github():
+        stream = sys.stderr if options.json == STDOUT else sys.stdout
+        stream.writelines(f"{line}\n" for line in ci.github_annotations(checked))
+    return DONE if checked.ok else OVER_BUDGET
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from edgeprune import comparing
+
+    _refuse_unwritable(options.json)
+    found = comparing.compare(options.before, options.after)
+    _deliver(
+        comparing.to_json(found), options.json, lambda console: comparing.print_comparison(found, console)
+    )
+    return DONE
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from edgeprune import converting
+    from edgeprune.progress import Progress
+
+    _refuse_unwritable(options.json)
+    given = {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
+    asked = converting.Asked(
+        options.source,
+        options.output,
+        model=options.model,
+        targets=tuple(options.target or converting.DEFAULT_TARGETS),
+        image_size_px=options.image_size_px,
+        labels=options.labels,
+        **given,
+    )
+    made = converting.run(asked, Progress(Console(stderr=True)))
+    _deliver(converting.to_json(made), options.json, lambda console: converting.print_result(made, console))
+    return DONE
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from rich.console import Console
+    from edgeprune import inspecting
 
-    from edgeprune.inspecting import print_facts
-
-    console = Console()
-    print_facts(options.file, console if console.is_terminal else Console(width=PIPED_WIDTH))
+    _refuse_unwritable(options.json)
+    if options.json is not None:
+        text = inspecting.to_json(options.file)
+        _deliver(text, options.json, lambda console: inspecting.print_facts(options.file, console))
+        return DONE
+    inspecting.print_facts(options.file, _console())
     return DONE
 
 
 def _bench(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from converters.files import write_text
     from edgeprune import bench
     from edgeprune.progress import Progress
 
-    to_stdout = options.json == STDOUT
     plan = bench.plan(
         options.files,
         options.runtime,
         rounds=options.rounds,
         threads=options.threads,
-        output=None if to_stdout else options.json,
+        output=None if options.json == STDOUT else options.json,
     )
     with Progress(Console(stderr=True)).track(f"timing on {plan.runtime.name}", plan.steps) as advance:
         result = bench.measure(plan, advance)
-    if to_stdout:
-        sys.stdout.write(bench.to_json(result))
-        return DONE
-    console = Console()
-    bench.print_bench(result, console if console.is_terminal else Console(width=PIPED_WIDTH))
-    if options.json is not None:
-        write_text(options.json, bench.to_json(result))
+    _deliver(bench.to_json(result), options.json, lambda console: bench.print_bench(result, console))
     return DONE
 
 
 def _sensitivity(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from converters.files import write_text
     from edgeprune import sensitivity
     from edgeprune.progress import Progress
 
-    if options.json not in (None, STDOUT) and not options.json.parent.is_dir():
-        raise UserError(f"cannot write {options.json}: no such folder")
+    _refuse_unwritable(options.json)
     asked = sensitivity.Asked(
         options.run, options.layers, tuple(options.sparsities), options.images, tuple(options.block)
     )
     result = sensitivity.run(asked, Progress(Console(stderr=True)))
-    if options.json == STDOUT:
-        sys.stdout.write(sensitivity.to_json(result))
-        return DONE
-    console = Console()
-    sensitivity.print_result(result, console if console.is_terminal else Console(width=PIPED_WIDTH))
-    sys.stdout.write(f"Picture: {options.run / 'sensitivity.png'}\n")
-    if options.json is not None:
-        write_text(options.json, sensitivity.to_json(result))
+
+    def show(console: Console) -> None:
+        sensitivity.print_result(result, console)
+        console.print(f"Picture: {options.run / 'sensitivity.png'}", highlight=False, soft_wrap=True)
+
+    _deliver(sensitivity.to_json(result), options.json, show)
     return DONE
 
 
 def _verify(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from converters.files import write_text
     from edgeprune import verifying
     from edgeprune.progress import Progress
 
-    if options.json not in (None, STDOUT) and not options.json.parent.is_dir():
-        raise UserError(f"cannot write {options.json}: no such folder")
+    _refuse_unwritable(options.json)
     given = {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
     asked = verifying.Asked(
         options.file,
@@ -388,14 +245,75 @@ def _verify(options: argparse.Namespace) -> int:
         **given,
     )
     result, found = verifying.run(asked, Progress(Console(stderr=True)).say)
-    if options.json == STDOUT:
-        sys.stdout.write(verifying.to_json(result, found))
-        return DONE if result.agrees else DIFFERS
-    console = Console()
-    verifying.print_result(result, found, console if console.is_terminal else Console(width=PIPED_WIDTH))
-    if options.json is not None:
-        write_text(options.json, verifying.to_json(result, found))
+    _deliver(
+        verifying.to_json(result, found),
+        options.json,
+        lambda console: verifying.print_result(result, found, console),
+    )
     return DONE if result.agrees else DIFFERS
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from edgeprune import doctor
+
+    _refuse_unwritable(options.json)
+    findings = doctor.examine()
+    _deliver(doctor.to_json(findings), options.json, lambda console: doctor.print_findings(findings, console))
+    return DONE if doctor.complete(findings) else DIFFERS
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from edgeprune.arguments import completion
+
+    sys.stdout.write(completion(COMMANDS, options.shell))
+    return DONE
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPED_WIDTH)
+
+
+def _deliver(
+    text: str, output: Path | None, show: Callable[[Console], None], piped_width: int | None = PIPED_WIDTH
+) -> None:
+    """Write a result as JSON where that was asked for, and show it, but where JSON goes to stdout."""
+    from converters.files import write_text
+
+    if output == STDOUT:
+        sys.stdout.write(text)
+        return
+    if output is not None:
+        write_text(output, text)
+    show(_console())
+
+
+def _refuse_unwritable(*outputs: Path | None) -> None:
+    """Say what cannot be written before any work is done."""
+    problems = [
+        f"cannot write {output}: {'a folder' if output.is_dir() else 'no such folder'}"
+        for output in outputs
+        if output not in (None, STDOUT) and (output.is_dir() or not output.parent.is_dir())
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run_file,
+    "convert": _convert,
+    "inspect": _inspect,
+    "verify": _verify,
+    "bench": _bench,
+    "sensitivity": _sensitivity,
+    "report": _report,
+    "check": _check,
+    "compare": _compare,
+    "doctor": _doctor,
+    "completion": _completion,
+}
 
 
 if __name__ == "__main__":

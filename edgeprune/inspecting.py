@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from converters import coreml
     from converters.litert.graph import Graph
 
+SCHEMA = 1
 FORMATS = {suffix: format for format, suffix in SUFFIXES.items()}
 LONGEST_NAME = 50  # Other converters name a layer by its whole path.
 LITERT_RUNTIMES = ("arm64", "web")
@@ -34,15 +36,12 @@ def print_facts(path: Path, console: Console) -> None:
     Raises:
         UserError: no such file, of another kind, or damaged.
     """
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path}: expected a {' or '.join(FORMATS)}")
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
+    format = _format(path)
     from converters import coreml, litert
     from converters.litert.graph import read_file
     from converters.litert.linter import lint_graph
 
-    if FORMATS[path.suffix] is Format.COREML:
+    if format is Format.COREML:
         _print_package(coreml.inspect(path), console)
         return
     file, graph = litert.inspect(path), read_file(path)
@@ -54,6 +53,69 @@ def print_facts(path: Path, console: Console) -> None:
         console.print(f"sparse kernels on {runtime}: {'yes' if verdict.sparse else 'no'}", highlight=False)
         for problem in (*verdict.problems, *verdict.slow):
             console.print(f"  {problem}", highlight=False, markup=False)
+
+
+def to_json(path: Path) -> str:
+    """The facts of a file as JSON text.
+
+    Raises:
+        UserError: see `print_facts`.
+    """
+    plain = _package_to_plain if _format(path) is Format.COREML else _litert_to_plain
+    return json.dumps({"schema": SCHEMA, "path": str(path), **plain(path)}, indent=2, allow_nan=False) + "\n"
+
+
+def _package_to_plain(path: Path) -> dict[str, Any]:
+    from converters import coreml
+
+    package = coreml.inspect(path)
+    return {
+        "format": Format.COREML.value,
+        "bytes": package.bytes,
+        "lowest_os": package.lowest_os,
+        "input": dataclasses.asdict(package.input),
+        "layers": [dataclasses.asdict(layer) for layer in package.layers],
+        "operations": dict(package.operations),
+        "neural_engine_may_skip": dict(package.skipped),
+        "leaves_neural_engine": list(package.leaving),
+        "metadata": dict(package.metadata),
+    }
+
+
+def _litert_to_plain(path: Path) -> dict[str, Any]:
+    from converters import litert
+    from converters.litert.evaluation import image_input
+    from converters.litert.graph import read_file
+    from converters.litert.linter import lint_graph
+
+    file, graph = litert.inspect(path), read_file(path)
+    try:
+        taken = dataclasses.asdict(image_input(graph, path)[0])
+    except UserError:
+        taken = None
+    verdicts = {runtime: lint_graph(graph, runtime) for runtime in LITERT_RUNTIMES}
+    return {
+        "format": Format.LITERT.value,
+        "bytes": file.bytes,
+        "input": taken,
+        "layers": [dataclasses.asdict(layer) for layer in file.layers],
+        "runtimes": {
+            runtime: {
+                "sparse_kernels": verdict.sparse,
+                "problems": [str(problem) for problem in verdict.problems],
+                "slow": [str(problem) for problem in verdict.slow],
+            }
+            for runtime, verdict in verdicts.items()
+        },
+    }
+
+
+def _format(path: Path) -> Format:
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path}: expected a {' or '.join(FORMATS)}")
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    return FORMATS[path.suffix]
 
 
 def _print_package(package: coreml.Inspection, console: Console) -> None:

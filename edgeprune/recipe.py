@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 from converters.targets import BLOCK, TARGETS, Storage
 from edgeprune.errors import UserError
 from edgeprune.report import strict
-from edgeprune.report.budget import Budget
+from edgeprune.report.budget import BENCHED, Budget
 
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
@@ -211,6 +211,12 @@ class Recipe:
                     f"variants.{key!r}: letters, digits, '_' and '+' only; it becomes a file name"
                 )
             problems += variant.problems(f"variants.{key}")
+        problems += [
+            f"budget.target.{name}.{limit}: a run does not measure it: put it into a file for edgeprune check"
+            for name, limits in self.budget.target.items()
+            for limit in BENCHED
+            if getattr(limits, limit) is not None
+        ]
         return problems + self.budget.problems()
 
     @property

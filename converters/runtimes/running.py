@@ -43,11 +43,14 @@ class Answer:
         outputs: (n, values) float32; None where the runtime refuses the file.
         milliseconds: one run of the first image, as often as was asked for, in turns with the other files.
         refused: why the runtime does not run the file; None where it does.
+        load_memory_bytes: resident memory that loading it and running its images added at the peak; known of
+            a job's first file only, where the system tells.
     """
 
     outputs: np.ndarray | None
     milliseconds: tuple[float, ...]
     refused: str | None
+    load_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _answer(entry: dict[str, Any], reply: dict[str, Any]) -> Answer:
     if reply["refused"] is not None:
         return Answer(None, (), reply["refused"])
     outputs = np.fromfile(entry["outputs"], "<f4").reshape(entry["count"], reply["values"])
-    return Answer(outputs, tuple(reply["milliseconds"]), None)
+    return Answer(outputs, tuple(reply["milliseconds"]), None, reply.get("load_memory_bytes"))
 
 
 def _watch(

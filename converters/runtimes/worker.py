@@ -13,7 +13,11 @@ A job:
 `images` holds `count` images, float32, little-endian, in the model's own layout; `outputs` gets as many rows
 of float32 values. Without rounds nothing is timed. `result` gets, whole or not at all,
 
-    {"version": "LiteRT 2.3.0", "tasks": [{"refused": None | why, "values": 10, "milliseconds": [...]}, ...]}
+    {"version": "LiteRT 2.3.0", "tasks": [{"refused": None | why, "values": 10, "milliseconds": [...],
+                                           "load_memory_bytes": None | 9428992}, ...]}
+
+`load_memory_bytes` is how much resident memory loading the model and running its images added at the peak: of
+the first model only, since what one has freed the next one takes, and on Linux only, which can tell.
 
 Each step is announced on stdout, `{"step": 3, "of": 24, "task": 1}`: the last one before a crash says where.
 """
@@ -44,15 +48,24 @@ def main() -> None:
     for number, task in enumerate(tasks):
         announce(number)
         try:
-            model = Model(task["model"], job["threads"])
             images = np.fromfile(task["images"], "<f4").reshape(task["count"], -1)
+            before = resident_bytes() if number == 0 else None
+            model = Model(task["model"], job["threads"])
             outputs = np.stack([model.run(image) for image in images])
+            added = None if before is None else peak_bytes() - before
             outputs.astype("<f4").tofile(task["outputs"])
-            results.append({"refused": None, "values": outputs.shape[1], "milliseconds": []})
+            results.append(
+                {
+                    "refused": None,
+                    "values": outputs.shape[1],
+                    "milliseconds": [],
+                    "load_memory_bytes": added,
+                }
+            )
             models.append((number, model, images[0]))
         except (RuntimeError, ValueError, MemoryError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            results.append({"refused": reason, "values": 0, "milliseconds": []})
+            results.append({"refused": reason, "values": 0, "milliseconds": [], "load_memory_bytes": None})
     for turn in range(job["warmup"] + job["rounds"] if job["rounds"] else 0):
         for number, model, image in models:
             announce(number)
@@ -66,6 +79,27 @@ def main() -> None:
     unfinished = Path(job["result"] + ".tmp")
     unfinished.write_text(json.dumps(answer))
     unfinished.replace(job["result"])
+
+
+def resident_bytes() -> int | None:
+    """Memory of this process now, from which its peak is then counted anew; None where that cannot be."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return status_bytes("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Most memory this process had since `resident_bytes`."""
+    return status_bytes("VmHWM")
+
+
+def status_bytes(name: str) -> int:
+    """A figure that Linux keeps of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    figures = dict(line.split(":", 1) for line in lines)
+    return 1024 * int(figures[name].removesuffix("kB"))
 
 
 class Model:

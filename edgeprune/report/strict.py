@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -98,12 +99,7 @@ def _record(cls: Any, data: object, where: str, problems: list[str]) -> object:
     if not isinstance(data, dict):
         problems.append(f"{where} must be an object with named values, not {_shown(data)}")
         return None
-    kinds = typing.get_type_hints(cls)
-    required = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
+    kinds, required = _fields(cls)
     problems.extend(f"{where} lacks {name!r}" for name in required if name not in data)
     problems.extend(
         f"{where} has an unknown field {name!r}: the fields are {', '.join(kinds)}"
@@ -118,6 +114,17 @@ def _record(cls: Any, data: object, where: str, problems: list[str]) -> object:
     }
     complete = len(problems) == before and all(name in data for name in required)
     return cls(**values) if complete else None
+
+
+@functools.cache  # A report holds thousands of records of a few kinds.
+def _fields(cls: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The types of a dataclass's fields, and the names of those that must be given."""
+    required = tuple(
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    )
+    return typing.get_type_hints(cls), required
 
 
 def _tuple(arguments: tuple[Any, ...], data: object, where: str, problems: list[str]) -> object:

@@ -128,6 +128,7 @@ def test_the_json_has_everything(measured: bench.Bench, files: dict[str, Path]) 
     assert set(row) == {
         "path", "bytes", "sha256", "refused", "sparse_kernels", "problems", "milliseconds", "median_ms",
         "quartiles_ms", "speed", "speed_quartiles", "speed_reason", "difference", "difference_reason",
+        "load_memory_bytes", "load_memory_reason",
     }  # fmt: skip
     assert row["path"] == str(files["small"])
     assert row["bytes"] == files["small"].stat().st_size

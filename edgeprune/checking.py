@@ -1,0 +1,503 @@
+"""`edgeprune check`: a finished run, or files from anywhere, held against a budget."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.facts import sha256, size_bytes
+from converters.targets import SUFFIXES, TARGETS, Format
+from edgeprune.errors import UserError
+from edgeprune.report import benched, budget, records
+from edgeprune.report.benched import Benched
+from edgeprune.report.budget import Budget, Judgement, Limits, Measured, TargetVerdict
+from edgeprune.report.records import Row
+from edgeprune.report.wording import bytes_exact, points_fine
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from converters.facts import LayerFacts
+
+SCHEMA = 1
+DENSE = "dense"
+FORMATS = {suffix: format for format, suffix in SUFFIXES.items()}
+HEADINGS = {
+    "bytes": "bytes",
+    "top1_drop_points": "points lost",
+    "load_memory_bytes": "memory, bytes",
+    "time_ratio": "time / dense",
+}
+
+
+class Status(str, Enum):
+    """What came of holding something against its limits."""
+
+    WITHIN = "within budget"
+    OVER = "over budget"
+    UNJUDGED = "not measured"
+    CHANGED = "not the file that was measured"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for.
+
+    Attributes:
+        paths: one run folder, or `.tflite` files and `.mlpackage` folders.
+        budget: a budget.toml; None: that of the run's recipe.
+        target: of files, where the budget and the file do not say it.
+        bench: what `edgeprune bench --json` wrote, for times and load memory.
+        only: the limits to judge, of `edgeprune.report.budget.LIMITS`; None: all.
+    """
+
+    paths: tuple[Path, ...]
+    budget: Path | None = None
+    target: str | None = None
+    bench: tuple[Path, ...] = ()
+    only: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """One file and its limits, each judged."""
+
+    path: Path
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that passes or fails: a target of a run, a file from elsewhere, or a file that changed.
+
+    Attributes:
+        name: of the target or the file.
+        target: its target.
+        status: passes where it is `Status.WITHIN`.
+        files: all that were looked at.
+        nearest: the one to ship, or the one that is nearest to it; None without files.
+        told: what is to be said about it, a line each.
+    """
+
+    name: str
+    target: str
+    status: Status
+    files: tuple[Held, ...]
+    nearest: Held | None
+    told: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether it passes."""
+        return self.status is Status.WITHIN
+
+
+@dataclass(frozen=True)
+class Checked:
+    """All that was checked.
+
+    Attributes:
+        subject: the run folder, or "files".
+        headline: the verdict in one line.
+        entries: one for each target of the budget or file.
+        next_step: what to do now.
+        notes: what must be known to read the figures.
+    """
+
+    subject: str
+    headline: str
+    entries: tuple[Entry, ...]
+    next_step: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything passes."""
+        return bool(self.entries) and all(entry.ok for entry in self.entries)
+
+
+def check(asked: Asked) -> Checked:
+    """Hold a run or files against a budget.
+
+    Raises:
+        UserError: all mistakes in what was asked for, the budget's among them.
+    """
+    problems = []
+    runs = [path for path in asked.paths if path.suffix not in FORMATS]
+    if runs and len(asked.paths) > 1:
+        problems.append(
+            f"{', '.join(map(str, runs))}: check one run folder, or {' and '.join(FORMATS)} files"
+        )
+    if runs and asked.target is not None:
+        problems.append("--target: a run says itself what its files are for")
+    if not runs and asked.budget is None:
+        problems.append("files carry no budget: give one with --budget budget.toml")
+    if asked.target is not None and asked.target not in TARGETS:
+        problems.append(f"--target: unknown target {asked.target!r}: choose from {', '.join(TARGETS)}")
+    limits, measurements = None, []
+    try:
+        limits = None if asked.budget is None else _narrowed(budget.read(asked.budget), asked)
+    except UserError as error:
+        problems += error.problems
+    for path in asked.bench:
+        try:
+            measurements.append(benched.read(path))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    notes = [
+        f"load memory and times are those of {path}; times on {measurement.runtime}"
+        for path, measurement in zip(asked.bench, measurements, strict=True)
+    ]
+    if runs:
+        return _check_run(runs[0], limits, asked, measurements, notes)
+    assert limits is not None  # Files without a budget were refused above.
+    return _check_files(asked, limits, measurements, notes)
+
+
+def _narrowed(limits: Budget, asked: Asked) -> Budget:
+    if asked.only is None:
+        return limits
+    kept = limits.only(asked.only)
+    if not kept:
+        raise UserError(f"--only {' '.join(asked.only)}: {asked.budget or 'the budget'} has no such limit")
+    return kept
+
+
+# --- A run --------------------------------------------------------------------------------------------------
+
+
+def _check_run(
+    folder: Path,
+    limits: Budget | None,
+    asked: Asked,
+    measurements: Sequence[Benched],
+    notes: Sequence[str],
+) -> Checked:
+    report = records.read(folder)
+    if limits is None:
+        own = budget.from_plain(report.recipe.get("budget"))
+        if not own:
+            raise UserError(f"{folder}: its recipe sets no budget: give one with --budget budget.toml")
+        limits = _narrowed(own, asked)
+    verdict = budget.evaluate(limits, report.rows, _measuring(folder, report.rows, limits, measurements))
+    entries = [_target_entry(folder, target) for target in verdict.targets if target.budgeted]
+    changed = _changed(folder, report.rows)
+    headline, next_step = verdict.headline, verdict.next_step()
+    if changed:
+        names = ", ".join(entry.name for entry in changed)
+        headline = f"{Status.CHANGED.value.capitalize()}: {names}; for the rest: {headline.lower()}"
+        next_step = f"Measure the files again: edgeprune run {shlex.quote(str(folder / 'recipe.toml'))}"
+    notes = (*notes, *_elsewhere(verdict.budget, [entry.target for entry in entries], measurements))
+    return Checked(str(folder), headline, (*entries, *changed), next_step, notes)
+
+
+def _target_entry(folder: Path, target: TargetVerdict) -> Entry:
+    files = {file.row.path: Held(folder / file.row.path, file.judgements) for file in target.files}
+    nearest = target.nearest
+    return Entry(
+        target.target,
+        target.target,
+        Status.WITHIN if target.ok else Status.UNJUDGED if target.open else Status.OVER,
+        tuple(files.values()),
+        None if nearest is None else files[nearest.row.path],
+        tuple(budget.target_lines(target)),
+    )
+
+
+def _changed(folder: Path, rows: Sequence[Row]) -> list[Entry]:
+    """The files that are not there any more, or hold other bytes than those that were measured."""
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(lambda row: _difference(folder / row.path, row), rows)
+        return [
+            Entry(
+                row.path, row.target, Status.CHANGED, (), Held(folder / row.path, ()), (f"{row.path}: {why}",)
+            )
+            for row, why in zip(rows, reasons, strict=True)
+            if why
+        ]
+
+
+def _difference(path: Path, row: Row) -> str:
+    if not path.exists():
+        return "no such file in the run folder"
+    if (found := size_bytes(path)) != row.bytes:
+        return f"it has {bytes_exact(found)} bytes now, {bytes_exact(row.bytes)} were measured"
+    return "" if sha256(path) == row.sha256 else "its content is not what was measured: other sha256"
+
+
+def _measuring(
+    folder: Path, rows: Sequence[Row], limits: Budget, measurements: Sequence[Benched]
+) -> Callable[[Row], Measured]:
+    dense = {row.target: row for row in rows if row.variant == DENSE}
+
+    def measured(row: Row) -> Measured:
+        reference = dense.get(row.target)
+        first = f"{folder / reference.path}" if reference else None
+        missing = _how_to_bench(limits.limits(row.target), row.target, folder / row.path, first)
+        ratio = None
+        if reference is None:
+            missing["time_ratio"] = f"the run has no dense file for {row.target} to compare with"
+        else:
+            ratio = benched.time_ratio(measurements, row.sha256, reference.sha256)
+        return Measured(
+            row.bytes,
+            row.top1_drop_points,
+            benched.load_memory_bytes(measurements, row.sha256),
+            ratio,
+            missing,
+        )
+
+    return measured
+
+
+def _how_to_bench(limits: Limits, target: str, path: Path, dense: str | None) -> dict[str, str]:
+    """The command that measures a file: beside the dense one where times are limited."""
+    files = [str(path)]
+    runtime = "host"
+    if limits.time_ratio is not None:
+        files = list(dict.fromkeys([dense or "DENSE.tflite", *files]))
+        runtime = _runtime(target)
+    on = "" if runtime == "host" else f" --runtime {runtime}"
+    command = f"edgeprune bench {shlex.join(files)}{on} --json bench.json"
+    return dict.fromkeys(budget.BENCHED, f"run {command}, then check with --bench bench.json")
+
+
+def _elsewhere(limits: Budget, targets: Sequence[str], measurements: Sequence[Benched]) -> Iterator[str]:
+    """Say where times are not of the runtime that a target's files are for."""
+    for target in dict.fromkeys(targets):
+        for runtime in dict.fromkeys(measurement.runtime for measurement in measurements):
+            if limits.limits(target).time_ratio is not None and runtime != _runtime(target):
+                yield f"times on {runtime} stand in for those of {target} on {_runtime(target)}"
+
+
+def _runtime(target: str) -> str:
+    """Where a target's files are timed on this machine."""
+    if TARGETS[target].platform == "web":
+        return "browser"
+    return "host" if platform.machine() in ("aarch64", "arm64") else "arm64"
+
+
+# --- Files from anywhere ------------------------------------------------------------------------------------
+
+
+def _check_files(
+    asked: Asked, limits: Budget, measurements: Sequence[Benched], notes: Sequence[str]
+) -> Checked:
+    problems: list[str] = []
+    entries = []
+    for path in asked.paths:
+        try:
+            target = asked.target or guess_target(path, limits.targets)
+            _refuse_format(path, target)
+            entries.append(_file_entry(path, target, _limits_of(limits, target, path), measurements))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    broken = [f"{entry.name} ({entry.status.value})" for entry in entries if not entry.ok]
+    headline = f"Not within budget: {', '.join(broken)}" if broken else "Within budget"
+    unjudged = any(entry.status is Status.UNJUDGED for entry in entries)
+    over = any(entry.status is Status.OVER for entry in entries)
+    steps = ["Prune more, or raise the budget."] * over
+    steps += ["Measure what is missing, or name the limits to judge with --only."] * unjudged
+    notes = (*notes, *_elsewhere(limits, [entry.target for entry in entries], measurements))
+    return Checked("files", headline, tuple(entries), " ".join(steps) or "Ship the files.", notes)
+
+
+def guess_target(path: Path, budgeted: Sequence[str]) -> str:
+    """The target a file is for: what its name ends in, or else the only one of the budget that it can be for.
+
+    Args:
+        path: `.tflite` file or `.mlpackage` folder.
+        budgeted: the targets the budget names; none: it holds for every target.
+
+    Raises:
+        UserError: there is no such file, or it may be for several targets or for none.
+    """
+    format = _format(path)
+    own = [name for name, target in TARGETS.items() if target.format is format]
+    named = [name for name in own if path.stem == name or path.stem.endswith(f"-{name}")]
+    if named:
+        return max(named, key=len)
+    candidates = [name for name in budgeted or own if name in own]
+    if len(candidates) > 1:
+        storage = _storage(_layers(path))
+        candidates = [name for name in candidates if TARGETS[name].storage.value.endswith(storage)]
+    if len(candidates) != 1:
+        which = (
+            f"it may be for {' or '.join(candidates)}" if candidates else "the budget has no target it is for"
+        )
+        raise UserError(f"{path}: {which}: name it with --target")
+    return candidates[0]
+
+
+def _format(path: Path) -> Format:
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    return FORMATS[path.suffix]
+
+
+def _refuse_format(path: Path, target: str) -> None:
+    if TARGETS[target].format is not _format(path):
+        raise UserError(f"{path}: {target} takes {SUFFIXES[TARGETS[target].format]} files")
+
+
+def _limits_of(limits: Budget, target: str, path: Path) -> Limits:
+    if limits.targets and target not in limits.targets:
+        raise UserError(
+            f"{path}: it is for {target}, which the budget does not name, "
+            f"but {', '.join(limits.targets)}: name one with --target"
+        )
+    return limits.limits(target)
+
+
+def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[Benched]) -> Entry:
+    _layers(path)  # A file that cannot be read is within no budget.
+    digest = sha256(path)
+    measured = Measured(
+        size_bytes(path),
+        None,
+        benched.load_memory_bytes(measurements, digest),
+        benched.time_ratio(measurements, digest),
+        {
+            "top1_drop_points": "a file carries no labelled images: check the run that made it, "
+            "or leave this limit out: --only bytes",
+            **_how_to_bench(limits, target, path, None),
+        },
+    )
+    held = Held(path, budget.judge(limits, measured))
+    reasons = budget.reasons(held.judgements)
+    over = any(judgement.ok is False for judgement in held.judgements)
+    status = Status.OVER if over else Status.UNJUDGED if reasons else Status.WITHIN
+    told = "; ".join(reasons) or status.value
+    size = f"{bytes_exact(measured.bytes)} bytes"
+    return Entry(str(path), target, status, (held,), held, (f"{path}: {size} for {target}; {told}",))
+
+
+def _layers(path: Path) -> Sequence[LayerFacts]:
+    from converters import coreml, litert
+
+    layers: Sequence[LayerFacts]
+    layers = (coreml if FORMATS[path.suffix] is Format.COREML else litert).inspect(path).layers
+    return layers
+
+
+def _storage(layers: Sequence[LayerFacts]) -> str:
+    """How most weights are stored: "float32", "int8", ..."""
+    weights: dict[str, int] = {}
+    for layer in layers:
+        count = 1
+        for size in layer.shape:
+            count *= size
+        name = layer.encoding.removeprefix("sparse ").partition(",")[0]
+        weights[name] = weights.get(name, 0) + count
+    return max(weights, key=lambda name: weights[name], default="")
+
+
+# --- For people and programs --------------------------------------------------------------------------------
+
+
+def to_plain(checked: Checked) -> dict[str, Any]:
+    """Everything, as plain data for JSON."""
+    return {
+        "schema": SCHEMA,
+        "ok": checked.ok,
+        "checked": checked.subject,
+        "headline": checked.headline,
+        "next_step": checked.next_step,
+        "notes": list(checked.notes),
+        "entries": [
+            {
+                "name": entry.name,
+                "target": entry.target,
+                "ok": entry.ok,
+                "status": entry.status.value,
+                "nearest": None if entry.nearest is None else str(entry.nearest.path),
+                "files": [
+                    {"path": str(held.path), "limits": [_limit_to_plain(j) for j in held.judgements]}
+                    for held in entry.files
+                ],
+                "told": list(entry.told),
+            }
+            for entry in checked.entries
+        ],
+    }
+
+
+def to_json(checked: Checked) -> str:
+    """`to_plain` as text."""
+    return json.dumps(to_plain(checked), indent=2, allow_nan=False) + "\n"
+
+
+def print_checked(checked: Checked, console: Console) -> None:
+    """Print a line for each entry, what is wrong with the broken ones, and what to do."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    limits = [
+        name
+        for name in HEADINGS
+        if any(judgement.limit == name for entry in checked.entries for judgement in _judgements(entry))
+    ]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("target")
+    table.add_column("file", overflow="fold")
+    for name in limits:
+        table.add_column(f"{HEADINGS[name]}\n(at most)", justify="right", no_wrap=True)
+    for entry in checked.entries:
+        judged = {judgement.limit: judgement for judgement in _judgements(entry)}
+        table.add_row(
+            Text("✓" if entry.ok else "✕", style="green" if entry.ok else "red"),
+            Text(entry.target),
+            Text("no file" if entry.nearest is None else entry.nearest.path.name),
+            *(_cell(judged.get(name)) for name in limits),
+        )
+    console.print(table)
+    console.print(Text(checked.headline, style="bold green" if checked.ok else "bold red"), soft_wrap=True)
+    for line in [*_complaints(checked), *checked.notes, f"Next: {checked.next_step}"]:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _complaints(checked: Checked) -> Iterator[str]:
+    for entry in checked.entries:
+        yield from entry.told
+
+
+def _judgements(entry: Entry) -> Sequence[Judgement]:
+    return () if entry.nearest is None else entry.nearest.judgements
+
+
+def _cell(judgement: Judgement | None) -> Text:
+    from rich.text import Text
+
+    if judgement is None:
+        return Text("–")
+    measured = "?" if judgement.measured is None else _figure(judgement.limit, judgement.measured)
+    most = _figure(judgement.limit, judgement.most)
+    return Text(f"{measured} ({most})", style="" if judgement.ok else "red")
+
+
+def _figure(limit: str, value: float) -> str:
+    return bytes_exact(int(value)) if limit.endswith("bytes") else points_fine(value)
+
+
+def _limit_to_plain(judgement: Judgement) -> Mapping[str, Any]:
+    return {
+        "limit": judgement.limit,
+        "most": judgement.most,
+        "measured": judgement.measured,
+        "ok": judgement.ok,
+        "reason": f"not measured: {judgement.words}" if judgement.ok is None else judgement.words or None,
+    }
