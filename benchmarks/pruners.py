@@ -17,6 +17,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from converters import coreml
 from converters.facts import Normalization
 from converters.files import replacing
 from edgeprune import data as datasets
@@ -49,6 +51,7 @@ DENSE = (
     (Fit(epochs=10, batch_size=128, learning_rate=2.5e-3, label_smoothing=0.1), Augment(shift_px=8)),
 )
 MASK_UPDATES = 50
+EVALUATION_BATCH = 100
 OURS, CORE_ML, TORCH_PRUNING = "edgeprune", "coremltools MagnitudePruner", "Torch-Pruning"
 
 
@@ -102,6 +105,8 @@ class CoremltoolsPruner:
         )
         from coremltools.optimize.torch.pruning.pruning_scheduler import PolynomialDecayScheduler
 
+        # It warns of every layer whose size 80 % does not divide.
+        logging.getLogger("coremltools.optimize.torch").setLevel(logging.ERROR)
         layers = [s.name for s in pruning.select(model, [Rule(pattern, SPARSITY)]) if not s.reason]
         # Its own example begins and ends with the sparsity of the first and the last of these steps.
         updates = [*range(0, steps, every), steps]
@@ -149,7 +154,9 @@ def train_dense(setting: Setting, model: str, work: Path) -> tuple[nn.Module, fl
     return dense.eval(), _top1(dense, setting)
 
 
-def run_row(name: str, dense: nn.Module, setting: Setting, fit: Fit, size_px: int) -> dict[str, Any]:
+def run_row(
+    name: str, dense: nn.Module, setting: Setting, fit: Fit, size_px: int
+) -> tuple[dict[str, Any], nn.Module]:
     """Prune a copy of the dense model by one method while it trains, and measure it."""
     method = METHODS[name]
     model = copy.deepcopy(dense)
@@ -171,13 +178,39 @@ def run_row(name: str, dense: nn.Module, setting: Setting, fit: Fit, size_px: in
         distill=DISTILL if method.distilled else 0.0,
         sparsifier=sparsifier,
     )
-    return {
+    row = {
         "top1": _top1(model, setting),
         "zeros": _zeros(model, method),
         "macs_left": models.count_macs(model, example) / models.count_macs(dense, example),
         "parameters_left": models.count_parameters(model) / models.count_parameters(dense),
         "seconds": time.monotonic() - began,
     }
+    return row, model
+
+
+def core_ml_row(name: str, model: nn.Module, setting: Setting, size_px: int, work: Path) -> dict[str, Any]:
+    """Write the model as a float16 package; its bytes, and the top-1 of the file on all held-out images."""
+    path = work / f"{name}.mlpackage"
+    example = torch.zeros(1, 3, size_px, size_px)
+    converted = coreml.convert(model, example, path, target="coreml-ios16", normalization=NORMALIZATION)
+    package = coreml.load(path, native=False)
+    outputs = [
+        torch.from_numpy(package.predict(images.float().numpy()))
+        for images in torch.split(setting.data.held_out.images, EVALUATION_BATCH)
+    ]
+    return {"bytes": converted.bytes, "top1": training.accuracy(torch.cat(outputs), setting.data.held_out)}
+
+
+def core_ml_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown; every row against the dense file."""
+    dense = rows["dense"]
+    lines = ["| file | bytes | smaller by | top-1 of the file | points lost |", "|---|--:|--:|--:|--:|"]
+    for name, row in rows.items():
+        lines.append(
+            f"| {name} | {row['bytes']:,} | {100 * (1 - row['bytes'] / dense['bytes']):.1f} % "
+            f"| {100 * row['top1']:.2f} % | {100 * (dense['top1'] - row['top1']):.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def table(rows: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
@@ -298,7 +331,13 @@ def _read_rows(work: Path) -> dict[tuple[str, int], dict[str, float]]:
     return found
 
 
-def _write_table(arguments: argparse.Namespace, dense_top1: float, fit: Fit, source: str) -> None:
+def _write_table(
+    arguments: argparse.Namespace,
+    dense_top1: float,
+    fit: Fit,
+    source: str,
+    files: Mapping[str, Mapping[str, float]],
+) -> None:
     rows = _read_rows(arguments.work)
     seeds = sorted({seed for _, seed in rows})
     dense_epochs = " + ".join(str(cycle.epochs) for cycle, _ in DENSE)
@@ -311,8 +350,15 @@ def _write_table(arguments: argparse.Namespace, dense_top1: float, fit: Fit, sou
         f"{fit.batch_size}, zeros growing over the first {RAMP:.0%} by the same cubic schedule at the same "
         f"steps, on the same layers. Seeds {', '.join(map(str, seeds))} (order and augmentation of the "
         "images, the same for all rows of a seed).\n\n"
+        'Rows "labels only" compare the pruners alone. "distilled" is what the recipes do: the dense '
+        f'model\'s answers weigh {DISTILL} in the loss. "nothing" is the dense model trained on alike.\n\n'
         f"{table(rows)}\n"
     )
+    if files:
+        text += (
+            "\n## Core ML, by removed channels alone\n\nfloat16 packages (`coreml-ios16`) of seed 0, run "
+            f"with `coreml.load` on all held-out images.\n\n{core_ml_table(files)}\n"
+        )
     with replacing(arguments.output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -328,6 +374,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="of every row")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--files", action="store_true", help="write and run Core ML packages too")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--output", type=Path, default=RESULTS / "pruners.md")
     arguments = parser.parse_args()
@@ -343,11 +390,30 @@ def main() -> None:
         for name in arguments.rows:
             path = arguments.work / f"{name}-seed{seed}.json"
             if not path.exists():
-                row = run_row(name, dense, dataclasses.replace(setting, seed=seed), fit, arguments.image_size)
+                own = dataclasses.replace(setting, seed=seed)
+                row, model = run_row(name, dense, own, fit, arguments.image_size)
                 print(f"{name}, seed {seed}: {100 * row['top1']:.2f} %", flush=True)
+                with replacing(path.with_suffix(".pt")) as temporary:
+                    torch.save(model.state_dict(), temporary)
                 with replacing(path) as temporary:
                     temporary.write_text(json.dumps(row), encoding="utf-8")
-    _write_table(arguments, top1, fit, data.source)
+    files = _core_ml_rows(dense, setting, arguments) if arguments.files else {}
+    _write_table(arguments, top1, fit, data.source, files)
+
+
+def _core_ml_rows(
+    dense: nn.Module, setting: Setting, arguments: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """The dense model, and seed 0 of every row that removed channels."""
+    found = {"dense": dense}
+    for name in ("nothing", "channels", "channels-distilled"):
+        path = arguments.work / f"{name}-seed0.pt"
+        if path.exists():
+            found[name] = models.from_checkpoint(arguments.model, path)
+    return {
+        name: core_ml_row(name, model, setting, arguments.image_size, arguments.work)
+        for name, model in found.items()
+    }
 
 
 if __name__ == "__main__":
