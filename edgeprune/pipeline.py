@@ -126,7 +126,10 @@ def rebuild_report(path: Path) -> Report:
 
 def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequence[Training]) -> Report:
     examinations = {training.variant: examining.kept(folder, training.variant) for training in trainings}
-    again = f"its weights have none in the run folder; edgeprune run {folder.folder / RECIPE_FILE} adds it"
+    again = (
+        "the run folder holds nothing about its weights as they are; "
+        f"edgeprune run {folder.folder / RECIPE_FILE} adds it without training again"
+    )
     report = Report(
         recipe=recipes.to_data(recipe),
         environment=json.loads(folder.environment.read_text(encoding="utf-8")),

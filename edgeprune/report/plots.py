@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.report.records import Report, Row, Training
-from edgeprune.report.summary import format_name, is_efficient, variants
+from edgeprune.report.summary import Trial, format_name, is_efficient, trials, variants
+from edgeprune.report.wording import strength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,6 +78,19 @@ def training_curves(report: Report) -> dict[str, str]:
             paint = partial(_curves, trainings=lines, key=key, order=order)
             pictures[title] = _draw(f"training-{key}", paint)
     return pictures
+
+
+def robustness_curves(report: Report) -> dict[str, str]:
+    """Draw accuracy against the strength of each corruption, by its name, one line a variant."""
+    order = variants(report)
+    found = trials(report)
+    by_corruption: dict[str, list[Trial]] = {}
+    for trial in found[1:]:
+        by_corruption.setdefault(trial.corruption, [found[0]]).append(trial)
+    return {
+        name: _draw(f"robustness-{index}", partial(_strengths, trials=own, order=order))
+        for index, (name, own) in enumerate(by_corruption.items())
+    }
 
 
 def _recorded(training: Training, key: str) -> bool:
@@ -188,6 +202,24 @@ def _curves(axes: Axes, trainings: Iterable[Training], key: str, order: Sequence
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if key == "sparsity":
         axes.set_ylim(0, 100)
+
+
+def _strengths(axes: Axes, trials: Sequence[Trial], order: Sequence[str]) -> None:
+    for variant in trials[0].top1:
+        places = [place for place, trial in enumerate(trials) if variant in trial.top1]
+        axes.plot(
+            places,
+            [100 * trials[place].top1[variant] for place in places],
+            color=_colour(order, variant),
+            marker=_marker(order, variant),
+            markersize=5,
+            linewidth=1.6,
+        )
+    labels = ["none" if trial.strength is None else strength(trial.strength) for trial in trials]
+    axes.set_xticks(range(len(trials)), labels)
+    axes.set_xlabel("strength")
+    axes.set_ylabel("top-1, %")
+    axes.set_ylim(0, 102)
 
 
 def _draw(name: str, paint: Callable[[Any], None]) -> str:

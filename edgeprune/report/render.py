@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.files import write_text
 from edgeprune.report import summary, wording
-from edgeprune.report.records import Report
+from edgeprune.report.budget import RECOMMENDED_DROP_POINTS
+from edgeprune.report.records import Report, thumbnail
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -17,19 +20,24 @@ if TYPE_CHECKING:
 
 HTML_NAME = "report.html"
 MARKDOWN_NAME = "report.md"
+# What the pictures of held-out images may take of a page, in its base64; the others stay in the run folder.
+PICTURES_LIMIT_BYTES = 1_500_000
 _TEMPLATES = Path(__file__).parent / "templates"
 _NUMBERS: tuple[Callable[..., str], ...] = (
     wording.bits,
     wording.bytes_exact,
     wording.bytes_human,
+    wording.confidence,
     wording.count_human,
     wording.duration,
     wording.error,
+    wording.milliseconds,
     wording.percent,
     wording.plain,
     wording.points,
     wording.points_lost,
     wording.shape,
+    wording.strength,
     wording.times,
     wording.zeros,
 )
@@ -38,15 +46,59 @@ _NUMBERS: tuple[Callable[..., str], ...] = (
 def write_pages(report: Report, folder: Path) -> tuple[Path, Path]:
     """Write `report.html` and `report.md` into `folder`, each whole or not at all, and return their paths.
 
+    The pictures of held-out images are those in `folder`.
+
     Raises:
         UserError: `folder` cannot be written to, or the budget in the report's recipe makes no sense.
     """
-    page, text = html(report), markdown(report)
+    page, text = html(report, embedded_pictures(report, folder)), markdown(report)
     return write_text(folder / HTML_NAME, page), write_text(folder / MARKDOWN_NAME, text)
 
 
-def html(report: Report) -> str:
-    """Return the report as one HTML page that needs no network and no JavaScript."""
+def embedded_pictures(report: Report, folder: Path) -> dict[int, str]:
+    """The held-out images that the page shows, as `data:` addresses by place: those kept, as far as they fit.
+
+    Args:
+        report: what the page says.
+        folder: of the run.
+    """
+    found: dict[int, str] = {}
+    used_bytes = 0
+    for place in _shown(report):
+        path = folder / thumbnail(place)
+        if place not in found and not path.is_file():
+            continue
+        address = found.get(place) or _data_address(path.read_bytes())
+        used_bytes += len(address)  # each time it is shown
+        if used_bytes > PICTURES_LIMIT_BYTES:
+            break
+        found[place] = address
+    return found
+
+
+def _shown(report: Report) -> list[int]:
+    """Places of all held-out images on the page, in its order."""
+    return [
+        place
+        for examination in report.examinations
+        for place in (
+            *(place for confusion in examination.confusions for place in confusion.places),
+            *(sample.place for sample in examination.samples),
+        )
+    ]
+
+
+def _data_address(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def html(report: Report, pictures: Mapping[int, str] | None = None) -> str:
+    """Return the report as one HTML page that needs no network and no JavaScript.
+
+    Args:
+        report: what it says.
+        pictures: of held-out images, as `embedded_pictures` gives them; None: the page has none.
+    """
     from jinja2 import Environment as Jinja
     from jinja2 import FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -60,9 +112,10 @@ def html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pictures = {
+    drawings = {
         "size_pictures": plots.size_against_accuracy(report),
         "training_pictures": plots.training_curves(report),
+        "robustness_pictures": plots.robustness_curves(report),
     }
     return _render(
         environment,
@@ -70,8 +123,11 @@ def html(report: Report) -> str:
         report,
         **{
             name: {title: Markup(svg) for title, svg in drawn.items()}  # our own SVG, text escaped
-            for name, drawn in pictures.items()
+            for name, drawn in drawings.items()
         },
+        pictures=pictures or {},
+        images_missing=not set(_shown(report)) <= set(pictures or {}),
+        thumbnail=thumbnail,
         glyphs=plots.GLYPHS,
         series=plots.SERIES,
     )
@@ -164,17 +220,30 @@ def _fenced(lines: list[str]) -> str:
 
 def _render(environment: Environment, template: str, report: Report, **more: Any) -> str:
     verdict = summary.verdict(report)
+    groups, names = summary.groups(report, verdict), summary.variants(report)
     environment.filters.update({number.__name__: number for number in _NUMBERS})
     environment.filters["sparse_word"] = summary.sparse_word
     return environment.get_template(template).render(
         report=report,
         title=_title(report),
         verdict=verdict,
-        groups=summary.groups(report, verdict),
-        variants=summary.variants(report),
+        groups=groups,
+        variants=names,
         not_sparse=summary.sparse_reasons(report.rows, False),
         unknown_sparse=summary.sparse_reasons(report.rows, None),
         commands=_commands(report),
+        bench_commands=[group.recommended.command for group in groups if group.recommended.command],
+        not_timed=summary.not_timed(groups),
+        not_examined=summary.not_examined(report),
+        most_sensitive=summary.most_sensitive(report),
+        recommended_points=RECOMMENDED_DROP_POINTS,
+        trials=summary.trials(report),
+        worst={name: summary.worst_trial(report, name) for name in names},
+        classes_lost={name: summary.classes_lost(report, name) for name in names},
+        strongest=_strongest(report),
+        units={trial.corruption: trial.unit for trial in summary.trials(report)[1:]},
+        shipped={target.ship.variant for target in verdict.targets if target.ship},
+        run_folder=summary.run_folder(report),
         environment=summary.flat(
             {key: value for key, value in report.environment.items() if key != "command"}
         ),
@@ -185,6 +254,11 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
     )
 
 
+def _strongest(report: Report) -> list[summary.Trial]:
+    """The images as they are, and each corruption at its strongest: the last it has."""
+    return list({trial.corruption: trial for trial in summary.trials(report)}.values())
+
+
 def _title(report: Report) -> str:
     """The model's name as the recipe has it."""
     names = (report.recipe.get(key) for key in ("model", "name"))
@@ -192,8 +266,10 @@ def _title(report: Report) -> str:
 
 
 def _commands(report: Report) -> list[str]:
-    """The command lines to repeat the run: the environment's "command", one line or a list of them."""
+    """The environment's "command", one line or a list of them, and how to make and check the report again."""
     command = report.environment.get("command")
     if not command:
         return []
-    return [str(line) for line in command] if isinstance(command, (list, tuple)) else [str(command)]
+    folder = shlex.quote(summary.run_folder(report))
+    lines = [str(line) for line in command] if isinstance(command, (list, tuple)) else [str(command)]
+    return [*lines, f"edgeprune report {folder}", f"edgeprune check {folder}"]

@@ -1,17 +1,20 @@
-"""What follows from the rows of a report: how much smaller than dense, which are efficient or unknown."""
+"""What follows from a report: how much smaller than dense, what to recommend, what breaks on worse images."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converters.targets import TARGETS
+from converters.targets import TARGETS, Format
 from edgeprune.report import budget
-from edgeprune.report.budget import FileVerdict, TargetVerdict, Verdict
-from edgeprune.report.records import Report, Row
+from edgeprune.report.budget import RECOMMENDED_DROP_POINTS, FileVerdict, TargetVerdict, Verdict
+from edgeprune.report.records import Bench, ClassTop1, Examination, LayerDrops, Report, Row, Timing
 
 DENSE = "dense"
+CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
+NO_CORE_ML_TIMES = "Core ML runs on Apple's systems only: time it on a device"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,44 @@ class File:
 
 
 @dataclass(frozen=True)
+class Fastest:
+    """The fastest of those files of a target that may be recommended, on one runtime.
+
+    Attributes:
+        row: the file.
+        timing: its own.
+        bench: where it was timed.
+        timed: how many of them were timed there.
+        on_target: whether that runtime stands for the target's.
+    """
+
+    row: Row
+    timing: Timing
+    bench: Bench
+    timed: int
+    on_target: bool
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Of the files of a target that lose no more than `RECOMMENDED_DROP_POINTS`: the smallest, the fastest.
+
+    Attributes:
+        accurate: how many files lose no more.
+        smallest: None where all lose more.
+        fastest: one a measurement.
+        not_timed: why nothing was timed on the target's runtime; "" where it was.
+        command: what would; "" where nothing here can, or it was.
+    """
+
+    accurate: int
+    smallest: Row | None
+    fastest: tuple[Fastest, ...]
+    not_timed: str
+    command: str
+
+
+@dataclass(frozen=True)
 class Group:
     """The files of one target, in the report's order."""
 
@@ -41,6 +82,37 @@ class Group:
     description: str
     verdict: TargetVerdict
     files: tuple[File, ...]
+    recommended: Recommendation
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All variants on the same images, made worse in one way.
+
+    Attributes:
+        corruption: "noise", ...; "none" for the images as they are.
+        strength: None for the images as they are.
+        unit: what the strength counts; "" for the images as they are.
+        top1: by variant, 0 to 1.
+        points: lost against the dense model, by variant; empty where that was not examined.
+    """
+
+    corruption: str
+    strength: float | None
+    unit: str
+    top1: dict[str, float]
+    points: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """One class of a variant on worse images, `points` below the dense model."""
+
+    name: str
+    images: int
+    dense_top1: float
+    top1: float
+    points: float
 
 
 def verdict(report: Report) -> Verdict:
@@ -55,9 +127,140 @@ def verdict(report: Report) -> Verdict:
 def groups(report: Report, verdict: Verdict) -> list[Group]:
     """Sort the files by target, in the verdict's order; a budgeted target may have no file."""
     return [
-        Group(target.target, _description(target.target), target, tuple(_files(target, report.rows)))
+        Group(
+            target.target,
+            _description(target.target),
+            target,
+            tuple(_files(target, report.rows)),
+            recommendation(target.target, report),
+        )
         for target in verdict.targets
     ]
+
+
+def recommendation(target: str, report: Report) -> Recommendation:
+    """What to take for a target whatever the budget: the smallest and the fastest of the accurate files."""
+    # Rounded: 5 images of 1,000 are 0.5 points, but 0.5000000000000004 as a difference of floats.
+    own = [row for row in report.rows if row.target == target]
+    accurate = [row for row in own if round(row.top1_drop_points, 6) <= RECOMMENDED_DROP_POINTS]
+    smallest = min(accurate, key=budget.smallest_first, default=None)
+    fastest = tuple(found for bench in report.benches if (found := _fastest(target, accurate, bench)))
+    if smallest is None or any(found.on_target for found in fastest):
+        return Recommendation(len(accurate), smallest, fastest, "", "")
+    known = TARGETS.get(target)
+    if known is None or known.format is Format.COREML:
+        reason = NO_CORE_ML_TIMES if known else f"{target} is no target of this version"
+        return Recommendation(len(accurate), smallest, fastest, reason, "")
+    reason = "no times from its runtime in the run folder"
+    return Recommendation(len(accurate), smallest, fastest, reason, _bench_command(target, own, report))
+
+
+def _fastest(target: str, rows: Sequence[Row], bench: Bench) -> Fastest | None:
+    timings = {timing.path: timing for timing in bench.timings}
+    timed = [row for row in rows if row.path in timings]
+    if not timed:
+        return None
+    best = min(timed, key=lambda row: timings[row.path].median_ms)
+    return Fastest(best, timings[best.path], bench, len(timed), bench.runtime == _runtime(target))
+
+
+def _runtime(target: str) -> str | None:
+    """The runtime of `edgeprune bench` that stands for a target's; None where none does."""
+    from converters.runtimes.environments import RUNTIMES
+
+    platform = TARGETS[target].platform if target in TARGETS else None
+    return next((name for name, known in RUNTIMES.items() if known.lint_runtime == platform), None)
+
+
+def _bench_command(target: str, rows: Sequence[Row], report: Report) -> str:
+    """The command that times these files on the runtime of their target."""
+    folder = run_folder(report)
+    files = [f"{folder}/{row.path}" for row in rows]
+    runtime = _runtime(target) or "host"
+    words = ["edgeprune", "bench", *files, "--runtime", runtime, "--json", f"{folder}/bench-{target}.json"]
+    return shlex.join(words)
+
+
+def run_folder(report: Report) -> str:
+    """Where the run was written, as its recipe says."""
+    output = report.recipe.get("output")
+    return output if isinstance(output, str) and output else "RUN"
+
+
+def not_timed(groups: Iterable[Group]) -> dict[str, list[str]]:
+    """The targets on which nothing here can tell the fastest, by the reason."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        if group.recommended.not_timed and not group.recommended.command:
+            found.setdefault(group.recommended.not_timed, []).append(group.target)
+    return found
+
+
+def not_examined(report: Report) -> dict[str, list[str]]:
+    """The variants that were not examined, by the reason."""
+    found: dict[str, list[str]] = {}
+    for variant, reason in report.not_examined.items():
+        found.setdefault(reason, []).append(variant)
+    return found
+
+
+def most_sensitive(report: Report) -> list[LayerDrops]:
+    """The layers that lose most, all sparsities taken together; only those that lose anything."""
+    layers = report.sensitivity.layers if report.sensitivity else ()
+    losing = [layer for layer in layers if sum(layer.drops_points) > 0]
+    return sorted(losing, key=lambda layer: -sum(layer.drops_points))[:LAYERS_SHOWN]
+
+
+def trials(report: Report) -> list[Trial]:
+    """The images as they are, then every condition in the order of the examinations."""
+    clean: dict[str, float] = {}
+    conditions: dict[tuple[str, float, str], dict[str, float]] = {}
+    for examination in report.examinations:
+        clean[examination.variant] = examination.robustness.top1
+        for condition in examination.robustness.conditions:
+            key = (condition.corruption, condition.strength, condition.unit)
+            conditions.setdefault(key, {})[examination.variant] = condition.top1
+    if not clean:
+        return []
+    return [
+        Trial("none", None, "", clean, _points(clean)),
+        *(Trial(*key, top1, _points(top1)) for key, top1 in conditions.items()),
+    ]
+
+
+def worst_trial(report: Report, variant: str) -> Trial | None:
+    """The condition under which a variant loses most against the dense model; None where none is known."""
+    known = [trial for trial in trials(report) if trial.strength is not None and variant in trial.points]
+    return max(known, key=lambda trial: trial.points[variant], default=None)
+
+
+def classes_lost(report: Report, variant: str) -> list[ClassLoss]:
+    """The classes in which a variant loses most against the dense model on worse images; only losses."""
+    dense, own = (_classes(report, name) for name in (DENSE, variant))
+    losses = [
+        ClassLoss(
+            name,
+            known.images,
+            dense[name].corrupted_top1,
+            known.corrupted_top1,
+            100 * (dense[name].corrupted_top1 - known.corrupted_top1),
+        )
+        for name, known in own.items()
+        if name in dense and known.corrupted_top1 < dense[name].corrupted_top1
+    ]
+    return sorted(losses, key=lambda loss: -loss.points)[:CLASSES_SHOWN]
+
+
+def _points(top1: Mapping[str, float]) -> dict[str, float]:
+    dense = top1.get(DENSE)
+    if dense is None:
+        return {}
+    return {name: 100 * (dense - value) for name, value in top1.items() if name != DENSE}
+
+
+def _classes(report: Report, variant: str) -> dict[str, ClassTop1]:
+    found: Examination | None = next((e for e in report.examinations if e.variant == variant), None)
+    return {} if found is None else {known.name: known for known in found.robustness.classes}
 
 
 def is_efficient(row: Row, rows: Iterable[Row]) -> bool:

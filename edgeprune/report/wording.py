@@ -122,6 +122,34 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def milliseconds(time_ms: float) -> str:
+    """A time on a runtime: three digits.
+
+    >>> milliseconds(0.4567), milliseconds(12.34), milliseconds(345.6)
+    ('0.457 ms', '12.3 ms', '346 ms')
+    """
+    decimals = 3 if time_ms < 0.9995 else 2 if time_ms < 9.995 else 1 if time_ms < 99.95 else 0
+    return f"{time_ms:.{decimals}f} ms"
+
+
+def strength(number: float) -> str:
+    """How strong a corruption is, or a sparsity: no more digits than it was set with.
+
+    >>> strength(0.05), strength(15.0)
+    ('0.05', '15')
+    """
+    return f"{number:g}"
+
+
+def confidence(softmax: float) -> str:
+    """A softmax, 0 to 1, in whole percent.
+
+    >>> confidence(0.4958)
+    '50 %'
+    """
+    return f"{100 * softmax:.0f} %"
+
+
 def shape(sizes: list[int] | tuple[int, ...]) -> str:
     """The shape of a weight.
 

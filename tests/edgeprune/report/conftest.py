@@ -1,4 +1,4 @@
-"""A small made-up report: three variants on two Core ML and two LiteRT targets."""
+"""A small made-up report: three variants on two Core ML and two LiteRT targets, and all else there may be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ from typing import Any
 
 import pytest
 
-from edgeprune.report.records import Report, Row, Training
+from edgeprune.report.records import (
+    Bench,
+    ClassTop1,
+    Condition,
+    Confusion,
+    Examination,
+    LayerDrops,
+    Report,
+    Robustness,
+    Row,
+    Sample,
+    Sensitivity,
+    Timing,
+    Training,
+)
 
 TARGETS = ("coreml-ios16", "coreml-ios18-int8", "litert-arm64", "litert-arm64-int8")
 BYTES = {
@@ -87,6 +101,81 @@ def _row(variant: str, place: int) -> Row:
     )
 
 
+def _robustness(variant: str) -> Robustness:
+    lost = {"dense": 0.0, "block80": 0.0125, "channels": 0.21}[variant]
+    conditions = [("noise", 0.05, 0.9731), ("noise", 0.2, 0.7613), ("rotation", 15.0, 0.8689)]
+    return Robustness(
+        images=400,
+        image_source="a fixed subset of the held-out images",
+        top1=CORRECT[variant][0] / IMAGES,
+        conditions=tuple(
+            Condition(name, strength, "degrees" if name == "rotation" else "standard deviation", top1 - lost)
+            for name, strength, top1 in conditions
+        ),
+        classes=tuple(
+            ClassTop1(name, images, 0.9877, 0.8765 - lost * share)
+            for name, images, share in (("cat", 131, 1.3), ("dog", 133, 0.1), ("newt", 136, -0.3))
+        ),
+    )
+
+
+def _examination(variant: str) -> Examination:
+    wrong = 3 + len(variant)
+    return Examination(
+        variant=variant,
+        weights_sha256="c1" * 32,
+        dense_sha256="d2" * 32,
+        images=IMAGES,
+        both_right=IMAGES - 2 * wrong,
+        only_dense_right=wrong,
+        only_variant_right=wrong - 2,
+        confusions=(
+            Confusion("cat", "newt", wrong - 1, 1, 148, (7, 211)),
+            Confusion("dog", "cat", 1, 0, 151, (7,)),
+        ),
+        samples=()
+        if variant == "dense"
+        else (
+            Sample(211, "cat", "cat", 0.8123, "newt", 0.5467),
+            Sample(12, "dog", "cat", 0.4321, "dog", 0.6789),
+        ),
+        robustness=_robustness(variant),
+    )
+
+
+def _sensitivity() -> Sensitivity:
+    return Sensitivity(
+        block=(1, 4),
+        images=350,
+        image_source="fixed subset of the training images",
+        top1=0.9971,
+        sparsities=(0.5, 0.95),
+        layers=(
+            LayerDrops("features.1.0", 1728, (0.2857, 31.4286)),
+            LayerDrops("classifier.3", 10_240, (-0.2857, 0.0)),
+        ),
+        left_dense={"head.0": "7 inputs are not a multiple of 4"},
+    )
+
+
+def _bench(runtime: str) -> Bench:
+    timed = [(variant, ms) for variant, ms in (("dense", 1.2345), ("block80", 0.4567), ("channels", 0.6789))]
+    return Bench(
+        source=f"bench-{runtime}.json",
+        runtime=runtime,
+        description=f"LiteRT on {runtime}",
+        version="LiteRT 2.1.0",
+        emulated=runtime == "arm64",
+        processor="Some CPU",
+        threads=1,
+        rounds=20,
+        timings=tuple(
+            Timing(f"files/{variant}-litert-arm64.tflite", ms, (ms - 0.0321, ms + 0.0654))
+            for variant, ms in timed
+        ),
+    )
+
+
 def make_report(budget: dict[str, Any] | None = None) -> Report:
     epochs = 6
     return Report(
@@ -122,6 +211,9 @@ def make_report(budget: dict[str, Any] | None = None) -> Report:
             )
             for variant in BYTES
         ),
+        examinations=tuple(map(_examination, BYTES)),
+        sensitivity=_sensitivity(),
+        benches=(_bench("arm64"),),
     )
 
 

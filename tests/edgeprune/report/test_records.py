@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,52 @@ def test_the_file_is_the_same_every_time_and_starts_with_the_schema(report, tmp_
     fields = [field.name for field in dataclasses.fields(records.Report) if field.name != "schema"]
     assert list(json.loads(first)) == ["schema", *fields]
     assert list(json.loads(first)["rows"][0]) == [field.name for field in dataclasses.fields(records.Row)]
+
+
+def test_a_report_of_an_earlier_version_reads(report):
+    """It has nothing of what came later, and says nothing about it."""
+    data = records.to_json(report())
+    for name in ("examinations", "not_examined", "sensitivity", "benches"):
+        del data[name]
+    older = records.from_json(data)
+    assert older.rows == report().rows
+    assert (older.examinations, older.not_examined, older.sensitivity, older.benches) == ((), {}, None, ())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ("examinations", 1, "samples", 0, "confidence"),
+            1.2,
+            "report.examinations[1].samples[0].confidence is 1.2",
+        ),
+        (("examinations", 0, "robustness", "top1"), -0.1, "report.examinations[0].robustness.top1 is -0.1"),
+        (
+            ("examinations", 2, "robustness", "conditions", 1, "top1"),
+            88.0,
+            "report.examinations[2].robustness.conditions[1].top1 is 88.0",
+        ),
+        (
+            ("examinations", 2, "robustness", "classes", 0, "images"),
+            0,
+            "classes[0].images is 0, it must be above 0",
+        ),
+        (("examinations", 1, "confusions", 0, "dense_images"), -1, "confusions[0].dense_images is -1"),
+        (("benches", 0, "timings", 0, "median_ms"), -1.0, "report.benches[0].timings[0].median_ms is -1.0"),
+        (
+            ("sensitivity", "layers", 0, "drops_points"),
+            [1.0],
+            "layers[0].drops_points has 1 values for 2 sparsities",
+        ),
+        (("sensitivity", "top1"), 99.0, "report.sensitivity.top1 is 99.0"),
+    ],
+)
+def test_what_cannot_be_true_of_an_examination_is_refused(report, path, value, message):
+    data = records.to_json(report())
+    _set(data, path, value)
+    with pytest.raises(UserError, match=re.escape(message)):
+        records.from_json(data)
 
 
 def test_tuples_in_free_parts_become_lists(report):

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import re
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,7 @@ BUDGETS = {
     "within": {"bytes": {"litert-arm64-int8": 900_000}, "top1_drop_points": 0.5},
     "over": {"bytes": {"coreml-ios16": 1_000_000, "litert-web": 70_001}, "top1_drop_points": 0.35},
 }
-VOID = {"meta", "br", "path", "use", "rect"}
+VOID = {"meta", "br", "img", "path", "use", "rect"}
 
 
 def html(made: records.Report) -> str:
@@ -182,6 +183,18 @@ def _leaves(data):
         yield data
 
 
+def _lost_on_worse_images(examinations):
+    """Points of each variant below the dense model: images as they are, each condition, each class."""
+    top1 = {}
+    for examination in examinations:
+        robustness = examination["robustness"]
+        values = {"none": robustness["top1"]}
+        values |= {(c["corruption"], c["strength"]): c["top1"] for c in robustness["conditions"]}
+        values |= {c["name"]: c["corrupted_top1"] for c in robustness["classes"]}
+        top1[examination["variant"]] = values
+    return {100 * (top1["dense"][key] - value) for own in top1.values() for key, value in own.items()}
+
+
 @pytest.mark.parametrize("limits", BUDGETS.values(), ids=BUDGETS)
 @pytest.mark.parametrize("form", [html, render.markdown])
 def test_every_number_of_a_page_is_the_jsons(report, limits, form):
@@ -191,6 +204,7 @@ def test_every_number_of_a_page_is_the_jsons(report, limits, form):
     text = " ".join(Page(form(made)).text) if form is html else form(made).replace("\\", "")
     words = {leaf for leaf in _leaves(data) if isinstance(leaf, str)}
     words |= {word.replace("_", " ") for word in words} | {"SHA-256", "32 bits", "float32"}
+    words |= {records.thumbnail(leaf) for leaf in _leaves(data) if type(leaf) is int}
     for word in sorted(words, key=len, reverse=True):
         text = text.replace(word, " ")
 
@@ -201,13 +215,15 @@ def test_every_number_of_a_page_is_the_jsons(report, limits, form):
     numbers |= {100 / row.images for row in made.rows}
     numbers |= {row.bytes - most for row in made.rows for most in budget.from_plain(limits).bytes.values()}
     numbers |= {budget.RECOMMENDED_DROP_POINTS}
+    numbers |= _lost_on_worse_images(data["examinations"])
+    numbers |= {len(made.sensitivity.layers)}
     groups = summary.groups(made, summary.verdict(made))
     written = {wording.times(file.times_smaller) for group in groups for file in group.files}
     written |= {wording.shape(layer["shape"]) for row in made.rows for layer in row.layers}
     forms = (
-        wording.bits, wording.bytes_exact, wording.bytes_human, wording.count_human, wording.duration,
-        wording.error, wording.percent, wording.plain, wording.points, wording.points_fine,
-        wording.points_lost, wording.zeros,
+        wording.bits, wording.bytes_exact, wording.bytes_human, wording.confidence, wording.count_human,
+        wording.duration, wording.error, wording.milliseconds, wording.percent, wording.plain, wording.points,
+        wording.points_fine, wording.points_lost, wording.strength, wording.zeros,
     )  # fmt: skip
     written |= {
         write(number)
@@ -221,9 +237,22 @@ def test_every_number_of_a_page_is_the_jsons(report, limits, form):
     assert [token for token in found if token not in allowed] == []
 
 
+JPEG = b"\xff\xd8\xff not looked into"
+
+
 def test_the_page_needs_no_network_and_no_script(report):
-    text = html(report(BUDGETS["over"]))
+    pictures = dict.fromkeys((7, 12, 211), render._data_address(JPEG))
+    text = render.html(report(BUDGETS["over"]), pictures)
     page = Page(text)
+    addresses = [attributes.pop("src") for _, attributes in page.tags if "src" in attributes]
+    assert set(addresses) == {pictures[7]}
+    assert len(addresses) == 13, (
+        "two confusions with three pictures and, but for dense, two samples a variant"
+    )
+    text = text.replace(pictures[7], "")
+    assert pictures[7].startswith("data:image/jpeg;base64,")
+    policy = next(attributes for _, attributes in page.tags if "http-equiv" in attributes)
+    assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     names = {tag for tag, _ in page.tags}
     assert not names & {
         "script",
@@ -231,7 +260,6 @@ def test_the_page_needs_no_network_and_no_script(report):
         "iframe",
         "object",
         "embed",
-        "img",
         "image",
         "base",
         "form",
@@ -259,13 +287,94 @@ def test_pictures_show_every_file_and_name_the_efficient_ones(report):
     made = report()
     text = html(made)
     figures = dict(re.findall(r"<figcaption>(.*?)</figcaption>(.*?)</figure>", text, flags=re.DOTALL))
-    assert list(figures) == ["Core ML", "LiteRT", "Top-1 on the held-out images", "Loss", "Zeros asked for"]
+    curves = ["Top-1 on the held-out images", "Loss", "Zeros asked for", "Noise", "Rotation"]
+    confusions = ["cat taken for newt", "dog taken for cat"]
+    assert list(figures) == ["Core ML", "LiteRT", *curves, *confusions]
     for name in ("Core ML", "LiteRT"):
         assert figures[name].count("<use") == 6, "three variants on two targets"
     assert "block80, int8" in figures["Core ML"]
     assert "block80, float16" not in figures["Core ML"], "the smaller int8 file is as accurate"
     assert {"block80, float32", "block80, int8", "channels, int8"} <= set(Page(text).picture_text)
     assert not re.search(r"#[0-9a-fA-F]{6}", "".join(figures.values())), "every colour is the page's"
+
+
+def _table(text: str, first: str) -> list[dict[str, str]]:
+    """The rows of the table whose first heading this is, by heading."""
+    table = next(table for table in Page(text).tables if table[0][0] == first)
+    headings = [_without_glyph(cell) for cell in table[0]]
+    return [dict(zip(headings, map(str.strip, cells), strict=True)) for cells in table[1:]]
+
+
+def test_the_tables_of_worse_images_are_the_jsons(report):
+    made = report()
+    dense, *others = made.examinations
+    rows = _table(html(made), "Corruption")
+    assert [row["Corruption"] for row in rows] == ["none", "noise 0.05", "noise 0.2", "rotation 15"]
+    for place, row in enumerate(rows):
+        top1 = [
+            e.robustness.conditions[place - 1].top1 if place else e.robustness.top1 for e in (dense, *others)
+        ]
+        assert _number(row["dense"]) == pytest.approx(100 * top1[0], abs=0.0051)
+        for examination, value in zip(others, top1[1:], strict=True):
+            shown, lost = row[examination.variant].removesuffix(")").split(" (")
+            assert _number(shown) == pytest.approx(100 * value, abs=0.0051)
+            assert _number(lost) == pytest.approx(100 * (top1[0] - value), abs=0.0051)
+    classes = _table(html(made), "Class")
+    assert [row["Class"] for row in classes] == ["cat", "dog"], "newts lost nothing"
+    for row, cat_or_dog in zip(classes, others[0].robustness.classes, strict=False):
+        assert _number(row["Images"]) == cat_or_dog.images
+        assert _number(row["block80"]) == pytest.approx(100 * cat_or_dog.corrupted_top1, abs=0.0051)
+    assert "worst under noise 0.05, 21.00 points lost" in re.sub(r"\s+", " ", "".join(Page(html(made)).text))
+
+
+def test_the_tables_of_times_and_of_sensitivity_are_the_jsons(report):
+    made = report()
+    for row, timing in zip(_table(html(made), "Timed file"), made.benches[0].timings, strict=True):
+        assert row["Timed file"] == timing.path
+        assert row["Median"] == wording.milliseconds(timing.median_ms)
+        assert row["Half of the rounds took"] == " to ".join(map(wording.milliseconds, timing.quartiles_ms))
+    for row, layer in zip(_table(html(made), "Pruned layer"), made.sensitivity.layers, strict=True):
+        assert row["Pruned layer"] == layer.name
+        assert _number(row["Weights"]) == layer.weights
+        drops = [_number(row["50.0 %"]), _number(row["95.0 %"])]
+        assert drops == pytest.approx(layer.drops_points, abs=0.0051)
+
+
+def test_mistakes_and_samples_are_the_jsons(report):
+    made = report()
+    text = re.sub(r"\s+", " ", "".join(Page(html(made)).text))
+    for examination in made.examinations[1:]:
+        assert f"{examination.both_right} right in both, {examination.only_dense_right} only in dense" in text
+        for confusion in examination.confusions:
+            counts = f"{confusion.images} of {confusion.label_images} images; dense {confusion.dense_images}"
+            assert f"{confusion.label} taken for {confusion.predicted} {counts}" in text
+        for said in ("cat dense ✓ cat 81 % {} ✕ newt 55 %", "dog dense ✕ cat 43 % {} ✓ dog 68 %"):
+            assert "shows" + said.format(examination.variant).replace(" ", "") in text.replace(" ", "")
+    assert "thumbnails/00211.jpg" in text, "a picture that is not there is named"
+
+
+def test_pictures_are_read_from_the_run_folder_as_far_as_they_fit(report, tmp_path, monkeypatch):
+    made = report()
+    (tmp_path / "thumbnails").mkdir()
+    for place in (7, 211):
+        (tmp_path / records.thumbnail(place)).write_bytes(JPEG)
+    address = render._data_address(JPEG)
+    assert render.embedded_pictures(made, tmp_path) == {7: address, 211: address}
+    page = render.write_pages(made, tmp_path)[0].read_text()
+    assert page.count(address) == 11
+    assert "Pictures that are named only were left out" in page
+    monkeypatch.setattr(render, "PICTURES_LIMIT_BYTES", len(address))
+    assert render.embedded_pictures(made, tmp_path) == {7: address}
+
+
+def test_what_was_not_examined_is_said_with_the_reason(report):
+    older = dataclasses.replace(report(), examinations=(), sensitivity=None, benches=())
+    for text in ("".join(Page(html(older)).text), render.markdown(older)):
+        assert "Not measured: the report holds nothing about it" in text
+    assert "edgeprune sensitivity RUN adds it" in "".join(Page(html(older)).text)
+    why = dataclasses.replace(older, not_examined={"dense": "too new", "block80": "too new"})
+    for text in ("".join(Page(html(why)).text), render.markdown(why)):
+        assert "Not measured for dense, block80: too new" in text
 
 
 def test_the_same_report_gives_the_same_pages(report, tmp_path):
@@ -275,13 +384,32 @@ def test_the_same_report_gives_the_same_pages(report, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
 
 
-def test_a_page_of_many_files_stays_small(report):
+def test_a_page_of_40_files_is_small_and_quick_to_render(report, tmp_path):
     made = report()
-    layers = made.rows[0].layers * 20
+    names = [f"variant{number}" for number in range(10)]
+    renamed = lambda records, name: dataclasses.replace(records, variant=name)  # noqa: E731
     many = dataclasses.replace(
-        made, rows=tuple(dataclasses.replace(row, layers=layers) for row in made.rows * 3)
+        made,
+        rows=tuple(
+            dataclasses.replace(row, variant=name, layers=made.rows[0].layers * 18)
+            for name in names
+            for row in made.rows[:4]
+        ),
+        trainings=tuple(renamed(made.trainings[1], name) for name in names),
+        examinations=tuple(
+            dataclasses.replace(renamed(made.examinations[1], name), samples=made.examinations[1].samples * 6)
+            for name in names
+        ),
     )
-    assert len(html(many).encode()) < 3_000_000
+    assert len(many.rows) == 40
+    (tmp_path / "thumbnails").mkdir()
+    for place in (7, 12, 211):
+        (tmp_path / records.thumbnail(place)).write_bytes(bytes(4000))
+    began = time.process_time()
+    page, _ = render.write_pages(many, tmp_path)
+    assert time.process_time() - began < 5
+    assert page.stat().st_size < 3_000_000
+    assert page.read_text().count("data:image/jpeg") == 10 * 15
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $x_1$ &amp; {{ 7*7 }} | `a` ## [b](c)"
@@ -332,8 +460,8 @@ def test_hostile_text_is_only_text_in_markdown(report):
     assert fence, "the fence is longer than the one inside"
     assert rest.endswith("\n````\n")
     assert "<" not in outside
-    assert len({line.count(" | ") for line in outside.splitlines() if line.startswith("| ")}) == 2, (
-        "two tables"
+    assert len({line.count(" | ") for line in outside.splitlines() if line.startswith("| ")}) == 3, (
+        "the tables of files, of what is within the points, and of models"
     )
     assert not re.search(r"(?<!\\)[`\[*_]", outside.replace("**", ""))
 
@@ -376,7 +504,8 @@ def test_the_verdict_comes_first(report, limits, words):
 
 
 def test_what_was_not_measured_is_said(report):
-    for text in ("".join(Page(html(report())).text), render.markdown(report())):
+    made = dataclasses.replace(report(), benches=())
+    for text in ("".join(Page(html(made)).text), render.markdown(made)):
         assert "Speed, memory and battery on a device." in text
         assert "Core ML files on Apple's own runtime" in text
         assert "Core ML does not say which kernels it takes" in text
