@@ -189,7 +189,7 @@ def load(asked: Asked) -> nn.Module:
         UserError: it is not there, cannot be read safely, or is no torch module.
     """
     if asked.model is not None:
-        return models.from_checkpoint(asked.model, Path(asked.source))
+        return models.from_checkpoint(asked.model, Path(asked.source), asked.image_size_px)
     module_name, _, name = asked.source.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))  # As `python -m` finds modules.
     try:

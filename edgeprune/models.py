@@ -12,19 +12,25 @@ from edgeprune.errors import UserError
 
 # torchvision's MobileNetV3 asks for 0.01, with which a short training never sees settled statistics.
 BATCH_NORM_MOMENTUM = 0.1
+DEFAULT_IMAGE_SIZE_PX = 224
 
 
-def build(name: str, classes: int) -> nn.Module:
+def build(name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -> nn.Module:
     """Build an untrained classifier.
 
     Args:
         name: a torchvision classification model, or "timm/NAME".
         classes: outputs, 2 or more.
+        image_size_px: side of the square images; only a model made for one size, as most vision transformers
+            are, depends on it.
 
     Raises:
         UserError: no such model; the message lists near names.
     """
-    model = _from_timm(name[5:], classes) if name.startswith("timm/") else _from_torchvision(name, classes)
+    if name.startswith("timm/"):
+        model = _from_timm(name[5:], classes, image_size_px)
+    else:
+        model = _from_torchvision(name, classes)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM
@@ -67,7 +73,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def from_checkpoint(name: str, path: Path) -> nn.Module:
+def from_checkpoint(name: str, path: Path, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -> nn.Module:
     """Build a model by name with a checkpoint's weights, widths and number of classes, in eval mode.
 
     Unlike `load_checkpoint` it takes what pruning leaves: layers that are narrower than the model's own, and
@@ -76,6 +82,7 @@ def from_checkpoint(name: str, path: Path) -> nn.Module:
     Args:
         name: as `build` takes it.
         path: as `load_checkpoint` takes it.
+        image_size_px: as `build` takes it.
 
     Raises:
         UserError: no such model or file; or a checkpoint of another architecture, or with NaN or infinity.
@@ -91,7 +98,7 @@ def from_checkpoint(name: str, path: Path) -> nn.Module:
     ][-1]
     if f"{head}.weight" not in state:
         raise UserError(f"checkpoint {path} has no {head}.weight: it is not of {name}")
-    model = build(name, len(state[f"{head}.weight"]))
+    model = build(name, len(state[f"{head}.weight"]), image_size_px)
     counters = {
         key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")
     }
@@ -130,13 +137,16 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
     return model
 
 
-def _from_timm(name: str, classes: int) -> nn.Module:
+def _from_timm(name: str, classes: int, image_size_px: int) -> nn.Module:
     import timm
 
     names = timm.list_models()
     if name not in names:
         raise UserError(f"unknown model timm/{name}: {_near(name, names)}")
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    configuration = timm.models.get_pretrained_cfg(name)
+    fixed = configuration is not None and configuration.fixed_input_size
+    size = {"img_size": image_size_px} if fixed else {}
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **size)
     return model
 
 

@@ -170,7 +170,7 @@ def _read_json(path: Path) -> Any:
 
 def _untrained(recipe: Recipe, data: datasets.Data) -> nn.Module:
     torch.manual_seed(recipe.seed)
-    model = models.build(recipe.model, len(data.classes)).eval()
+    model = models.build(recipe.model, len(data.classes), recipe.image_size_px).eval()
     if recipe.checkpoint is not None:
         models.load_checkpoint(model, recipe.checkpoint)
     return model
@@ -331,7 +331,7 @@ def _load(name: str, recipe: Recipe, setting: Setting, folder: Run, progress: Pr
     """Read a finished variant back from the run folder: what is converted is what was saved."""
     from safetensors.torch import load_file
 
-    module = models.build(recipe.model, len(setting.data.classes)).eval()
+    module = models.build(recipe.model, len(setting.data.classes), recipe.image_size_px).eval()
     pruning.resize(module, shared(lambda: load_file(folder.weights(name))))
     outputs = training.predict(module, setting.data.held_out, setting.normalization)
     record = shared(lambda: _training_record(folder, name))

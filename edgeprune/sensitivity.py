@@ -300,7 +300,7 @@ def _dense(folder: Run, recipe: recipes.Recipe, data: datasets.Data) -> nn.Modul
         raise UserError(
             f"{folder.folder}: the images changed since this run began: what trained it might be held out now"
         )
-    model = models.build(recipe.model, len(data.classes)).eval()
+    model = models.build(recipe.model, len(data.classes), recipe.image_size_px).eval()
     pruning.resize(model, load_file(weights))
     return model.to(memory_format=torch.channels_last)
 

@@ -127,7 +127,7 @@ def source(asked: Asked, spec: InputSpec, values: int) -> Source:
     count = asked.images or IMAGES
     folder = asked.run or _run_around(asked.file)
     if asked.model is not None and asked.checkpoint is not None:
-        model = models.build(asked.model, values).eval()
+        model = models.build(asked.model, values, spec.shape[1]).eval()
         models.load_checkpoint(model, asked.checkpoint)
         told = f"{asked.model} with the weights of {asked.checkpoint}, random images"
         return Source(model, Normalization(asked.mean, asked.std), random_images(spec, count), told)
@@ -223,7 +223,7 @@ def _from_run(folder: Path, asked: Asked, spec: InputSpec, values: int, count: i
     if variant not in names or not weights.is_file():
         problem = f"no weights of a variant {variant!r}" if variant else "the file's name says no variant"
         raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
-    model = models.build(recipe.model, values).eval()
+    model = models.build(recipe.model, values, recipe.image_size_px).eval()
     pruning.resize(model, load_file(weights))
     images, told = _held_out(recipe.data, spec, count)
     return Source(
