@@ -16,6 +16,7 @@ from converters.facts import sha256, size_bytes
 from converters.targets import SUFFIXES, TARGETS, Format
 from edgeprune.errors import UserError
 from edgeprune.report import benched, budget, records
+from edgeprune.report.alongside import BENCHES
 from edgeprune.report.benched import Benched
 from edgeprune.report.budget import Budget, Judgement, Limits, Measured, TargetVerdict
 from edgeprune.report.records import Row
@@ -55,7 +56,8 @@ class Asked:
         paths: one run folder, or `.tflite` files and `.mlpackage` folders.
         budget: a budget.toml; None: that of the run's recipe.
         target: of files, where the budget and the file do not say it.
-        bench: what `edgeprune bench --json` wrote, for times and load memory.
+        bench: what `edgeprune bench --json` wrote, for times and load memory; empty: of a run what its
+            folder has, `bench*.json`.
         only: the limits to judge, of `edgeprune.report.budget.LIMITS`; None: all.
     """
 
@@ -147,7 +149,10 @@ def check(asked: Asked) -> Checked:
         limits = None if asked.budget is None else _narrowed(budget.read(asked.budget), asked)
     except UserError as error:
         problems += error.problems
-    for path in asked.bench:
+    benches = asked.bench
+    if len(runs) == 1 and not benches:
+        benches = tuple(sorted(runs[0].glob(BENCHES)))
+    for path in benches:
         try:
             measurements.append(benched.read(path))
         except UserError as error:
@@ -156,7 +161,7 @@ def check(asked: Asked) -> Checked:
         raise UserError(problems)
     notes = [
         f"load memory and times are those of {path}; times on {measurement.runtime}"
-        for path, measurement in zip(asked.bench, measurements, strict=True)
+        for path, measurement in zip(benches, measurements, strict=True)
     ]
     if runs:
         return _check_run(runs[0], limits, asked, measurements, notes)
@@ -242,34 +247,32 @@ def _measuring(
 
     def measured(row: Row) -> Measured:
         reference = dense.get(row.target)
-        first = f"{folder / reference.path}" if reference else None
-        missing = _how_to_bench(limits.limits(row.target), row.target, folder / row.path, first)
-        ratio = None
-        if reference is None:
-            missing["time_ratio"] = f"the run has no dense file for {row.target} to compare with"
-        else:
-            ratio = benched.time_ratio(measurements, row.sha256, reference.sha256)
+        # All files of the target at once, the dense one first, as times are compared with it.
+        files = sorted(
+            (other for other in rows if other.target == row.target), key=lambda r: r is not reference
+        )
+        output = folder / BENCHES.replace("*", f"-{row.target}")
+        paths = [str(folder / other.path) for other in files]
+        missing = _how_to_bench(limits.limits(row.target), row.target, paths, output, "check again")
         return Measured(
             row.bytes,
             row.top1_drop_points,
             benched.load_memory_bytes(measurements, row.sha256),
-            ratio,
-            missing,
+            benched.time_ratio(measurements, row.sha256, reference.sha256) if reference else None,
+            missing if reference else {**missing, "time_ratio": "the run has no dense file to compare with"},
         )
 
     return measured
 
 
-def _how_to_bench(limits: Limits, target: str, path: Path, dense: str | None) -> dict[str, str]:
-    """The command that measures a file: beside the dense one where times are limited."""
-    files = [str(path)]
-    runtime = "host"
-    if limits.time_ratio is not None:
-        files = list(dict.fromkeys([dense or "DENSE.tflite", *files]))
-        runtime = _runtime(target)
+def _how_to_bench(
+    limits: Limits, target: str, files: Sequence[str], output: Path, then: str
+) -> dict[str, str]:
+    """The command that measures files, on the target's runtime where times are limited."""
+    runtime = "host" if limits.time_ratio is None else _runtime(target)
     on = "" if runtime == "host" else f" --runtime {runtime}"
-    command = f"edgeprune bench {shlex.join(files)}{on} --json bench.json"
-    return dict.fromkeys(budget.BENCHED, f"run {command}, then check with --bench bench.json")
+    command = f"edgeprune bench {shlex.join(files)}{on} --json {shlex.quote(str(output))}"
+    return dict.fromkeys(budget.BENCHED, f"run {command}, then {then}")
 
 
 def _elsewhere(limits: Budget, targets: Sequence[str], measurements: Sequence[Benched]) -> Iterator[str]:
@@ -364,6 +367,7 @@ def _limits_of(limits: Budget, target: str, path: Path) -> Limits:
 def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[Benched]) -> Entry:
     _layers(path)  # A file that cannot be read is within no budget.
     digest = sha256(path)
+    compared = [str(path)] if limits.time_ratio is None else ["DENSE.tflite", str(path)]
     measured = Measured(
         size_bytes(path),
         None,
@@ -372,7 +376,7 @@ def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[
         {
             "top1_drop_points": "a file carries no labelled images: check the run that made it, "
             "or leave this limit out: --only bytes",
-            **_how_to_bench(limits, target, path, None),
+            **_how_to_bench(limits, target, compared, Path("bench.json"), "check with --bench bench.json"),
         },
     )
     held = Held(path, budget.judge(limits, measured))
