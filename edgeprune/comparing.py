@@ -170,9 +170,20 @@ def match(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[tuple[Row, 
 
 def layer_changes(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> list[LayerChange]:
     """The layers that differ between two files, the one that changed most first."""
-    first, second = ({layer["name"]: layer for layer in layers} for layers in (before, after))
+    first, second = _by_name(before), _by_name(after)
     changes = (_layer_change(name, first.get(name), second.get(name)) for name in {**first, **second})
     return sorted((change for change in changes if change is not None), key=_most_first)
+
+
+def _by_name(layers: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Layers by name; files of other converters may have several of one name, which are then counted."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for layer in layers:
+        seen[layer["name"]] += 1
+        number = seen[layer["name"]]
+        found[layer["name"] if number == 1 else f"{layer['name']} ({number})"] = layer
+    return found
 
 
 def _layer_change(

@@ -23,6 +23,9 @@ def write_network(path: Path, width: int = 64, zeros: tuple[float, ...] = (0.0, 
     x = net.stem(16)
     for share in zeros:
         x = net.depthwise(net.conv(x, width, zeros=share))
+    for number, tensor in enumerate(net.graph.tensors):
+        if tensor.name == "w":
+            tensor.name = f"layer.{number}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(net.finish(net.linear(net.flatten(net.mean(x)), 10)))
     return path
