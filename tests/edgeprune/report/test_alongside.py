@@ -83,12 +83,12 @@ def test_times_belong_to_files_by_their_digest(rows, tmp_path):
 
 def test_the_smallest_and_the_fastest_lose_no_more_than_half_a_point(rows, tmp_path):
     (tmp_path / "bench.json").write_text(
-        bench([timed(r, ms) for r, ms in zip(rows, (4, 3.0, 2.0, 1.0), strict=True)])
+        bench([timed(r, ms) for r, ms in zip(rows, (4, 2.0, 3.0, 1.0), strict=True)])
     )
     found = recommended(rows, tmp_path)
     assert (found.accurate, found.smallest.variant) == (3, "channels"), "0.5000000000000004 is 0.5"
     (fastest,) = found.fastest
-    assert (fastest.row.variant, fastest.timing.median_ms, fastest.timed) == ("channels", 2.0, 3)
+    assert (fastest.row.variant, fastest.timing.median_ms, fastest.timed) == ("block80", 2.0, 3)
     assert fastest.on_target
     assert (found.not_timed, found.command) == ("", "")
 
