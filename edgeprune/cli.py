@@ -114,7 +114,7 @@ def _finish(report: Report, folder: Path, output: Path | None) -> int:
         render.print_table(report, console)
         console.print(f"\nFull report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
-    _deliver(records.to_text(report), output, show, piped_width=None)
+    _deliver(records.to_text(report), output, show)
     return summary.verdict(report).exit_status
 
 
@@ -276,9 +276,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=PIPED_WIDTH)
 
 
-def _deliver(
-    text: str, output: Path | None, show: Callable[[Console], None], piped_width: int | None = PIPED_WIDTH
-) -> None:
+def _deliver(text: str, output: Path | None, show: Callable[[Console], None]) -> None:
     """Write a result as JSON where that was asked for, and show it, but where JSON goes to stdout."""
     from converters.files import write_text
 

@@ -63,10 +63,12 @@ def not_plain(data: object, where: str) -> Iterator[str]:
 
 
 def _value(kind: Any, data: object, where: str, problems: list[str]) -> object:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if type(data) is kind and kind in (str, int, bool):  # Most of what a report holds.
+        return data
     if kind is Any:
         problems.extend(not_plain(data, where))
         return data
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _record(kind, data, where, problems)
     if origin in (typing.Union, types.UnionType):  # only Optional is used

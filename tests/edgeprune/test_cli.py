@@ -164,13 +164,12 @@ def test_inspect_a_package_as_json(finished_run: Path, capsys: Any) -> None:
 
 def test_run_and_report_give_the_report_as_json(finished_run: Path, tmp_path: Path, capsys: Any) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
-    report = (run / records.FILE_NAME).read_text(encoding="utf-8")
     assert main(["report", str(run), "--json", "-"]) == 0
-    assert capsys.readouterr().out == report
+    assert capsys.readouterr().out == (run / records.FILE_NAME).read_text(encoding="utf-8")
     out = tmp_path / "out.json"
     # Behind the recipe its fields stand, and this.
     assert main(["run", str(run / "recipe.toml"), "--output", str(run), "--json", str(out)]) == 0
-    assert out.read_text(encoding="utf-8") == report
+    assert out.read_text(encoding="utf-8") == (run / records.FILE_NAME).read_text(encoding="utf-8")
     assert "Full report: " in capsys.readouterr().out
     assert main(["run", str(run / "recipe.toml"), "--json", str(tmp_path / "no" / "x.json")]) == 2
     assert "no such folder" in capsys.readouterr().err
