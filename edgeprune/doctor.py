@@ -28,6 +28,14 @@ PACKAGES = {
 }
 
 
+RUNTIMES = {
+    "host": ("ai-edge-litert",),
+    "x86-sparse": ("an x86-64 machine", "qemu-x86_64"),
+    "arm64": ("qemu-aarch64", "Python and LiteRT for 64-bit ARM"),
+    "browser": ("Node.js", "Chromium"),
+}
+
+
 class Part(str, Enum):
     """What a finding is about."""
 
@@ -48,6 +56,7 @@ class Finding:
         ok: whether it can be used.
         needed: whether a run needs it.
         remedy: the command that adds it, or why it cannot be used; None where nothing is to be done.
+        needs: the packages and programs it is made of.
     """
 
     part: Part
@@ -56,6 +65,7 @@ class Finding:
     ok: bool
     needed: bool
     remedy: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 def examine() -> list[Finding]:
@@ -113,14 +123,13 @@ def _targets(packages: list[Finding]) -> list[Finding]:
     findings = []
     for target in TARGETS.values():
         missing = [name for name in PACKAGES[target.format] if name not in usable]
-        remedy = f"needs {', '.join(missing)}: see above" if missing else None
-        findings.append(Finding(Part.TARGET, target.name, None, not missing, True, remedy))
+        remedy = f"{', '.join(missing)} cannot be used: see above" if missing else None
+        needs = PACKAGES[target.format]
+        findings.append(Finding(Part.TARGET, target.name, None, not missing, True, remedy, needs))
     return findings
 
 
 def _runtimes() -> list[Finding]:
-    from converters.runtimes.environments import RUNTIMES
-
     return [_runtime(name, needed=name == "host") for name in RUNTIMES]
 
 
@@ -130,9 +139,9 @@ def _runtime(name: str, needed: bool) -> Finding:
         from converters.runtimes.prepare import check
 
         runtime(name).command()
-        return Finding(Part.RUNTIME, name, check(name), True, needed)
+        return Finding(Part.RUNTIME, name, check(name), True, needed, None, RUNTIMES[name])
     except (EdgepruneError, ImportError) as error:
-        return Finding(Part.RUNTIME, name, None, False, needed, str(error).splitlines()[0])
+        return Finding(Part.RUNTIME, name, None, False, needed, str(error).splitlines()[0], RUNTIMES[name])
 
 
 def to_plain(findings: list[Finding]) -> dict[str, Any]:
@@ -161,8 +170,10 @@ def print_findings(findings: list[Finding], console: Console) -> None:
             if finding.part is part:
                 state = "✓" if finding.ok else "✕" if finding.needed else "–"
                 style = "green" if finding.ok else "red" if finding.needed else "yellow"
-                detail = finding.remedy or finding.version or _purpose(finding)
-                table.add_row(Text(state, style=style), Text(finding.name), Text(detail))
+                detail = finding.remedy or finding.version or ""
+                table.add_row(
+                    Text(state, style=style), Text(finding.name), Text(_needs(finding)), Text(detail)
+                )
         console.print(
             Text(f"{part.value}s" if part is not Part.PYTHON else platform.platform(), style="bold")
         )
@@ -170,8 +181,8 @@ def print_findings(findings: list[Finding], console: Console) -> None:
     console.print(Text(_conclusion(findings), style="bold"), soft_wrap=True)
 
 
-def _purpose(finding: Finding) -> str:
-    return TARGETS[finding.name].description if finding.part is Part.TARGET else ""
+def _needs(finding: Finding) -> str:
+    return f"needs {', '.join(finding.needs)}" if finding.needs else ""
 
 
 def _conclusion(findings: list[Finding]) -> str:

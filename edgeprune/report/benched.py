@@ -97,7 +97,7 @@ def _ratio(files: Sequence[Timed], sha256: str, dense_sha256: str | None) -> flo
         return None
     # Round by round, as `edgeprune bench` compares: what slowed a round down slowed both files.
     pairs = zip(own.milliseconds, dense.milliseconds, strict=False)
-    ratios = [mine / theirs for mine, theirs in pairs if theirs > 0]  # a coarse clock may read 0
+    ratios = [mine / theirs for mine, theirs in pairs if min(mine, theirs) > 0]  # a coarse clock may read 0
     return statistics.median(ratios) if ratios else None
 
 

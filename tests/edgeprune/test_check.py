@@ -267,6 +267,7 @@ def test_a_file_from_elsewhere_is_held_against_the_bytes_of_its_target(
     assert main(["check", str(model), "--budget", budget(tmp_path, f"[bytes]\nlitert-web = {size}")]) == 0
     assert main(["check", str(model), "--budget", budget(tmp_path, f"[bytes]\nlitert-web = {size - 1}")]) == 1
     told = capsys.readouterr().out
+    assert f"Not within budget: {model} (over budget)" in told
     assert f"{model}: {size:,} bytes for litert-web; 1 bytes over the budget of {size - 1:,}" in told
 
 
@@ -275,6 +276,7 @@ def test_what_a_file_alone_cannot_tell_is_said(model: Path, tmp_path: Path, caps
     limits = budget(tmp_path, text)
     assert main(["check", str(model), "--budget", limits]) == 1
     told = capsys.readouterr().out
+    assert f"Not within budget: {model} (not measured)" in told
     assert "accuracy not measured: a file carries no labelled images: check the run that made it" in told
     assert f"time not measured: run edgeprune bench DENSE.tflite {model} --runtime arm64" in told
     assert main(["check", str(model), "--budget", limits, "--only", "bytes"]) == 0

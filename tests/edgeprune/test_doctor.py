@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from converters.runtimes import environments
 from converters.targets import TARGETS
 from edgeprune import doctor
 from edgeprune.cli import main
@@ -36,6 +37,15 @@ def test_here_all_that_a_run_needs_is_there(findings: list[doctor.Finding]) -> N
     assert set(named(findings, Part.TARGET)) == set(TARGETS)
     host = named(findings, Part.RUNTIME)["host"]
     assert host.version == f"LiteRT {version('ai-edge-litert')}"
+
+
+def test_targets_and_runtimes_say_what_they_need(findings: list[doctor.Finding]) -> None:
+    assert set(doctor.RUNTIMES) == set(environments.RUNTIMES)
+    assert named(findings, Part.TARGET)["coreml-ios16"].needs == ("coremltools",)
+    assert "qemu-aarch64" in named(findings, Part.RUNTIME)["arm64"].needs
+    packages = set(named(findings, Part.PACKAGE))
+    for target in named(findings, Part.TARGET).values():
+        assert set(target.needs) <= packages
 
 
 def test_a_runtime_that_is_not_prepared_comes_with_its_command(
@@ -66,7 +76,7 @@ def test_without_a_package_its_targets_cannot_be_written(findings: list[doctor.F
         if finding.part is Part.PACKAGE
     ]
     targets = {finding.name: finding for finding in doctor._targets(without)}
-    assert targets["coreml-ios16"].remedy == "needs coremltools: see above"
+    assert targets["coreml-ios16"].remedy == "coremltools cannot be used: see above"
     assert targets["litert-arm64"].ok
     assert not doctor.complete(without)
 

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from edgeprune.errors import UserError
+from edgeprune.recipe import Recipe, to_data
 from edgeprune.report import budget
-from edgeprune.report.budget import Budget, evaluate
+from edgeprune.report.budget import Budget, Limits, Measured, evaluate
 
 WEB, ARM = "litert-web", "litert-arm64"
 
@@ -177,3 +178,56 @@ def test_every_mistake_in_a_budget_file_is_one_message(tmp_path, content, messag
 def test_a_budget_file_that_is_not_there_says_so(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the budget .*none\.toml: No such file"):
         budget.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("memory", "ratio", "headline", "next_step"),
+    [
+        (900, 0.5, "Within budget", "Ship the files"),
+        (1001, 0.5, "Over budget: litert-web", "no file is light and fast enough"),
+        (900, 0.51, "Over budget: litert-web", "no file is light and fast enough"),
+        (None, 0.5, "Not measured: litert-web", "Measure what is missing of litert-web"),
+        (None, 0.51, "Over budget: litert-web", "no file is light and fast enough"),
+    ],
+)
+def test_memory_and_time_are_judged_where_they_were_measured(row, memory, ratio, headline, next_step):
+    limit = Budget(target={WEB: Limits(load_memory_bytes=1000, time_ratio=0.5)})
+    measured = Measured(1, 0.0, memory, ratio, {"load_memory_bytes": "run bench"})
+    verdict = evaluate(limit, [row(target=WEB)], lambda _: measured)
+    assert verdict.headline == headline
+    assert next_step in verdict.next_step()
+    assert verdict.ok == (headline == "Within budget")
+
+
+def test_a_limit_that_cannot_be_judged_names_how_it_can(row):
+    verdict = evaluate(Budget(target={WEB: Limits(time_ratio=0.5)}), [row(target=WEB, path="a.tflite")])
+    assert verdict.exit_status == 1
+    assert "a.tflite: 2,131,016 bytes; time not measured: edgeprune bench measures it" in verdict.message()
+
+
+def test_another_file_that_was_measured_may_ship(row):
+    rows = [row(target=WEB, path="small", bytes=1), row(target=WEB, path="large", bytes=2)]
+    limit = Budget(target={WEB: Limits(time_ratio=0.5)})
+    ratios = {"small": None, "large": 0.4}
+    verdict = evaluate(limit, rows, lambda row: Measured(row.bytes, 0.0, time_ratio=ratios[row.path]))
+    (target,) = verdict.targets
+    assert verdict.ok
+    assert target.ship is rows[1]
+
+
+def test_only_some_limits_are_kept():
+    limit = Budget({ARM: 5}, 1.0, {WEB: Limits(bytes=6, time_ratio=0.5)})
+    assert limit.only(["bytes"]) == Budget({ARM: 5}, None, {WEB: Limits(bytes=6)})
+    assert limit.only(["time_ratio"]) == Budget({}, None, {WEB: Limits(time_ratio=0.5)})
+    assert not limit.only(["load_memory_bytes"])
+    assert limit.only(["top1_drop_points"]) == Budget({}, 1.0, {WEB: Limits()})
+
+
+def test_a_recipe_refuses_limits_that_a_run_does_not_measure():
+    limit = Budget(target={ARM: Limits(bytes=5, time_ratio=0.5)})
+    with pytest.raises(
+        UserError, match=r"budget\.target\.litert-arm64\.time_ratio: a run does not measure it"
+    ):
+        Recipe(model="mobilenet_v3_small", budget=limit)
+    taken = Recipe(model="mobilenet_v3_small", budget=Budget(target={ARM: Limits(bytes=5)}))
+    assert budget.from_plain(to_data(taken)["budget"]) == taken.budget
