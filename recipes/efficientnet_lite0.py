@@ -1,0 +1,51 @@
+"""EfficientNet-Lite0 of timm, pruned and fine-tuned, as Core ML and LiteRT files.
+
+    python recipes/efficientnet_lite0.py                                  # the embedded digits
+    python recipes/efficientnet_lite0.py --data IMAGES --output runs/mine # train/ and val/ in it
+    python recipes/efficientnet_lite0.py --checkpoint dense.pt --data IMAGES
+
+The dense model is trained (or loaded), then made small in two ways: zeros in blocks, which every runtime
+here stores small and can skip, and channels removed, which makes every kernel smaller. Each becomes a file
+for every target; each file is run on the held-out images; the report says which to ship.
+"""
+
+import sys
+from pathlib import Path
+
+from edgeprune.cli import run_recipe
+from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.report.budget import Budget
+
+RECIPE = Recipe(
+    model="timm/efficientnet_lite0",
+    image_size_px=64,
+    dense=Fit(epochs=20, learning_rate=3e-3),
+    variants={
+        # 80 % zeros, one output by four input channels: small in both formats, and past the two thirds
+        # at which LiteRT's CPU kernels turn sparse.
+        "block": Variant(sparsity=0.8, block=(1, 4), fit=Fit(epochs=20)),
+        # A third of the channels less leaves about two fifths of the weights.
+        "channels": Variant(channels=0.35, fit=Fit(epochs=15)),
+    },
+    targets=(
+        "coreml-ios16",
+        "coreml-ios18-int8",
+        "litert-arm64",
+        "litert-arm64-int8",
+        # Dense, in integers: what one would ship on ARM otherwise.
+        "litert-arm64-static-int8",
+    ),
+    budget=Budget(
+        bytes={
+            "coreml-ios16": 3_000_000,
+            "coreml-ios18-int8": 2_100_000,
+            "litert-arm64": 6_000_000,
+            "litert-arm64-int8": 2_200_000,
+        },
+        top1_drop_points=1.0,
+    ),
+    output=Path("runs/efficientnet_lite0"),
+)
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -1,0 +1,46 @@
+"""Every recipe script runs from its one command; here with few images, one epoch and one target."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from edgeprune.cli import run_recipe
+from edgeprune.recipe import Fit
+from edgeprune.report import records
+from tests.edgeprune.images import write_folder
+
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
+EPOCH = Fit(epochs=1, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("images"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_makes_the_files_it_promises(name, images, tmp_path):
+    recipe = import_module(f"recipes.{name}").RECIPE
+    assert set(recipe.budget.bytes) <= set(recipe.targets)
+    short = dataclasses.replace(
+        recipe,
+        data=images,
+        image_size_px=32,
+        dense=EPOCH,
+        variants={key: dataclasses.replace(value, fit=EPOCH) for key, value in recipe.variants.items()},
+        targets=("litert-arm64-int8",),
+        budget=dataclasses.replace(recipe.budget, bytes={}, top1_drop_points=None),
+        output=tmp_path / "run",
+    )
+    assert run_recipe(short, "", []) == 0
+    dense, block, channels = records.read(tmp_path / "run").rows
+    assert (block.variant, channels.variant) == ("block80", "channels")
+    assert block.prunable_zero_fraction == pytest.approx(0.8, abs=0.01)
+    assert channels.bytes < 0.75 * dense.bytes
+    if name != "resnet18":  # Its zeros are in 3x3 convolutions, which LiteRT stores dense.
+        assert block.bytes < 0.5 * dense.bytes
+    assert dense.images == 24
