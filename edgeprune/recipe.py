@@ -61,12 +61,19 @@ class Augment:
     """Random shift in each direction, in pixels."""
     flip: bool | None = None
     """Mirror half of them left to right. None: photographs yes, the embedded digits no."""
+    erase_px: int = 0
+    """Side of a square somewhere in each image that is made grey (cutout, DeVries & Taylor, 2017); 0: none."""
 
     def problems(self, image_size_px: int) -> list[str]:
         """What makes no sense, one line each."""
-        if 0 <= self.shift_px < image_size_px // 2:
-            return []
-        return [f"augment.shift_px {self.shift_px}: 0 to below half the image, {image_size_px // 2}"]
+        return [
+            f"augment.{name} {value}: 0 to below {what}, {limit}"
+            for name, value, what, limit in (
+                ("shift_px", self.shift_px, "half the image", image_size_px // 2),
+                ("erase_px", self.erase_px, "the image", image_size_px),
+            )
+            if not 0 <= value < limit
+        ]
 
 
 @dataclass(frozen=True)

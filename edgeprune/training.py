@@ -20,6 +20,7 @@ from edgeprune.recipe import Augment, Fit
 
 DISTILL_TEMPERATURE = 2.0
 EVALUATION_BATCH = 250
+GREY = 128
 RECALIBRATION_IMAGES = 4096
 
 
@@ -318,6 +319,7 @@ def _training_batches(
         if flip:
             mirrored = torch.rand(len(part), generator=generator) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        images = _erased(images, setting.augment.erase_px, generator)
         yield normalized(images.to(device), setting.normalization), train.labels[part].to(device)
 
 
@@ -341,6 +343,18 @@ def _shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor
     columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)  # (n, w)
     images = images.gather(2, rows[:, None, :, None].expand(count, channels, height, width))
     return images.gather(3, columns[:, None, None, :].expand(count, channels, height, width))
+
+
+def _erased(images: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
+    """Make a square of this side grey in each image, partly outside of it where it lies at the edge."""
+    if not side_px:
+        return images
+    count, _, height, width = images.shape
+    top = torch.randint(-side_px // 2, height - side_px // 2, (count, 1), generator=generator)
+    left = torch.randint(-side_px // 2, width - side_px // 2, (count, 1), generator=generator)
+    rows = (torch.arange(height) >= top) & (torch.arange(height) < top + side_px)  # (n, h)
+    columns = (torch.arange(width) >= left) & (torch.arange(width) < left + side_px)  # (n, w)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], GREY)
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

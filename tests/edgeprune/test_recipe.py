@@ -85,6 +85,7 @@ SENSELESS = {
     "dense.learning_rate nan": {"dense": Fit(learning_rate=float("nan"))},
     "dense.batch_size 1: 2 or more": {"dense": Fit(batch_size=1)},
     "augment.shift_px 40: 0 to below half": {"augment": Augment(shift_px=40)},
+    "augment.erase_px 64: 0 to below the image": {"augment": Augment(erase_px=64)},
     "image_size_px 8: 32 or more": {"image_size_px": 8},
     "std (0.0, 1.0, 1.0): each above 0": {"std": (0.0, 1.0, 1.0)},
     "budget.bytes.litert-web is -1": {"budget": Budget(bytes={"litert-web": -1})},

@@ -80,6 +80,16 @@ def test_a_run_with_an_average_goes_on_where_it_stopped(digits):
         assert torch.equal(one, other)
 
 
+def test_a_grey_square_lies_somewhere_in_each_image():
+    images = torch.zeros(200, 3, 32, 32, dtype=torch.uint8)
+    erased = training._erased(images, 8, torch.Generator().manual_seed(0)) == training.GREY
+    assert torch.equal(erased[:, 0], erased[:, 2])
+    sizes = erased[:, 0].sum((1, 2))
+    assert int(sizes.max()) == 64
+    assert int(sizes.min()) >= 16
+    assert erased[:, 0].any(0).all()  # Every pixel is covered in some image.
+
+
 def test_a_student_moves_to_its_teacher_without_labels(digits):
     """Labels that are all one class teach nothing; the teacher's answers alone make the student like it."""
     teacher = network()
