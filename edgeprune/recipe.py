@@ -62,7 +62,7 @@ class Augment:
     flip: bool | None = None
     """Mirror half of them left to right. None: photographs yes, the embedded digits no."""
     erase_px: int = 0
-    """Side of a square somewhere in each image that is made grey (cutout, DeVries & Taylor, 2017); 0: none."""
+    """Side of a square somewhere in each image that is made grey (cutout, DeVries & Taylor 2017); 0: none."""
 
     def problems(self, image_size_px: int) -> list[str]:
         """What makes no sense, one line each."""
