@@ -33,9 +33,9 @@ DENSE = "dense"
 FORMATS = {suffix: format for format, suffix in SUFFIXES.items()}
 HEADINGS = {
     "bytes": "bytes",
-    "top1_drop_points": "points lost",
-    "load_memory_bytes": "memory, bytes",
-    "time_ratio": "time / dense",
+    "top1_drop_points": "points\nlost",
+    "load_memory_bytes": "memory\nadded",
+    "time_ratio": "time over\ndense",
 }
 
 
@@ -454,18 +454,18 @@ def print_checked(checked: Checked, console: Console) -> None:
         for name in HEADINGS
         if any(judgement.limit == name for entry in checked.entries for judgement in _judgements(entry))
     ]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    table.add_column("target")
-    table.add_column("file", overflow="fold")
+    # Two lines a row, the limit below what was measured: four limits fit into 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("target\nfile", overflow="fold")
     for name in limits:
-        table.add_column(f"{HEADINGS[name]}\n(at most)", justify="right", no_wrap=True)
+        table.add_column(HEADINGS[name], justify="right", no_wrap=True)
     for entry in checked.entries:
         judged = {judgement.limit: judgement for judgement in _judgements(entry)}
+        file = "no file" if entry.nearest is None else entry.nearest.path.name
         table.add_row(
             Text("✓" if entry.ok else "✕", style="green" if entry.ok else "red"),
-            Text(entry.target),
-            Text("no file" if entry.nearest is None else entry.nearest.path.name),
+            Text(f"{entry.target}\n{file}"),
             *(_cell(judged.get(name)) for name in limits),
         )
     console.print(table)
@@ -490,7 +490,7 @@ def _cell(judgement: Judgement | None) -> Text:
         return Text("–")
     measured = "?" if judgement.measured is None else _figure(judgement.limit, judgement.measured)
     most = _figure(judgement.limit, judgement.most)
-    return Text(f"{measured} ({most})", style="" if judgement.ok else "red")
+    return Text(f"{measured}\n≤ {most}", style="" if judgement.ok else "red")
 
 
 def _figure(limit: str, value: float) -> str:

@@ -287,8 +287,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
     console.print(Text(headline(comparison), style="bold"), soft_wrap=True)
     files = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    files.add_column("file")
-    for heading in ("bytes", "", "top-1", "points", "zeros", "layers changed"):
+    files.add_column("file", overflow="fold")
+    for heading in ("bytes", "", "top-1", "points", "zeros", "layers\nchanged"):
         files.add_column(heading, justify="right")
     for row in comparison.rows:
         files.add_row(*map(Text, _cells(row)))
@@ -320,12 +320,12 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
 def _cells(row: RowChange) -> list[str]:
     points = 100 * (row.top1.after - row.top1.before)
     return [
-        row.name,
-        f"{bytes_exact(row.bytes.before)} → {bytes_exact(row.bytes.after)}",
+        f"{row.name.removesuffix(row.target)}\n{row.target}",
+        f"{bytes_exact(row.bytes.before)}\n→ {bytes_exact(row.bytes.after)}",
         f"{_signed(100 * (row.bytes.after / row.bytes.before - 1), 1)} %",
-        f"{percent(row.top1.before)} → {percent(row.top1.after)}",
+        f"{percent(row.top1.before)}\n→ {percent(row.top1.after)}",
         _signed(points, 2),
-        f"{zeros(row.zero_fraction.before)} → {zeros(row.zero_fraction.after)}",
+        f"{zeros(row.zero_fraction.before)}\n→ {zeros(row.zero_fraction.after)}",
         "same file" if row.same_content else str(len(row.layers)),
     ]
 

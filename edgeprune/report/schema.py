@@ -40,6 +40,8 @@ def report_schema() -> dict[str, Any]:
     definitions["Report"]["properties"]["schema"]["const"] = records.SCHEMA
     definitions["Report"]["required"].append("schema")
     definitions["Row"]["properties"]["layers"]["items"] = _schema(LayerFacts, definitions)
+    definitions["Row"]["if"] = {"properties": {"sparse_runtime": {"type": "null"}}}
+    definitions["Row"]["then"] = {"properties": {"sparse_runtime_reason": {"type": "string", "minLength": 1}}}
     epochs = definitions["Training"]["properties"]["epochs"]
     epochs["items"] = {"type": "object", "additionalProperties": {"type": "number"}}
     return {"$schema": DIALECT, "title": "report.json of edgeprune", **root, "$defs": definitions}

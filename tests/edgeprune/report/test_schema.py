@@ -63,6 +63,7 @@ def change(data: Any, where: str, value: Any) -> None:
         ("rows.0.top1", 1.1),
         ("rows.0.top1", "high"),
         ("rows.0.sparse_runtime", "yes"),
+        ("rows.4.sparse_runtime_reason", ""),
         ("rows.0.colour", "red"),
         ("rows.0.input_range", [0.0]),
         ("rows.0.layers.0.kind", None),
