@@ -6,6 +6,7 @@ eight bits, as a camera would hand them on.
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ def measure(
         normalization: what the model takes.
         advance: told how many of `steps()` are done.
     """
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # twice as fast on a CPU
     right = _right(model, split, normalization)
     advance(1)
     conditions, corrupted_right = [], []
