@@ -17,7 +17,6 @@ import argparse
 import copy
 import dataclasses
 import json
-import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from coremltools_pruner import CoremltoolsPruner
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -96,51 +96,6 @@ METHODS = {
     "single-distilled": Method("80 % single weights", OURS, distilled=True),
     "channels-distilled": Method(CHANNELS, OURS, distilled=True),
 }
-
-
-class CoremltoolsPruner:
-    """coremltools' MagnitudePruner with the interface of a Sparsifier, on the same layers and schedule."""
-
-    def __init__(self, model: nn.Module, pattern: Pattern, steps: int, every: int) -> None:
-        # Imported late: it sets up logging of its own.
-        from coremltools.optimize.torch.pruning import (
-            MagnitudePruner,
-            MagnitudePrunerConfig,
-            ModuleMagnitudePrunerConfig,
-        )
-        from coremltools.optimize.torch.pruning.pruning_scheduler import PolynomialDecayScheduler
-
-        # It warns of every layer whose size 80 % does not divide.
-        logging.getLogger("coremltools.optimize.torch").setLevel(logging.ERROR)
-        layers = [s.name for s in pruning.select(model, [Rule(pattern, SPARSITY)]) if not s.reason]
-        # Its own example begins and ends with the sparsity of the first and the last of these steps.
-        updates = [*range(0, steps, every), steps]
-        setting = ModuleMagnitudePrunerConfig(
-            scheduler=PolynomialDecayScheduler(update_steps=updates, power=3),
-            target_sparsity=SPARSITY,
-            block_size=pattern.out if isinstance(pattern, Block) else 1,
-        )
-        self._pruner = MagnitudePruner(
-            model, MagnitudePrunerConfig(module_name_configs=dict.fromkeys(layers, setting))
-        )
-        self._pruner.prepare(inplace=True)
-
-    @property
-    def sparsity(self) -> float:
-        """Not asked for while it trains: the zeros are counted in the finished model."""
-        return 0.0
-
-    def step(self) -> None:
-        """After every optimizer step."""
-        self._pruner.step()
-
-    def finalize(self) -> None:
-        """Leave plain weights."""
-        self._pruner.finalize(inplace=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Rows are short and not resumed midway."""
-        return {}
 
 
 def train_dense(setting: Setting, model: str, work: Path) -> tuple[nn.Module, float]:
@@ -245,7 +200,7 @@ def _sparsifier(model: nn.Module, method: Method, setting: Setting, fit: Fit) ->
     every = max(steps // MASK_UPDATES, 1)
     if method.tool == OURS:
         return Sparsifier(model, [Rule(pattern, SPARSITY)], Cubic(steps, every=every))
-    return CoremltoolsPruner(model, pattern, steps, every)
+    return CoremltoolsPruner(model, pattern, SPARSITY, steps, every)
 
 
 def _shrink(model: nn.Module, example: Tensor) -> None:
