@@ -324,6 +324,7 @@ def _in_words(rows: Sequence[Row], every: Sequence[str]) -> str:
 def variants(report: Report) -> list[str]:
     """Every variant once, dense first, then as the report has them."""
     names = [training.variant for training in report.trainings] + [row.variant for row in report.rows]
+    names += [examination.variant for examination in report.examinations]
     return sorted(dict.fromkeys(names), key=lambda name: name != DENSE)
 
 

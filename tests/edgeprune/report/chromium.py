@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,15 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-READS, WRITES = 3, 4  # the file descriptors at which Chromium expects its commands and puts its answers
+# Chromium reads its commands at file descriptor 3 and answers at 4. By way of higher ones: a pipe may be 3 or 4.
+PLACED = """
+import os, sys
+for place, descriptor in enumerate(sys.argv[1:3]):
+    os.dup2(int(descriptor), 100 + place)
+for place in (0, 1):
+    os.dup2(100 + place, 3 + place)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find() -> str | None:
@@ -114,16 +123,10 @@ def started(program: str, profile: Path) -> Iterator[Chromium]:
     commands_in, commands = os.pipe()
     answers, answers_out = os.pipe()
 
-    def place() -> None:
-        # Out of the way first: one of them may be 3 or 4 itself.
-        high = [os.dup2(fd, 100 + i) for i, fd in enumerate((commands_in, answers_out))]
-        os.dup2(high[0], READS)
-        os.dup2(high[1], WRITES)
-
+    ends = (commands_in, answers_out)
     process = subprocess.Popen(
-        [program, *FLAGS, f"--user-data-dir={profile}"],
-        preexec_fn=place,
-        pass_fds=(READS, WRITES),
+        [sys.executable, "-c", PLACED, *map(str, ends), program, *FLAGS, f"--user-data-dir={profile}"],
+        pass_fds=ends,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -223,7 +223,7 @@ def row():
     return make_row
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def report():
     """Return a function that makes the report, its argument being the budget in the recipe."""
     return make_report

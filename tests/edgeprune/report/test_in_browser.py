@@ -67,16 +67,17 @@ def browser(tmp_path_factory):
         yield started
 
 
-@pytest.fixture
-def page(report, tmp_path):
-    """The fullest page there is: over budget, with long names, every part of it open."""
+@pytest.fixture(scope="module")
+def page(report, tmp_path_factory):
+    """The fullest page there is: over budget, every part of it open."""
+    folder = tmp_path_factory.mktemp("run")
     made = report({"bytes": {"coreml-ios16": 1_000_000, "litert-web": 70_001}, "top1_drop_points": 0.35})
-    (tmp_path / "thumbnails").mkdir()
+    (folder / "thumbnails").mkdir()
     for place in PICTURES:
         jpeg = io.BytesIO()
         Image.new("RGB", (96, 96), (place, 120, 40)).save(jpeg, "JPEG")
-        (tmp_path / records.thumbnail(place)).write_bytes(jpeg.getvalue())
-    written, _ = render.write_pages(made, tmp_path)
+        (folder / records.thumbnail(place)).write_bytes(jpeg.getvalue())
+    written, _ = render.write_pages(made, folder)
     written.write_text(written.read_text().replace("<details>", "<details open>"))
     return written
 
