@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-# Chromium reads its commands at file descriptor 3 and answers at 4. By way of higher ones: a pipe may be 3 or 4.
+# Chromium reads commands at file descriptor 3 and answers at 4. By way of higher ones: a pipe may be 3 or 4.
 PLACED = """
 import os, sys
 for place, descriptor in enumerate(sys.argv[1:3]):
