@@ -23,6 +23,7 @@ class _TimedFile:
     sha256: str
     median_ms: float | None
     quartiles_ms: tuple[float, float] | None
+    load_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def benches(folder: Path, rows: Sequence[Row]) -> tuple[Bench, ...]:
     for source in sorted(folder.glob(BENCHES)):
         measured = _read(source)
         timings = {  # by path: a file may have been timed twice, and the first counts
-            paths[file.sha256]: Timing(paths[file.sha256], file.median_ms, file.quartiles_ms)
+            paths[file.sha256]: Timing(
+                paths[file.sha256], file.median_ms, file.quartiles_ms, file.load_memory_bytes
+            )
             for file in reversed(measured.files)
             if file.sha256 in paths and file.median_ms is not None and file.quartiles_ms is not None
         }

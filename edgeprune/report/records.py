@@ -241,11 +241,20 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Timing:
-    """One file against the clock: median and quartiles of its rounds, in milliseconds."""
+    """One file against the clock.
+
+    Attributes:
+        path: of the file, relative to the run folder.
+        median_ms: of its rounds, in milliseconds.
+        quartiles_ms: the lower and the upper, likewise.
+        load_memory_bytes: what loading it and running it once adds to a process of LiteRT on the machine that
+            timed it; None: not measured.
+    """
 
     path: str
     median_ms: float
     quartiles_ms: tuple[float, float]
+    load_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -395,6 +404,7 @@ FRACTIONS = (
 NOT_NEGATIVE = (
     "bits_per_weight", "max_relative_error", "parameters", "macs", "seconds", "place", "both_right",
     "only_dense_right", "only_variant_right", "dense_images", "median_ms",
+    "load_memory_bytes",
 )  # fmt: skip
 POSITIVE = ("bytes", "images", "label_images", "rounds", "threads", "weights")
 

@@ -20,6 +20,7 @@ def timed(row: records.Row, median_ms: float | None) -> dict[str, object]:
         "median_ms": median_ms,
         "quartiles_ms": quartiles,
         "speed": 1.0,
+        "load_memory_bytes": None if median_ms is None else int(1e6 * median_ms),
     }
 
 
@@ -77,6 +78,7 @@ def test_times_belong_to_files_by_their_digest(rows, tmp_path):
         (rows[2].path, 2.0),
     ]
     assert found.timings[1].quartiles_ms == (1.9, 2.2)
+    assert found.timings[1].load_memory_bytes == 2_000_000
     (tmp_path / "bench-arm64.json").write_text(bench([other]))
     assert alongside.benches(tmp_path, rows) == (), "none of its files is the run's"
 

@@ -332,6 +332,7 @@ def test_the_tables_of_times_and_of_sensitivity_are_the_jsons(report):
     for row, timing in zip(_table(html(made), "Timed file"), made.benches[0].timings, strict=True):
         assert row["Timed file"] == timing.path
         assert row["Median"] == wording.milliseconds(timing.median_ms)
+        assert row["Load memory"] == wording.bytes_human(timing.load_memory_bytes)
         assert row["Half of the rounds took"] == " to ".join(map(wording.milliseconds, timing.quartiles_ms))
     for row, layer in zip(_table(html(made), "Pruned layer"), made.sensitivity.layers, strict=True):
         assert row["Pruned layer"] == layer.name
