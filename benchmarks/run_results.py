@@ -1,0 +1,404 @@
+"""Rerun the results on real images: MobileNetV3-Large from an archive to `docs/results/`, a row at a time.
+
+    python benchmarks/run_results.py --archives DATA --work WORK             # both data sets; hours on a CPU
+    python benchmarks/run_results.py --archives DATA --work WORK --only cifar10 --skip-speed
+
+`--archives` holds cifar10-jpeg.tar.xz and tiny-imagenet-50.tar.xz, each one folder with train/ and test/ or
+val/. Whatever is finished in `--work` is kept: a killed run goes on. A GPU is used where there is one, for
+training only; every file is measured on the CPU, and each row says on what its weights were trained.
+
+Beside our files are those that one would make instead: dense float16, static int8 (ai-edge-quantizer), 4 and
+6 bit tables (coremltools), and a model pruned by coremltools, converted and compressed by coremltools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from coremltools_pruner import CoremltoolsPruner
+from litert_files import provenance, shown_speed, table, timed
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from converters import coreml, litert
+from converters.facts import Normalization, size_bytes
+from converters.files import replacing, write_text
+from converters.targets import TARGETS, Format
+from edgeprune import data as datasets
+from edgeprune import environment, models, pipeline, pruning, training
+from edgeprune.data import Data
+from edgeprune.progress import Progress
+from edgeprune.pruning import Unstructured
+from edgeprune.recipe import Augment, Fit, Recipe, Variant
+from edgeprune.report import plots
+from edgeprune.report.records import Report
+from edgeprune.training import Hooks, Setting
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+ARCHIVES = {"cifar10": "cifar10-jpeg.tar.xz", "tiny-imagenet-50": "tiny-imagenet-50.tar.xz"}
+MODEL = "mobilenet_v3_large"
+TRAINED_PX, TIMED_PX = 64, 224
+THEIRS = "coremltools75"
+THEIR_SPARSITY = 0.75  # Where Apple's advice for the Neural Engine begins.
+THEIR_THRESHOLD = 1e-12
+RAMP, MASK_UPDATES = 0.6, 50
+BATCH = 100
+CALIBRATION = 64
+RUNTIMES = {"arm64": ("litert-arm64", "litert-arm64-int8", "litert-arm64-static-int8"),
+            "browser": ("litert-web", "litert-web-int8")}  # fmt: skip
+TARGET_NAMES = (
+    "coreml-ios16", "coreml-ios16-6bit", "coreml-ios16-4bit", "coreml-ios18-int8", "coreml-ios18-6bit",
+    "coreml-ios18-4bit", *RUNTIMES["arm64"], *RUNTIMES["browser"],
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A file that someone would ship instead of ours.
+
+    Attributes:
+        name: what was done.
+        file: its format in words.
+        bytes: on disk.
+        top1: of the file on all held-out images, 0 to 1.
+    """
+
+    name: str
+    file: str
+    bytes: int
+    top1: float
+
+
+def recipe_for(name: str, data: Path, work: Path, epochs: tuple[int, int]) -> Recipe:
+    """The recipe of one data set: dense, zeros in blocks, channels removed, and both."""
+    dense, fit = (
+        Fit(epochs=count, batch_size=128, learning_rate=rate, weight_decay=0.05, label_smoothing=0.1)
+        for count, rate in zip(epochs, (4e-3, 2e-3), strict=True)
+    )
+    return Recipe(
+        model=MODEL,
+        data=data,
+        image_size_px=TRAINED_PX,
+        augment=Augment(shift_px=8, erase_px=16),
+        dense=dense,
+        variants={
+            "block": Variant(sparsity=0.8, fit=fit),
+            "channels": Variant(channels=0.35, fit=fit),
+            "channels+block": Variant(channels=0.25, sparsity=0.8, fit=fit),
+        },
+        targets=TARGET_NAMES,
+        output=work / name / "run",
+    )
+
+
+def unpacked(archive: Path, work: Path) -> Path:
+    """The image folder of an archive, unpacked once."""
+    folder = work / "data" / archive.name.removesuffix(".tar.xz")
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(folder) as temporary, tarfile.open(archive) as packed:
+            packed.extractall(temporary, filter="data")
+    (inside,) = folder.iterdir()
+    return inside
+
+
+def peers(recipe: Recipe, data: Data, work: Path) -> list[Peer]:
+    """Files of other tools, from the run's dense weights."""
+    kept = work / "peers.json"
+    if not kept.exists():
+        dense = trained(recipe, data, "dense")
+        found = [float16(dense, data, work), by_coremltools(recipe, dense, data, work)]
+        write_text(kept, json.dumps([dataclasses.asdict(peer) for peer in found], indent=1))
+    return [Peer(**peer) for peer in json.loads(kept.read_text())]
+
+
+def float16(dense: nn.Module, data: Data, work: Path) -> Peer:
+    """Dense weights as float16 by ai-edge-quantizer, computed in float32."""
+    from ai_edge_quantizer import quantizer, recipe_manager
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    plain, path = work / "dense.tflite", work / "dense-float16.tflite"
+    litert.convert(dense, example(), plain, target="litert-arm64", normalization=normalization())
+    manager = recipe_manager.RecipeManager()
+    manager.add_weight_only_config(
+        ".*",
+        TFLOperationName.ALL_SUPPORTED,
+        num_bits=16,
+        algorithm_key=AlgorithmName.FLOAT_CASTING,
+    )
+    quantized = quantizer.Quantizer(str(plain), manager.get_quantization_recipe()).quantize()
+    with replacing(path) as temporary:
+        temporary.write_bytes(bytes(quantized.quantized_model))
+    return Peer(
+        "dense, ai-edge-quantizer float16", "LiteRT", size_bytes(path), top1_of(litert.load(path), data)
+    )
+
+
+def by_coremltools(recipe: Recipe, dense: nn.Module, data: Data, work: Path) -> Peer:
+    """Pruned by coremltools as long as our variants train, converted and compressed by coremltools alone."""
+    import coremltools as ct
+    from coremltools.optimize import coreml as compression
+
+    fit = next(iter(recipe.variants.values())).fit
+    setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+    model = copy.deepcopy(dense)
+    path = work / f"{THEIRS}.pt"
+    if path.exists():
+        models.load_checkpoint(model, path)
+    else:
+        steps = round(RAMP * fit.epochs * training.steps_per_epoch(setting, fit))
+        pruner = CoremltoolsPruner(
+            model, Unstructured(), THEIR_SPARSITY, steps, max(steps // MASK_UPDATES, 1)
+        )
+        training.train(model, setting, fit, QUIET, sparsifier=pruner)  # type: ignore[arg-type]
+        with replacing(path) as temporary:
+            torch.save(model.state_dict(), temporary)
+    scaled = Scaled(model.eval())
+    program = ct.convert(
+        torch.jit.trace(scaled, example()),
+        inputs=[ct.TensorType(name="image", shape=example().shape)],
+        minimum_deployment_target=ct.target.iOS16,
+    )
+    pruned = compression.prune_weights(
+        program,
+        compression.OptimizationConfig(
+            global_config=compression.OpThresholdPrunerConfig(threshold=THEIR_THRESHOLD)
+        ),
+    )
+    package = work / f"{THEIRS}.mlpackage"
+    if not package.exists():
+        pruned.save(str(package))
+    loaded = coreml.load(package, native=False)
+    return Peer(
+        f"{THEIR_SPARSITY:.0%} zeros by coremltools", "Core ML", size_bytes(package), top1_of(loaded, data)
+    )
+
+
+class Scaled(nn.Module):
+    """Takes plain pixels, as our files do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(normalization(), name)).view(1, 3, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Classes of pixels in [0, 255]."""
+        classes: torch.Tensor = self.model((pixels / 255 - self.mean) / self.std)
+        return classes
+
+
+def top1_of(loaded: Any, data: Data) -> float:
+    """Share of all held-out images that a file has right; it takes plain pixels."""
+    parts = torch.split(data.held_out.images, BATCH)
+    outputs = [torch.from_numpy(np.asarray(loaded.predict(part.float().numpy()))) for part in parts]
+    return training.accuracy(torch.cat(outputs), data.held_out)
+
+
+def speeds(recipe: Recipe, data: Data, work: Path, rounds: int) -> dict[int, dict[str, dict[str, Any]]]:
+    """By image size and runtime, what `edgeprune bench` says of every variant's files."""
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+    for size_px in (TRAINED_PX, TIMED_PX):
+        files = files_at(recipe, data, work, size_px)
+        found[size_px] = {
+            where: timed(
+                [path for path, target in files.items() if target in targets],
+                where,
+                rounds,
+                work / f"{where}-{size_px}.json",
+            )
+            for where, targets in RUNTIMES.items()
+        }
+    return found
+
+
+def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path, str]:
+    """LiteRT files of every variant's weights for images of this size, and their targets."""
+    wanted = [name for names in RUNTIMES.values() for name in names]
+    found = {}
+    for variant in ("dense", *recipe.named_variants):
+        paths = {work / f"{size_px}px" / f"{variant}-{target}.tflite": target for target in wanted}
+        if not all(path.exists() for path in paths):
+            (work / f"{size_px}px").mkdir(exist_ok=True)
+            model, shape = trained(recipe, data, variant), example(size_px)
+            lowered = litert.lower(model, shape, normalization())
+            images = F.interpolate(data.train.images[:: len(data.train) // CALIBRATION].float(), size_px)
+            for path, target in paths.items():
+                static = target.endswith("static-int8")
+                own = {"calibration": images[:CALIBRATION].numpy()} if static else {}
+                litert.convert(
+                    model, shape, path, target=target, normalization=normalization(), lowered=lowered, **own
+                )
+        found |= paths
+    return found
+
+
+def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
+    """A variant of the run, in eval mode."""
+    model = models.build(MODEL, len(data.classes), recipe.image_size_px)
+    pruning.resize(model, load_file(recipe.output / "variants" / f"{variant}.safetensors"))
+    return model.eval()
+
+
+def page(name: str, report: Report, found: Sequence[Peer], times: Mapping[int, Any]) -> list[str]:
+    """The tables of one data set."""
+    about = report.environment
+    dense = next(training for training in report.trainings if training.variant == "dense")
+    return [
+        f"# {MODEL} on {name}",
+        "",
+        f"{about['data']['train_images']:,} training images, {about['data']['held_out_images']:,} held-out "
+        f"ones, {TRAINED_PX} px. Trained on {about['trained_on']}, {len(dense.epochs)} epochs dense and "
+        f"{len(report.trainings[-1].epochs)} for each variant; the float32 torch model has "
+        f"**{100 * dense.top1:.2f} %**. Bytes and top-1 are those of the file, on all held-out images.",
+        "",
+        *(f"![{form}: size against accuracy]({picture_name(name, form)})" for form in ("Core ML", "LiteRT")),
+        "",
+        "## Files",
+        "",
+        *table(
+            ("target, variant", "bytes", "times smaller", "top-1", "points lost", "sparse kernels"),
+            file_rows(report, dense.top1, found),
+        ),
+        "",
+        *(line for size_px, by_runtime in times.items() for line in speed_lines(size_px, by_runtime)),
+        f"Made by `{provenance()['command']}` on {environment.processor()}; torch {about['torch']}, "
+        f"coremltools {about['coremltools']}, litert-torch {about['litert_torch']}.",
+    ]
+
+
+def file_rows(report: Report, dense_top1: float, found: Sequence[Peer]) -> list[list[str]]:
+    """A line a file: ours, then the peers'."""
+    words = {True: "yes", False: "no", None: "unknown"}
+    dense = {
+        form: next(row.bytes for row in report.rows if row.target == target and row.variant == "dense")
+        for form, target in (("Core ML", "coreml-ios16"), ("LiteRT", "litert-arm64"))
+    }
+    ours = [
+        (f"{row.target}, {row.variant}", _form(row.target), row.bytes, row.top1, words[row.sparse_runtime])
+        for row in report.rows
+    ]
+    theirs = [(f"{peer.file}: {peer.name}", peer.file, peer.bytes, peer.top1, "–") for peer in found]
+    return [
+        [title, f"{size:,}", f"{dense[form] / size:.2f}", f"{100 * top1:.2f} %",
+         f"{100 * (dense_top1 - top1):.2f}", sparse]
+        for title, form, size, top1, sparse in (*ours, *theirs)
+    ]  # fmt: skip
+
+
+def speed_lines(size_px: int, by_runtime: Mapping[str, Any]) -> list[str]:
+    """Speeds against the dense float32 file of the same runtime."""
+    lines = [f"## Speed at {size_px} px, dense float32 = 1", ""]
+    for where, timing in by_runtime.items():
+        rows = [[Path(row["path"]).stem, shown_speed(row)] for row in timing["files"]]
+        lines += [
+            f"{where}: {timing['description']}; {timing['clock']}.",
+            "",
+            *table(("file", "speed"), rows),
+            "",
+        ]
+    return lines
+
+
+def _form(target: str) -> str:
+    return "Core ML" if TARGETS[target].format is Format.COREML else "LiteRT"
+
+
+def slug(name: str) -> str:
+    """What a data set's pages are called."""
+    return f"{MODEL}_{name.replace('-', '_')}"
+
+
+def picture_name(name: str, form: str) -> str:
+    """The file of a picture of size against accuracy."""
+    return f"{slug(name)}_{form.lower().replace(' ', '')}.svg"
+
+
+def standing_alone(picture: str) -> str:
+    """The report's picture with colours of its own, on white: the report's page brings them otherwise."""
+    colours = {"ink": "#1b1f24", "muted": "#57606a", "line": "#d0d7de", "card": "#ffffff"}
+    colours |= {f"series-{place}": colour for place, colour in enumerate(SERIES_COLOURS)}
+    style = "".join(f"--{key}:{value};" for key, value in colours.items())
+    return picture.replace(
+        "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="{style}background:#fff" ', 1
+    )
+
+
+def example(size_px: int = TRAINED_PX) -> torch.Tensor:
+    """For tracing."""
+    return torch.zeros(1, 3, size_px, size_px)
+
+
+def normalization() -> Normalization:
+    """The recipe's own."""
+    default = Recipe(model=MODEL)
+    return Normalization(default.mean, default.std)
+
+
+def write_index(folder: Path) -> None:
+    """`README.md` of the results: every page there with its title."""
+    pages = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    titles = {
+        path.name: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for path in pages
+    }
+    lines = [
+        "# Results",
+        "",
+        "Everything here was written by a script of `benchmarks/`, never by hand; each page names its",
+        "command, its machine, and what was not measured.",
+        "",
+        *(f"- [{title}]({name})" for name, title in titles.items()),
+    ]
+    write_text(folder / "README.md", "\n".join(lines) + "\n")
+
+
+SERIES_COLOURS = ("#0b62c4", "#b3400d", "#1a7f4b", "#8250df", "#9a6700", "#bf3989")
+QUIET = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--archives", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder outside the repository")
+    parser.add_argument("--only", nargs="+", choices=ARCHIVES, default=list(ARCHIVES))
+    parser.add_argument("--dense-epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=10, help="of every variant")
+    parser.add_argument("--rounds", type=int, default=10, help="of the timings")
+    parser.add_argument("--skip-speed", action="store_true")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    progress = Progress(Console())
+    for name in options.only:
+        work = options.work / name
+        work.mkdir(parents=True, exist_ok=True)
+        folder = unpacked(options.archives / ARCHIVES[name], options.work)
+        recipe = recipe_for(name, folder, options.work, (options.dense_epochs, options.epochs))
+        report = pipeline.run(recipe, progress, environment.command_line())
+        if report is None:  # One of several processes, not the first.
+            continue
+        data = datasets.load(folder, TRAINED_PX, progress)
+        found = peers(recipe, data, work)
+        times = {} if options.skip_speed else speeds(recipe, data, work, options.rounds)
+        for form, picture in plots.size_against_accuracy(report).items():
+            write_text(options.output / picture_name(name, form), standing_alone(picture))
+        write_text(options.output / f"{slug(name)}.md", "\n".join(page(name, report, found, times)) + "\n")
+        write_index(options.output)
+
+
+if __name__ == "__main__":
+    main()
