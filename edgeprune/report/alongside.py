@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeprune.errors import UserError
-from edgeprune.report import strict
+from edgeprune.report import benched
 from edgeprune.report.records import Bench, LayerDrops, Row, Sensitivity, Timing
 
 SENSITIVITY = "sensitivity.json"
 BENCHES = "bench*.json"
-
-
-@dataclass(frozen=True)
-class _TimedFile:
-    """A file as `edgeprune bench --json` writes it; the rest of its fields are not read here."""
-
-    sha256: str
-    median_ms: float | None
-    quartiles_ms: tuple[float, float] | None
-    load_memory_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class _Measurement:
-    runtime: str
-    description: str
-    version: str
-    emulated: bool
-    processor: str
-    threads: int
-    rounds: int
-    files: tuple[_TimedFile, ...]
 
 
 def sensitivity(folder: Path) -> Sensitivity | None:
@@ -73,7 +48,11 @@ def benches(folder: Path, rows: Sequence[Row]) -> tuple[Bench, ...]:
     paths = {row.sha256: row.path for row in rows}
     found = []
     for source in sorted(folder.glob(BENCHES)):
-        measured = _read(source)
+        try:
+            measured = benched.read(source)
+        except UserError as error:
+            advice = f"move {source.name} out of the run folder"
+            raise UserError([*error.problems, advice]) from None
         timings = {  # by path: a file may have been timed twice, and the first counts
             paths[file.sha256]: Timing(
                 paths[file.sha256], file.median_ms, file.quartiles_ms, file.load_memory_bytes
@@ -86,24 +65,3 @@ def benches(folder: Path, rows: Sequence[Row]) -> tuple[Bench, ...]:
             in_order = tuple(timings[row.path] for row in rows if row.path in timings)
             found.append(Bench(source=source.name, timings=in_order, **values))
     return tuple(found)
-
-
-def _read(path: Path) -> _Measurement:
-    advice = f"{path}: not what edgeprune bench --json writes; move it out of the run folder"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{advice}: {error}") from None
-    if not isinstance(data, dict) or data.get("schema") != 1 or not isinstance(data.get("files"), list):
-        raise UserError(f"{advice}: it has no 'files' of schema 1")
-    try:
-        known = _only(_Measurement, data) | {"files": [_only(_TimedFile, file) for file in data["files"]]}
-        return strict.build(_Measurement, known, "bench")
-    except UserError as error:
-        raise UserError([f"{advice}: {problem}" for problem in error.problems]) from None
-
-
-def _only(cls: Any, data: Any) -> dict[str, Any]:
-    """The fields of a record, without those that only `edgeprune bench` itself has to know."""
-    names = cls.__dataclass_fields__
-    return {key: value for key, value in data.items() if key in names} if isinstance(data, dict) else {}

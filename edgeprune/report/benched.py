@@ -1,4 +1,4 @@
-"""What `edgeprune bench --json` wrote, read back for a budget: times and load memory by digest of file."""
+"""What `edgeprune bench --json` wrote, read back: times and load memory by digest of file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeprune.errors import UserError
 from edgeprune.report import strict
@@ -22,20 +23,41 @@ class Timed:
     Attributes:
         sha256: of its content.
         milliseconds: of each round; empty where the runtime refused it.
+        median_ms: of those; None where there are none.
+        quartiles_ms: around it.
         load_memory_bytes: see `converters.runtimes.running.Answer`; None where it was not measured.
     """
 
     sha256: str
     milliseconds: tuple[float, ...]
+    median_ms: float | None = None
+    quartiles_ms: tuple[float, float] | None = None
     load_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Benched:
-    """One measurement: files timed in turns on one runtime, the first being what the others compare with."""
+    """One measurement: files timed in turns on one runtime, the first being what the others compare with.
+
+    Attributes:
+        runtime: its name.
+        files: in the order they were given.
+        description: of the runtime, in words.
+        version: of LiteRT there.
+        emulated: whether only ratios mean something.
+        processor: of the machine.
+        threads: of the runtime.
+        rounds: how often each file was timed.
+    """
 
     runtime: str
     files: tuple[Timed, ...]
+    description: str = ""
+    version: str = ""
+    emulated: bool = False
+    processor: str = ""
+    threads: int = 1
+    rounds: int = 0
 
 
 def read(path: Path) -> Benched:
@@ -54,8 +76,8 @@ def read(path: Path) -> Benched:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("files"), list):
         raise UserError(f"{advice}: no 'files' of schema {SCHEMA} in it")
     try:
-        files = [_known(file) for file in data["files"]]
-        return strict.build(Benched, {"runtime": data.get("runtime"), "files": files}, "bench")
+        known = _known(Benched, data) | {"files": [_known(Timed, file) for file in data["files"]]}
+        return strict.build(Benched, known, "bench")
     except UserError as error:
         raise UserError([f"{advice}: {problem}" for problem in error.problems]) from None
 
@@ -101,7 +123,7 @@ def _ratio(files: Sequence[Timed], sha256: str, dense_sha256: str | None) -> flo
     return statistics.median(ratios) if ratios else None
 
 
-def _known(data: object) -> object:
-    """What a file is asked for here, of all that was written about it."""
-    names = [field.name for field in dataclasses.fields(Timed)]
+def _known(record: type[Benched] | type[Timed], data: object) -> Any:
+    """What is asked for here, of all that was written."""
+    names = [field.name for field in dataclasses.fields(record)]
     return {name: data[name] for name in names if name in data} if isinstance(data, dict) else data

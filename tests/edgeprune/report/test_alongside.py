@@ -17,6 +17,7 @@ def timed(row: records.Row, median_ms: float | None) -> dict[str, object]:
     return {
         "path": f"elsewhere/{row.path}",
         "sha256": row.sha256,
+        "milliseconds": [] if median_ms is None else [median_ms],
         "median_ms": median_ms,
         "quartiles_ms": quartiles,
         "speed": 1.0,
@@ -128,11 +129,11 @@ def test_core_ml_cannot_be_timed_here(row):
     ("text", "message"),
     [
         ("{", "not what edgeprune bench --json writes"),
-        ("[]", "it has no 'files' of schema 1"),
-        (bench([], schema=2), "it has no 'files' of schema 1"),
+        ("[]", "no 'files' of schema 1 in it"),
+        (bench([], schema=2), "no 'files' of schema 1 in it"),
         (bench([], rounds="many"), "bench.rounds must be a whole number, not 'many'"),
         (
-            bench([{"sha256": 5, "median_ms": 1.0, "quartiles_ms": None}]),
+            bench([{"sha256": 5, "milliseconds": [1.0], "median_ms": 1.0, "quartiles_ms": None}]),
             "bench.files[0].sha256 must be text",
         ),
     ],
