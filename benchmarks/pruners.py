@@ -331,7 +331,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="mobilenet_v3_small")
     parser.add_argument("--image-size", type=int, default=64, help="pixels")
-    parser.add_argument("--epochs", type=int, default=4, help="of every row")
+    parser.add_argument("--epochs", type=int, default=3, help="of every row")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--files", action="store_true", help="write and run Core ML packages too")
