@@ -182,8 +182,14 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     dense: Fit = field(default_factory=Fit)
     variants: dict[str, Variant] = field(default_factory=dict)
-    targets: tuple[str, ...] = ("coreml-ios16", "coreml-ios18-int8", "litert-arm64", "litert-arm64-int8")
-    """Where the files will run, and how their weights are stored."""
+    targets: tuple[str, ...] = (
+        "coreml-ios16",
+        "coreml-ios18-int8",
+        "litert-arm64",
+        "litert-arm64-int8",
+        "litert-arm64-static-int8",
+    )
+    """Where the files will run, and how weights are stored. Static int8 is dense: what ships on ARM otherwise."""
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
     """Of everything random: the same seed on the same machine gives the same files."""

@@ -27,14 +27,6 @@ RECIPE = Recipe(
         # A third of the channels less leaves about two fifths of the weights.
         "channels": Variant(channels=0.35, fit=Fit(epochs=15)),
     },
-    targets=(
-        "coreml-ios16",
-        "coreml-ios18-int8",
-        "litert-arm64",
-        "litert-arm64-int8",
-        # Dense, in integers: what one would ship on ARM otherwise.
-        "litert-arm64-static-int8",
-    ),
     budget=Budget(
         bytes={
             "coreml-ios16": 3_000_000,

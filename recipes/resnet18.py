@@ -28,14 +28,6 @@ RECIPE = Recipe(
         # Half of the channels less leaves a quarter of the weights.
         "channels": Variant(channels=0.5, fit=Fit(epochs=10, learning_rate=2e-3)),
     },
-    targets=(
-        "coreml-ios16",
-        "coreml-ios18-int8",
-        "litert-arm64",
-        "litert-arm64-int8",
-        # Dense, in integers: what one would ship on ARM otherwise.
-        "litert-arm64-static-int8",
-    ),
     budget=Budget(
         bytes={
             "coreml-ios16": 9_000_000,

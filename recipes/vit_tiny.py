@@ -26,14 +26,6 @@ RECIPE = Recipe(
         # One head of three, and a third of each MLP.
         "channels": Variant(channels=0.35, fit=Fit(epochs=15, learning_rate=1e-3)),
     },
-    targets=(
-        "coreml-ios16",
-        "coreml-ios18-int8",
-        "litert-arm64",
-        "litert-arm64-int8",
-        # Dense, in integers: what one would ship on ARM otherwise.
-        "litert-arm64-static-int8",
-    ),
     budget=Budget(
         bytes={
             "coreml-ios16": 8_000_000,
