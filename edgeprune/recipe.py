@@ -189,7 +189,7 @@ class Recipe:
         "litert-arm64-int8",
         "litert-arm64-static-int8",
     )
-    """Where the files will run, and how weights are stored. Static int8 is dense: what ships on ARM otherwise."""
+    """Where files will run, and how weights are stored. Static int8 is dense: what ships on ARM otherwise."""
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
     """Of everything random: the same seed on the same machine gives the same files."""
