@@ -23,16 +23,16 @@ class Timed:
     Attributes:
         sha256: of its content.
         milliseconds: of each round; empty where the runtime refused it.
+        load_memory_bytes: see `converters.runtimes.running.Answer`; None where it was not measured.
         median_ms: of those; None where there are none.
         quartiles_ms: around it.
-        load_memory_bytes: see `converters.runtimes.running.Answer`; None where it was not measured.
     """
 
     sha256: str
     milliseconds: tuple[float, ...]
+    load_memory_bytes: int | None = None
     median_ms: float | None = None
     quartiles_ms: tuple[float, float] | None = None
-    load_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
