@@ -18,6 +18,7 @@ class Format(str, Enum):
 
 
 SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
+FORMATS = {suffix: format for format, suffix in SUFFIXES.items()}
 
 
 class Storage(str, Enum):

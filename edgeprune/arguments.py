@@ -174,6 +174,18 @@ def add_json(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_normalization(command: argparse.ArgumentParser) -> None:
+    """Give a command the options for what a torch model wants done to pixels."""
+    for name, meaning in (("mean", "subtracted from RGB in [0, 1]"), ("std", "it is then divided by")):
+        command.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar="X",
+            help=f"of the torch model: {meaning}; ImageNet's if not given",
+        )
+
+
 def _run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "recipe", type=Path, metavar="RECIPE", help="a recipe as TOML, such as a run folder's recipe.toml"
@@ -245,10 +257,7 @@ def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--image-size-px", type=int, default=224, metavar="N", help="%(default)s if not given"
     )
-    for name, meaning in (("mean", "subtracted from RGB in [0, 1]"), ("std", "it is then divided by")):
-        command.add_argument(
-            f"--{name}", type=float, nargs=3, metavar="X", help=f"{meaning}; ImageNet's if not given"
-        )
+    _add_normalization(command)
     command.add_argument("--labels", type=Path, metavar="FILE", help="a class name a line, in output order")
     add_json(command)
 
@@ -307,14 +316,7 @@ def _verify(command: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME", help="torch model by name, as a recipe's; with --checkpoint"
     )
     command.add_argument("--checkpoint", type=Path, metavar="WEIGHTS", help="its state dict")
-    for name, meaning in (("mean", "subtracted from RGB in [0, 1]"), ("std", "it is then divided by")):
-        command.add_argument(
-            f"--{name}",
-            type=float,
-            nargs=3,
-            metavar="X",
-            help=f"of --model: {meaning}; ImageNet's if not given",
-        )
+    _add_normalization(command)
     command.add_argument("--run", type=Path, help="run folder it was made in, if it lies elsewhere")
     command.add_argument("--variant", help="of the run, if the file's name does not say it")
     command.add_argument(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.facts import sha256, size_bytes
-from converters.targets import SUFFIXES, TARGETS, Format
+from converters.targets import FORMATS, SUFFIXES, TARGETS, Format
 from edgeprune.errors import UserError
 from edgeprune.report import benched, budget, records
 from edgeprune.report.alongside import BENCHES
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DENSE = "dense"
-FORMATS = {suffix: format for format, suffix in SUFFIXES.items()}
 HEADINGS = {
     "bytes": "bytes",
     "top1_drop_points": "points\nlost",

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeprune import processes
 from edgeprune.arguments import parser
@@ -160,7 +160,6 @@ def _convert(options: argparse.Namespace) -> int:
     from edgeprune.progress import Progress
 
     _refuse_unwritable(options.json)
-    given = {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
     asked = converting.Asked(
         options.source,
         options.output,
@@ -168,7 +167,7 @@ def _convert(options: argparse.Namespace) -> int:
         targets=tuple(options.target or converting.DEFAULT_TARGETS),
         image_size_px=options.image_size_px,
         labels=options.labels,
-        **given,
+        **_normalization(options),
     )
     made = converting.run(asked, Progress(Console(stderr=True)))
     _deliver(converting.to_json(made), options.json, lambda console: converting.print_result(made, console))
@@ -233,7 +232,6 @@ def _verify(options: argparse.Namespace) -> int:
     from edgeprune.progress import Progress
 
     _refuse_unwritable(options.json)
-    given = {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
     asked = verifying.Asked(
         options.file,
         model=options.model,
@@ -242,7 +240,7 @@ def _verify(options: argparse.Namespace) -> int:
         variant=options.variant,
         runtimes=None if options.runtime is None else tuple(options.runtime),
         images=options.images,
-        **given,
+        **_normalization(options),
     )
     result, found = verifying.run(asked, Progress(Console(stderr=True)).say)
     _deliver(
@@ -267,6 +265,11 @@ def _completion(options: argparse.Namespace) -> int:
 
     sys.stdout.write(completion(COMMANDS, options.shell))
     return DONE
+
+
+def _normalization(options: argparse.Namespace) -> dict[str, Any]:
+    """`mean` and `std` as far as they were given."""
+    return {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
 
 
 def _console() -> Console:

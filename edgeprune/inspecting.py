@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from converters.facts import InputSpec, LayerFacts
-from converters.targets import SUFFIXES, Format
+from converters.targets import FORMATS, Format
 from edgeprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from converters.litert.graph import Graph
 
 SCHEMA = 1
-FORMATS = {suffix: format for format, suffix in SUFFIXES.items()}
 LONGEST_NAME = 50  # Other converters name a layer by its whole path.
 LITERT_RUNTIMES = ("arm64", "web")
 COLUMNS: dict[str, Literal["left", "right"]] = {
