@@ -1,5 +1,6 @@
 """Pruning methods: patterns, criteria, schedules, and removed channels."""
 
+from edgeprune.pruning.channel_budget import least_channels, remove, shrink_to
 from edgeprune.pruning.channels import fraction_for_macs, resize, shrink
 from edgeprune.pruning.criteria import CRITERIA
 from edgeprune.pruning.oneshot import prune, prune_by_rules
@@ -24,10 +25,13 @@ __all__ = [
     "Stepwise",
     "Unstructured",
     "fraction_for_macs",
+    "least_channels",
     "prune",
     "prune_by_rules",
+    "remove",
     "resize",
     "select",
     "shrink",
+    "shrink_to",
     "shrink_transformer",
 ]

@@ -24,6 +24,7 @@ from torch import nn
 
 from converters.sizes import SizeModel
 from edgeprune.errors import UserError
+from edgeprune.pruning.calibration import layer_uses
 from edgeprune.pruning.criteria import CRITERIA, Criterion, Need
 from edgeprune.pruning.patterns import Block, NofM, Pattern, Unstructured, smallest
 from edgeprune.pruning.select import Rule, Selected, select
@@ -210,7 +211,7 @@ def by_multiplications(
         raise UserError(f"sparsity {sparsity:g} and spread {spread:g}: layers would have {low:g} to {high:g}")
     _refuse_above(high, high, pattern)
     counts = np.array([float(s.layer.weight.numel()) for s in chosen])
-    uses = _uses(model, example, chosen)
+    uses = np.array(list(layer_uses(model, example, {s.name: s.layer for s in chosen}).values()), dtype=float)
     wanted = np.full(len(chosen), low)
     spare = (sparsity - low) * counts.sum()
     for index in np.argsort(-uses, kind="stable"):
@@ -218,26 +219,6 @@ def by_multiplications(
         wanted[index] += given / counts[index]
         spare -= given
     return _allocation(pattern, chosen, left_dense, wanted, sparsity, high)
-
-
-def _uses(model: nn.Module, example: torch.Tensor, chosen: Sequence[Selected]) -> Numbers:
-    """How many times each layer's weights are used for one image: the pixels of what it gives."""
-    pixels = dict.fromkeys((s.name for s in chosen), 0)
-
-    def count(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
-            pixels[name] += output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
-
-        return hook
-
-    handles = [s.layer.register_forward_hook(count(s.name)) for s in chosen]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return np.array([float(pixels[s.name]) for s in chosen])
 
 
 def by_importance(
