@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ class Sparsifier:
 
     Masks follow the schedule, and every step puts pruned weights back to exactly zero, so that momentum
     cannot revive them. What is pruned stays pruned. The model itself gets no hooks, buffers or parameters.
+
+    With `regrow`, what the optimizer makes of pruned weights is kept aside instead, and they are ranked by
+    it: one that has grown takes the place of one that shrank, whenever masks are chosen (dynamic pruning
+    with feedback, Lin et al., ICLR 2020). After the last choice they are gone as well.
 
     Criteria that look at gradients ("movement", "taylor", "snip") take them from the weights' `.grad` at
     every `step()`: call it before they are cleared. "movement" adds up over the whole training, the others
@@ -46,6 +50,7 @@ class Sparsifier:
         schedule: Schedule,
         *,
         criterion: str = "magnitude",
+        regrow: bool = False,
         seed: int = 0,
     ) -> None:
         self._criterion = criterion_named(criterion)
@@ -63,6 +68,10 @@ class Sparsifier:
         self._seed = seed
         self._step = 0
         self._masks: list[Tensor] = []
+        self._regrowing = regrow
+        self._aside: list[
+            Tensor
+        ] = []  # While regrowing: pruned weights as the optimizer moved them, 0 elsewhere.
         self._gathered: list[Tensor] = []
         self._gathered_steps = 0
         self._gather_anew = True
@@ -82,9 +91,10 @@ class Sparsifier:
             UserError: gradients that the criterion needs are missing or not finite, by layer.
         """
         chooses = self._schedule.updates_at(self._step)
-        if chooses or self._criterion.gather is not None:
-            self._apply()  # The optimizer has moved pruned weights: they must not be ranked by that.
-            self._gather()
+        if chooses or self._regrowing or self._criterion.gather is not None:
+            self._settle()
+        if self._criterion.gather is not None:
+            self._gather(self._criterion.gather)
         if chooses:
             self._choose(self._schedule.progress(self._step))
         self._step += 1
@@ -97,9 +107,10 @@ class Sparsifier:
         Raises:
             UserError: masks must still be chosen, and the criterion has seen no step.
         """
-        self._apply()
+        self._settle()
         if not self._masks or self._schedule.progress(max(self._step - 1, 0)) < 1:
             self._choose(1.0)
+        self._regrowing, self._aside = False, []
         self._apply()
         return {s.name: zero_fraction(s.layer.weight) for s in self._layers}
 
@@ -108,6 +119,8 @@ class Sparsifier:
         return {
             "step": self._step,
             "masks": [mask.bool().cpu() for mask in self._masks],
+            "regrowing": self._regrowing,
+            "aside": [tensor.cpu().clone() for tensor in self._aside],
             "gathered": [tensor.cpu().clone() for tensor in self._gathered],
             "gathered_steps": self._gathered_steps,
             "gather_anew": self._gather_anew,
@@ -117,18 +130,19 @@ class Sparsifier:
         """Go on where `state_dict` was taken."""
         self._step = state["step"]
         self._masks = [_like(s, mask) for mask, s in zip(state["masks"], self._layers, strict=False)]
-        gathered = state.get("gathered", [])
-        self._gathered = [
-            tensor.clone().to(s.layer.weight.device)
-            for tensor, s in zip(gathered, self._layers, strict=False)
-        ]
+        self._aside, self._gathered = (
+            [
+                tensor.clone().to(s.layer.weight.device)
+                for tensor, s in zip(state.get(kept, []), self._layers, strict=False)
+            ]
+            for kept in ("aside", "gathered")
+        )
+        self._regrowing = state.get("regrowing", False)
         self._gathered_steps = state.get("gathered_steps", 0)
         self._gather_anew = state.get("gather_anew", True)
 
-    def _gather(self) -> None:
+    def _gather(self, gather: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Add what this step's gradients tell."""
-        if self._criterion.gather is None:
-            return
         missing = [s.name for s in self._layers if s.layer.weight.grad is None]
         if missing:
             raise UserError(
@@ -136,7 +150,7 @@ class Sparsifier:
                 "after backward() and optimizer.step(), before zero_grad()"
             )
         new = [
-            self._criterion.gather(s.layer.weight.detach().float(), s.layer.weight.grad.float())
+            gather(s.layer.weight.detach().float(), s.layer.weight.grad.float())
             for s in self._layers
             if s.layer.weight.grad is not None
         ]
@@ -156,6 +170,8 @@ class Sparsifier:
         ]
         # A weight's movement is its whole history; the other gradients tell of the weights as they are.
         self._gather_anew = self._criterion.needs is Need.GRADIENTS
+        if progress >= 1:
+            self._regrowing, self._aside = False, []
 
     def _statistics(self) -> Sequence[Tensor | None]:
         if self._criterion.needs is Need.NOISE:
@@ -166,9 +182,23 @@ class Sparsifier:
             raise UserError(f"criterion {self._name!r} has seen no training step: call step() first")
         return [total / self._gathered_steps for total in self._gathered]
 
+    def _settle(self) -> None:
+        """Undo what the optimizer did to pruned weights; while they may regrow, take it up instead."""
+        if self._aside:
+            torch._foreach_add_([s.layer.weight.data for s in self._layers], self._aside)
+        else:
+            self._apply()
+
     def _apply(self) -> None:
-        if self._masks:
-            torch._foreach_mul_([s.layer.weight.data for s in self._layers], self._masks)
+        if not self._masks:
+            return
+        weights = [s.layer.weight.data for s in self._layers]
+        if self._regrowing:
+            kept = torch._foreach_mul(weights, self._masks)
+            self._aside = list(torch._foreach_sub(weights, kept))
+            torch._foreach_copy_(weights, kept)
+        else:
+            torch._foreach_mul_(weights, self._masks)
 
 
 def _like(selected: Selected, mask: Tensor) -> Tensor:

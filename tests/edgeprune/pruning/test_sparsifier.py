@@ -107,6 +107,46 @@ def test_a_resumed_sparsifier_goes_on_as_if_never_stopped():
         assert torch.equal(model[2].weight, other_model[2].weight)
 
 
+def test_a_pruned_weight_that_grows_aside_comes_back():
+    """Rounds end at 25 %, which is no weight, and at 50 %, which is one, after steps 0 and 2."""
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
+    sparsifier = Sparsifier(
+        nn.Sequential(layer), [Rule(Unstructured(), 0.5)], Stepwise(rounds=2, steps=2), regrow=True
+    )
+    seen = []
+    for _ in range(4):
+        sparsifier.step()
+        seen.append(layer.weight.flatten().tolist())
+        layer.weight.data[0, 3] += 2.0  # What an optimizer does to the pruned weight.
+    # Aside it went from 1 to 5: the largest of all when masks are chosen again.
+    assert seen == [[4, 3, 2, 0], [4, 3, 2, 0], [4, 0, 0, 5], [4, 0, 0, 7]]
+    layer.weight.data[0, 2] += 9.0  # After the last choice nothing comes back.
+    sparsifier.step()
+    assert layer.weight.flatten().tolist() == [4, 0, 0, 9]
+    assert sparsifier.finalize() == {"0": 0.5}
+
+
+def test_regrowing_goes_on_where_it_was_resumed_and_leaves_no_trace():
+    rules, schedule = [Rule(Unstructured(), 0.5)], Stepwise(rounds=3, steps=2)
+    model = small_model()
+    one = Sparsifier(model, rules, schedule, regrow=True)
+    one.step()
+    other_model = copy.deepcopy(model)
+    other = Sparsifier(other_model, rules, schedule, regrow=True)
+    other.load_state_dict(one.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        moved = torch.randn(model[2].weight.shape, generator=generator)
+        for sparsifier, m in ((one, model), (other, other_model)):
+            m[2].weight.data += moved
+            sparsifier.step()
+        assert torch.equal(model[2].weight, other_model[2].weight)
+    names = set(model.state_dict())
+    assert one.finalize() == {"2": 0.5, "4": 0.5}
+    assert set(model.state_dict()) == names
+
+
 def test_the_model_keeps_no_trace():
     model = small_model()
     before = set(model.state_dict())
