@@ -36,6 +36,8 @@ from edgeprune.training import Hooks, Setting
 ROUNDS = 5  # Of a stepwise schedule.
 MASK_UPDATES = 50  # Times that masks are chosen anew while zeros grow.
 CALIBRATION_IMAGES = 64  # What a static int8 file takes its ranges from.
+# Training images that tell which channels matter; a few are enough to find out whether it can be done.
+SHRINKING_IMAGES, SHRINKING_BATCH, SHRINKING_TRIAL_IMAGES = 1024, 16, 16
 SPARE_BYTES = 5_000_000
 
 
@@ -177,19 +179,31 @@ def _untrained(recipe: Recipe, data: datasets.Data) -> nn.Module:
 
 
 def _refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:
-    """Try every variant's rules on the untrained model, before hours are spent."""
-    problems: list[str] = []
+    """Try every variant's rules, and images of every size, on the untrained model, before hours are spent."""
+    problems = [
+        f"{where}.first_px {fit.first_px}: {recipe.model} takes images of one size only: leave it 0"
+        for where, fit in recipe.fits.items()
+        if fit.first_px and not _takes(dense, fit.first_px)
+    ]
     for name, variant in recipe.named_variants.items():
         try:
             module = copy.deepcopy(dense)
-            if variant.channels:
-                pruning.shrink(module, _example(recipe), variant.channels, round_to=variant.round_to)
+            _shrink(module, variant, recipe, setting, SHRINKING_TRIAL_IMAGES)
             rules, _ = _rules(variant, module, setting)
             pruning.select(module, rules)
         except UserError as error:
             problems += [f"variant {name}: {problem}" for problem in error.problems]
     if problems:
         raise UserError(problems)
+
+
+@torch.no_grad()
+def _takes(model: nn.Module, size_px: int) -> bool:
+    try:
+        model(torch.zeros(1, 3, size_px, size_px))
+    except Exception:  # Each model has its own way to refuse a size.
+        return False
+    return True
 
 
 def _dense(recipe: Recipe, setting: Setting, module: nn.Module, folder: Run, progress: Progress) -> Model:
@@ -214,8 +228,7 @@ def _variant(
 ) -> Model:
     if not shared(folder.weights(name).exists):
         module = copy.deepcopy(baseline.module)
-        if variant.channels:
-            pruning.shrink(module, _example(recipe), variant.channels, round_to=variant.round_to)
+        _shrink(module, variant, recipe, setting, SHRINKING_IMAGES)
         rules, left_dense = _rules(variant, module, setting, progress)
         sparsifier = _sparsifier(module, rules, variant, setting)
         if sparsifier is not None:
@@ -234,6 +247,32 @@ def _variant(
             )
         shared(lambda: _finish(name, module, history, seconds, left_dense, setting, recipe, folder))
     return _load(name, recipe, setting, folder, progress)
+
+
+def _shrink(module: nn.Module, variant: Variant, recipe: Recipe, setting: Setting, images: int) -> None:
+    """Remove the variant's channels in place; `images` of the training images tell which matter."""
+    example = _example(recipe)
+    if variant.channels:
+        pruning.shrink(module, example, variant.channels, round_to=variant.round_to)
+    if not (variant.macs_left or variant.parameters_left):
+        return
+    train = setting.data.train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(recipe.seed))[:images]
+    batches = [
+        (training.normalized(train.images[part], setting.normalization), train.labels[part])
+        for part in order.split(SHRINKING_BATCH)
+    ]
+    cut = shared(  # Gradients of different machines differ in their last bits.
+        lambda: pruning.least_channels(
+            module,
+            example,
+            variant.macs_left or variant.parameters_left,
+            of="macs" if variant.macs_left else "parameters",
+            calibration=batches,
+            round_to=variant.round_to,
+        )
+    )
+    pruning.remove(module, example, cut)
 
 
 def _rules(
@@ -262,7 +301,12 @@ def _sparsifier(
         return None
     steps = max(round(variant.ramp * variant.fit.epochs * training.steps_per_epoch(setting, variant.fit)), 1)
     return pruning.Sparsifier(
-        module, rules, _schedule(variant.schedule, steps), criterion=variant.criterion, seed=setting.seed
+        module,
+        rules,
+        _schedule(variant.schedule, steps),
+        criterion=variant.criterion,
+        regrow=variant.regrow,
+        seed=setting.seed,
     )
 
 

@@ -17,6 +17,7 @@ from edgeprune.report.budget import BENCHED, Budget
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
 SCHEDULES = ("cubic", "stepwise", "one-shot")
+SMALLEST_PX = 32
 ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
 
 
@@ -38,6 +39,9 @@ class Fit:
     """0 to below 1."""
     ema: float = 0.0
     """Decay of a running average of the weights, kept in their place: 0.99 over some 100 steps; 0: none."""
+    first_px: int = 0
+    """Side of the images in the first epoch: they grow to full size over two thirds of the epochs, which
+    saves time (progressive learning, Tan & Le 2021); 0: full size throughout."""
 
     def problems(self, where: str) -> list[str]:
         """What makes no sense, one line each."""
@@ -46,6 +50,10 @@ class Fit:
             (self.batch_size >= 2, f"batch_size {self.batch_size}: 2 or more, batch norms need them"),
             (self.accumulate >= 1, f"accumulate {self.accumulate}: 1 or more"),
             (0 <= self.ema < 1, f"ema {self.ema:g}: 0 to below 1"),
+            (
+                self.first_px == 0 or self.first_px >= SMALLEST_PX,
+                f"first_px {self.first_px}: 0, or {SMALLEST_PX} or more",
+            ),
             (0 < self.learning_rate < 10, f"learning_rate {self.learning_rate:g}: above 0, below 10"),
             (0 <= self.weight_decay < 1, f"weight_decay {self.weight_decay:g}: 0 to below 1"),
             (0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing:g}: 0 to below 1"),
@@ -82,6 +90,11 @@ class Variant:
 
     channels: float = 0.0
     """Fraction of channels physically removed, 0 to below 1."""
+    macs_left: float = 0.0
+    """Or: fraction of the multiplications that stays, 0 to below 1. Channels go wherever in the network they
+    matter least, on training images, for what they cost: for speed."""
+    parameters_left: float = 0.0
+    """Or: fraction of the weights that stays, in the same way: for bytes."""
     round_to: int = 8
     """Remaining widths are multiples of this."""
     sparsity: float = 0.0
@@ -92,6 +105,8 @@ class Variant:
     """Other sparsities for some layers, by glob over their names, e.g. 'classifier.*=0.5'."""
     criterion: str = "magnitude"
     """Which weights go: the least by magnitude, squared_magnitude, taylor, snip, movement or random."""
+    regrow: bool = False
+    """Whether pruned weights go on learning aside and may come back while zeros grow (Lin et al. 2020)."""
     schedule: str = "cubic"
     """When they go: cubic (most of them early), stepwise (five rounds, training in between) or one-shot."""
     allocation: str = "uniform"
@@ -110,7 +125,18 @@ class Variant:
         checks = [
             (0 <= self.channels < 1, f"channels {self.channels:g}: not in [0, 1); 0.5 removes half of them"),
             (0 <= self.sparsity < 1, f"sparsity {self.sparsity:g}: not in [0, 1); 0.8 means 80 % zeros"),
-            (self.channels > 0 or self._prunes, "channels and sparsity are both 0: nothing would be done"),
+            *(
+                (0 <= value < 1, f"{name} {value:g}: not in [0, 1); 0.5 leaves half of them")
+                for name, value in (("macs_left", self.macs_left), ("parameters_left", self.parameters_left))
+            ),
+            (
+                sum(map(bool, (self.channels, self.macs_left, self.parameters_left))) < 2,
+                "channels, macs_left and parameters_left: choose one of them",
+            ),
+            (
+                self.shrinks or self._prunes,
+                "channels, macs_left, parameters_left and sparsity are all 0: nothing would be done",
+            ),
             (self.round_to >= 1, f"round_to {self.round_to}: 1 or more"),
             (len(self.block) == 2 and min(self.block) >= 1, f"block {self.block}: two sides, each 1 or more"),
             *(
@@ -157,6 +183,11 @@ class Variant:
         return [f"{where}.{message}" for fine, message in checks if not fine] + self.fit.problems(
             f"{where}.fit"
         )
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether channels are removed."""
+        return bool(self.channels or self.macs_left or self.parameters_left)
 
     @property
     def _prunes(self) -> bool:
@@ -209,7 +240,10 @@ class Recipe:
             if name not in TARGETS
         ]
         checks = [
-            (self.image_size_px >= 32, f"image_size_px {self.image_size_px}: 32 or more"),
+            (
+                self.image_size_px >= SMALLEST_PX,
+                f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
+            ),
             (all(s > 0 for s in self.std), f"std {self.std}: each above 0"),
             (len(self.targets) > 0, "targets: name at least one"),
             (len(set(self.targets)) == len(self.targets), "targets: one is named twice"),
@@ -218,6 +252,11 @@ class Recipe:
         problems += [message for fine, message in checks if not fine]
         problems += self.dense.problems("dense")
         problems += self.augment.problems(self.image_size_px)
+        problems += [
+            f"{where}.first_px {fit.first_px}: at most image_size_px, {self.image_size_px}"
+            for where, fit in self.fits.items()
+            if fit.first_px > self.image_size_px
+        ]
         for key, variant in self.variants.items():
             if not key or not key.replace("+", "").replace("_", "").isalnum():
                 problems.append(
@@ -231,6 +270,14 @@ class Recipe:
             if getattr(limits, limit) is not None
         ]
         return problems + self.budget.problems()
+
+    @property
+    def fits(self) -> dict[str, Fit]:
+        """Every training of the recipe, by its place in it."""
+        return {
+            "dense": self.dense,
+            **{f"variants.{key}.fit": variant.fit for key, variant in self.variants.items()},
+        }
 
     @property
     def named_variants(self) -> dict[str, Variant]:

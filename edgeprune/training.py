@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from edgeprune.recipe import Augment, Fit
 DISTILL_TEMPERATURE = 2.0
 EVALUATION_BATCH = 250
 GREY = 128
+GROWN = 2 / 3  # Share of the epochs after which images have their full size.
+SIZE_STEP_PX = 8
 RECALIBRATION_IMAGES = 4096
 
 
@@ -92,8 +95,8 @@ def train(
         UserError: batches too small for the number of processes, or too few images for one step.
 
     Returns:
-        One record an epoch ("epoch", "loss", "top1" on held-out images, "learning_rate", "sparsity"), and
-        the seconds spent.
+        One record an epoch ("epoch", "loss", "top1" on held-out images of the epoch's size, "learning_rate",
+        "sparsity"), and the seconds spent.
     """
     from accelerate import Accelerator
 
@@ -102,7 +105,7 @@ def train(
     )
     _refuse_batches(setting, fit, accelerator.num_processes)
     steps = steps_per_epoch(setting, fit)
-    optimizer = torch.optim.AdamW(_decayed(model, fit.weight_decay), lr=fit.learning_rate)
+    optimizer = torch.optim.AdamW(_decayed(model, fit.weight_decay), lr=fit.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, fit.learning_rate, total_steps=steps * fit.epochs
     )
@@ -135,7 +138,7 @@ def train(
         learning_rate = schedule.get_last_lr()[0]
         objective = _Objective(model, teacher, distill, fit.label_smoothing)
         loss = _train_epoch(objective, setting, fit, epoch, accelerator, step)
-        top1 = accuracy(predict(model, setting.data.held_out, setting.normalization), setting.data.held_out)
+        top1 = _shared_accuracy(model, setting, fit, epoch, accelerator)
         history.append(
             {
                 "epoch": float(epoch + 1),
@@ -157,6 +160,22 @@ def train(
     recalibrate(model, setting, fit.batch_size)
     _placed(model, torch.device("cpu"), torch.contiguous_format).eval()
     return tuple(history), seconds
+
+
+def size_px(epoch: int, fit: Fit, full_px: int) -> int:
+    """Side of the training images in an epoch, counted from 0.
+
+    Images begin at `fit.first_px` and grow evenly, in steps of 8 pixels, until two thirds of the epochs
+    are over (progressive learning, Tan & Le, 2021: EfficientNetV2).
+
+    >>> [size_px(epoch, Fit(epochs=6, first_px=32), 64) for epoch in range(6)]
+    [32, 40, 48, 56, 64, 64]
+    """
+    if not fit.first_px or fit.first_px >= full_px:
+        return full_px
+    grown = min(epoch / max(GROWN * fit.epochs, 1), 1.0)
+    steps = math.floor(grown * (full_px - fit.first_px) / SIZE_STEP_PX + 1e-9)
+    return min(fit.first_px + SIZE_STEP_PX * steps, full_px) if grown < 1 else full_px
 
 
 def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:
@@ -187,6 +206,17 @@ def predict(model: nn.Module, split: Split, normalization: Normalization) -> Ten
 def accuracy(outputs: Tensor, split: Split) -> float:
     """Share of images whose largest output is their label, 0 to 1."""
     return float((outputs.argmax(dim=1) == split.labels).double().mean())
+
+
+def _shared_accuracy(model: nn.Module, setting: Setting, fit: Fit, epoch: int, accelerator: Any) -> float:
+    """Top-1 on the held-out images, as large as the epoch's; each process runs its part of them."""
+    held_out = setting.data.held_out
+    part = slice(accelerator.process_index, None, accelerator.num_processes)
+    side_px = size_px(epoch, fit, held_out.images.shape[-1])
+    own = Split(_resized(held_out.images[part], side_px), held_out.labels[part])
+    right = accuracy(predict(model, own, setting.normalization), own) * len(own) if len(own) else 0.0
+    together = accelerator.reduce(torch.tensor(right, device=accelerator.device), reduction="sum")
+    return float(together) / len(held_out)
 
 
 def normalized(images: Tensor, normalization: Normalization) -> Tensor:
@@ -227,7 +257,7 @@ def _train_epoch(
     rank, together = accelerator.process_index, accelerator.num_processes
     objective.model.train()
     losses = []
-    batches = _training_batches(setting, fit.batch_size, epoch, accelerator.device, rank)
+    batches = _training_batches(setting, fit, epoch, accelerator.device, rank)
     for number, (images, labels) in enumerate(batches, start=1):
         if number > fit.accumulate * steps_per_epoch(setting, fit):
             break
@@ -304,7 +334,7 @@ def _decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _training_batches(
-    setting: Setting, batch_size: int, epoch: int, device: torch.device, rank: int
+    setting: Setting, fit: Fit, epoch: int, device: torch.device, rank: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Whole batches, the same in every process; only dropout differs by `rank`."""
     generator = _generator(setting.seed, epoch)
@@ -313,13 +343,15 @@ def _training_batches(
     )  # Dropout draws from the global one.
     train = setting.data.train
     flip = setting.data.photographs if setting.augment.flip is None else setting.augment.flip
+    side_px = size_px(epoch, fit, train.images.shape[-1])
     order = torch.randperm(len(train), generator=generator)
-    for part in _parts(order, batch_size):
+    for part in _parts(order, fit.batch_size):
         images = _shifted(train.images[part], setting.augment.shift_px, generator)
         if flip:
             mirrored = torch.rand(len(part), generator=generator) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         images = _erased(images, setting.augment.erase_px, generator)
+        images = _resized(images, side_px)
         yield normalized(images.to(device), setting.normalization), train.labels[part].to(device)
 
 
@@ -343,6 +375,12 @@ def _shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor
     columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)  # (n, w)
     images = images.gather(2, rows[:, None, :, None].expand(count, channels, height, width))
     return images.gather(3, columns[:, None, None, :].expand(count, channels, height, width))
+
+
+def _resized(images: Tensor, side_px: int) -> Tensor:
+    if side_px == images.shape[-1]:
+        return images
+    return F.interpolate(images, (side_px, side_px), mode="bilinear", antialias=True)
 
 
 def _erased(images: Tensor, side_px: int, generator: torch.Generator) -> Tensor:

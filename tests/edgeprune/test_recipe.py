@@ -61,7 +61,17 @@ SENSELESS = {
         "variants": {"block": Variant(sparsity=1.7)}
     },
     "variants.c.channels -1: not in [0, 1)": {"variants": {"c": Variant(channels=-1)}},
-    "variants.x.channels and sparsity are both 0": {"variants": {"x": Variant()}},
+    "variants.x.channels, macs_left, parameters_left and sparsity are all 0": {"variants": {"x": Variant()}},
+    "variants.x.macs_left 1: not in [0, 1); 0.5 leaves half of them": {
+        "variants": {"x": Variant(macs_left=1)}
+    },
+    "variants.x.channels, macs_left and parameters_left: choose one of them": {
+        "variants": {"x": Variant(channels=0.5, parameters_left=0.5)}
+    },
+    "dense.first_px 16: 0, or 32 or more": {"dense": Fit(first_px=16)},
+    "variants.x.fit.first_px 96: at most image_size_px, 64": {
+        "variants": {"x": Variant(channels=0.5, fit=Fit(first_px=96))}
+    },
     "variants.b.layers 'a.*': sparsity 2 is not in [0, 1)": {
         "variants": {"b": Variant(0.1, layers={"a.*": 2})}
     },

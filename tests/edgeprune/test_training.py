@@ -120,3 +120,22 @@ def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
         maps = model[0](images)
     torch.testing.assert_close(model[1].running_mean, maps.mean((0, 2, 3)), atol=1e-3, rtol=1e-2)
     torch.testing.assert_close(model[1].running_var, maps.var((0, 2, 3)), atol=1e-3, rtol=2e-2)
+
+
+def test_images_grow_to_full_size_and_end_with_it():
+    loaded = data.load(None, 64, Progress(Console(quiet=True)))
+    setting = Setting(loaded, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 8, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    )
+    seen: list[tuple[bool, int]] = []  # Whether it trained, and the side of its images.
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if (module.training, inputs[0].shape[-1]) != (seen[-1] if seen else None):
+            seen.append((module.training, inputs[0].shape[-1]))
+
+    model.register_forward_pre_hook(note)
+    train(model, setting, Fit(epochs=3, batch_size=449, first_px=32))
+    each_epoch = [(trains, side) for side in (32, 48, 64) for trains in (True, False)]
+    assert seen == [*each_epoch, (True, 64)]  # Batch norms are measured anew on images of full size.
