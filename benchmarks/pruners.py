@@ -8,7 +8,7 @@ same optimizer, by the very same loop. A row is kept in `--work` as soon as it i
 on with the next one, and two seeds can be run at once with `--seed`. The Markdown table goes to `--output`.
 
 Rows "labels only" compare the pruners alone. Rows "distilled" are what the recipes do: the dense model's
-answers weigh 0.7 in the loss.
+answers weigh 0.7 in the loss. `--dense` takes a dense model that is trained already.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SPARSITY = 0.8
 MACS_LEFT = 0.5
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 1024, 16
 RAMP = 0.6
 DISTILL = 0.7
 # Trained in three cycles of the learning rate: the later ones see larger shifts and softer labels, and
@@ -68,11 +69,13 @@ class Method:
         pattern: what goes to zero, or what is removed, in words.
         tool: who prunes.
         distilled: whether the dense model teaches.
+        settings: of our Sparsifier, shown in the table.
     """
 
     pattern: str
     tool: str
     distilled: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 PATTERNS: dict[str, Pattern] = {
@@ -82,19 +85,24 @@ PATTERNS: dict[str, Pattern] = {
 }
 NOTHING = "nothing"
 CHANNELS = "half of the multiplications, by channels"
+# coremltools ranks blocks by their L2 norm: so do ours that are compared with it.
+L2, REGROW = {"criterion": "squared_magnitude"}, {"criterion": "squared_magnitude", "regrow": True}
 METHODS = {
     "nothing": Method(NOTHING, "–"),
     "single": Method("80 % single weights", OURS),
+    "single-regrow": Method("80 % single weights", OURS, settings=REGROW),
     "single-coremltools": Method("80 % single weights", CORE_ML),
-    "block-1x4": Method("80 % in 1x4 blocks", OURS),
-    "block-4x1": Method("80 % in 4x1 blocks", OURS),
-    # Its blocks lie along the output channels only.
+    # coremltools' blocks lie along the output channels only.
+    "block-4x1": Method("80 % in 4x1 blocks", OURS, settings=L2),
+    "block-4x1-regrow": Method("80 % in 4x1 blocks", OURS, settings=REGROW),
     "block-4x1-coremltools": Method("80 % in 4x1 blocks", CORE_ML),
-    "channels": Method(CHANNELS, OURS),
+    "block-4x1-distilled": Method("80 % in 4x1 blocks", OURS, distilled=True, settings=REGROW),
+    "block-1x4": Method("80 % in 1x4 blocks", OURS, settings=L2),
+    "block-1x4-regrow": Method("80 % in 1x4 blocks", OURS, settings=REGROW),
+    "channels": Method(CHANNELS, OURS, settings={"of": "macs"}),
+    "channels-alike": Method(CHANNELS, OURS),
     "channels-torch-pruning": Method(CHANNELS, TORCH_PRUNING),
-    "block-1x4-distilled": Method("80 % in 1x4 blocks", OURS, distilled=True),
-    "single-distilled": Method("80 % single weights", OURS, distilled=True),
-    "channels-distilled": Method(CHANNELS, OURS, distilled=True),
+    "channels-distilled": Method(CHANNELS, OURS, distilled=True, settings={"of": "macs"}),
 }
 
 
@@ -122,12 +130,11 @@ def run_row(
     model = copy.deepcopy(dense)
     example = torch.zeros(1, 3, size_px, size_px)
     began = time.monotonic()
-    sparsifier = None
-    if method.pattern == NOTHING:
-        pass
-    elif method.pattern == CHANNELS:
-        (_shrink if method.tool == OURS else _shrink_with_torch_pruning)(model, example)
-    else:
+    sparsifier, untrained = None, None
+    if method.pattern == CHANNELS:
+        _remove_channels(model, method, example, setting)
+        untrained = _untrained_top1(model, setting, fit)
+    elif method.pattern != NOTHING:
         sparsifier = _sparsifier(model, method, setting, fit)
     training.train(
         model,
@@ -140,6 +147,7 @@ def run_row(
     )
     row = {
         "top1": _top1(model, setting),
+        "untrained_top1": untrained,
         "zeros": _zeros(model, method),
         "macs_left": models.count_macs(model, example) / models.count_macs(dense, example),
         "parameters_left": models.count_parameters(model) / models.count_parameters(dense),
@@ -177,8 +185,8 @@ def table(rows: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
     """Markdown, a line a method; mean and every seed's value."""
     lines = [
         "| pattern | pruner | loss | zeros in the pruned layers | multiplications left | parameters left "
-        "| top-1, mean | each seed |",
-        "|---|---|---|---|---|---|---|---|",
+        "| top-1 before training | top-1, mean | each seed |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, method in METHODS.items():
         found = [row for (method_name, _), row in sorted(rows.items()) if method_name == name]
@@ -186,12 +194,20 @@ def table(rows: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
             continue
         top1 = [100 * row["top1"] for row in found]
         lines.append(
-            f"| {method.pattern} | {method.tool} | {'distilled' if method.distilled else 'labels only'} "
+            f"| {method.pattern} | {_tool(method)} | {'distilled' if method.distilled else 'labels only'} "
             f"| {100 * _mean(found, 'zeros'):.2f} % | {100 * _mean(found, 'macs_left'):.1f} % "
-            f"| {100 * _mean(found, 'parameters_left'):.1f} % | **{statistics.mean(top1):.2f} %** "
+            f"| {100 * _mean(found, 'parameters_left'):.1f} % | {_untrained(found)} "
+            f"| **{statistics.mean(top1):.2f} %** "
             f"| {', '.join(f'{value:.2f}' for value in top1)} |"
         )
     return "\n".join(lines)
+
+
+def _tool(method: Method) -> str:
+    """Who prunes, and how where it is not the default."""
+    said = {"squared_magnitude": "L2", True: "regrow", "macs": "`shrink_to`"}
+    settings = [said[value] for value in method.settings.values()]
+    return f"{method.tool} ({', '.join(settings)})" if settings else method.tool
 
 
 def _sparsifier(model: nn.Module, method: Method, setting: Setting, fit: Fit) -> Any:
@@ -199,12 +215,27 @@ def _sparsifier(model: nn.Module, method: Method, setting: Setting, fit: Fit) ->
     steps = round(RAMP * fit.epochs * training.steps_per_epoch(setting, fit))
     every = max(steps // MASK_UPDATES, 1)
     if method.tool == OURS:
-        return Sparsifier(model, [Rule(pattern, SPARSITY)], Cubic(steps, every=every))
+        return Sparsifier(model, [Rule(pattern, SPARSITY)], Cubic(steps, every=every), **method.settings)
     return CoremltoolsPruner(model, pattern, SPARSITY, steps, every)
 
 
-def _shrink(model: nn.Module, example: Tensor) -> None:
-    pruning.shrink(model, example, pruning.fraction_for_macs(model, example, MACS_LEFT))
+def _remove_channels(model: nn.Module, method: Method, example: Tensor, setting: Setting) -> None:
+    if method.tool == TORCH_PRUNING:
+        _shrink_with_torch_pruning(model, example)
+    elif method.settings:
+        pruning.shrink_to(model, example, MACS_LEFT, calibration=_calibration(setting), **method.settings)
+    else:
+        pruning.shrink(model, example, pruning.fraction_for_macs(model, example, MACS_LEFT))
+
+
+def _calibration(setting: Setting) -> list[tuple[Tensor, Tensor]]:
+    """Training images that tell which channels matter, drawn anew for each seed."""
+    train = setting.data.train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setting.seed))
+    return [
+        (training.normalized(train.images[part], setting.normalization), train.labels[part])
+        for part in order[:CALIBRATION_IMAGES].split(CALIBRATION_BATCH)
+    ]
 
 
 def _shrink_with_torch_pruning(model: nn.Module, example: Tensor) -> None:
@@ -228,10 +259,7 @@ def _shrink_with_torch_pruning(model: nn.Module, example: Tensor) -> None:
         return models.count_macs(trial, example) / dense
 
     dense = models.count_macs(model, example)
-    ours = copy.deepcopy(model)
-    _shrink(ours, example)
-    wanted = models.count_macs(ours, example) / dense
-    shrink(model, _bisected(left, wanted))
+    shrink(model, _bisected(left, MACS_LEFT))
 
 
 def _bisected(left: Callable[[float], float], wanted: float) -> float:
@@ -278,6 +306,18 @@ def _hooks(name: str, path: Path | None = None) -> Hooks:
     return Hooks(load=load, save=save, show=show)
 
 
+def _untrained_top1(model: nn.Module, setting: Setting, fit: Fit) -> float:
+    """With nothing done to a copy but measuring its batch norms anew."""
+    trial = copy.deepcopy(model)
+    training.recalibrate(trial, setting, fit.batch_size)
+    return _top1(trial, setting)
+
+
+def _untrained(rows: list[Mapping[str, Any]]) -> str:
+    measured = [100 * row["untrained_top1"] for row in rows if row["untrained_top1"] is not None]
+    return f"{statistics.mean(measured):.2f} %" if measured else "–"
+
+
 def _mean(rows: list[Mapping[str, float]], key: str) -> float:
     return statistics.mean(row[key] for row in rows)
 
@@ -301,16 +341,20 @@ def _write_table(
 ) -> None:
     rows = _read_rows(arguments.work)
     seeds = sorted({seed for _, seed in rows})
-    dense_epochs = " + ".join(str(cycle.epochs) for cycle, _ in DENSE)
+    dense_epochs = f"{' + '.join(str(cycle.epochs) for cycle, _ in DENSE)} epochs"
+    if arguments.dense:
+        dense_epochs = "trained by `benchmarks/run_results.py`"
+    sizes = [training.size_px(epoch, fit, arguments.image_size) for epoch in range(fit.epochs)]
+    grows = f" on images of {', '.join(map(str, sizes))} px" if fit.first_px else ""
     text = (
         f"# Pruners compared on {source}\n\n"
         f"`benchmarks/pruners.py`, {environment.processor()}, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}. {arguments.model} at {arguments.image_size} px; the dense model, "
-        f"{dense_epochs} epochs, has **{100 * dense_top1:.2f} %** of the held-out images right. Every row "
-        f"starts from it: {fit.epochs} epochs of AdamW, one-cycle to {fit.learning_rate:g}, batches of "
-        f"{fit.batch_size}, zeros growing over the first {RAMP:.0%} by the same cubic schedule at the same "
-        f"steps, on the same layers. Seeds {', '.join(map(str, seeds))} (order and augmentation of the "
-        "images, the same for all rows of a seed).\n\n"
+        f"{dense_epochs}, has **{100 * dense_top1:.2f} %** of the held-out images right. Every row "
+        f"starts from it: {fit.epochs} epochs{grows} of AdamW, one-cycle to {fit.learning_rate:g}, "
+        f"batches of {fit.batch_size}, zeros growing over the first {RAMP:.0%} by the same cubic schedule at "
+        f"the same steps, on the same layers. Seeds {', '.join(map(str, seeds))} (order and augmentation of "
+        "the images, the same for all rows of a seed).\n\n"
         'Rows "labels only" compare the pruners alone. "distilled" is what the recipes do: the dense '
         f'model\'s answers weigh {DISTILL} in the loss. "nothing" is the dense model trained on alike.\n\n'
         f"{_certainty(held_out)}\n\n"
@@ -342,7 +386,9 @@ def main() -> None:
     )
     parser.add_argument("--model", default="mobilenet_v3_small")
     parser.add_argument("--image-size", type=int, default=64, help="pixels")
+    parser.add_argument("--dense", type=Path, help="state dict; none: the dense model is trained here")
     parser.add_argument("--epochs", type=int, default=3, help="of every row")
+    parser.add_argument("--first-px", type=int, default=0, help="size of the first epoch's images; they grow")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--files", action="store_true", help="write and run Core ML packages too")
@@ -353,10 +399,14 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     data = datasets.load(arguments.data, arguments.image_size, Progress(Console()))
-    fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=2e-3)
+    fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=2e-3, first_px=arguments.first_px)
 
     setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
-    dense, top1 = train_dense(setting, arguments.model, arguments.work)
+    if arguments.dense:
+        dense = models.from_checkpoint(arguments.model, arguments.dense, arguments.image_size)
+        top1 = _top1(dense, setting)
+    else:
+        dense, top1 = train_dense(setting, arguments.model, arguments.work)
     for seed in arguments.seeds:
         for name in arguments.rows:
             path = arguments.work / f"{name}-seed{seed}.json"
@@ -377,7 +427,7 @@ def _core_ml_rows(
 ) -> dict[str, dict[str, Any]]:
     """The dense model, and seed 0 of every row that removed channels."""
     found = {"dense": dense}
-    for name in ("nothing", "channels", "channels-distilled"):
+    for name in ("nothing", "channels", "channels-alike", "channels-distilled"):
         path = arguments.work / f"{name}-seed0.pt"
         if path.exists():
             found[name] = models.from_checkpoint(arguments.model, path)

@@ -1,7 +1,9 @@
-"""Rerun the results on real images: MobileNetV3-Large from an archive to `docs/results/`, a row at a time.
+"""Rerun the results on real images: from an archive to `docs/results/`, a row at a time.
 
     python benchmarks/run_results.py --archives DATA --work WORK             # both data sets; hours on a CPU
     python benchmarks/run_results.py --archives DATA --work WORK --only cifar10 --skip-speed
+    python benchmarks/run_results.py --archives DATA --work WORK --model timm/NAME   # any other classifier
+    torchrun --nproc-per-node 2 benchmarks/run_results.py ... --train-only           # two cores, or two GPUs
 
 `--archives` holds cifar10-jpeg.tar.xz and tiny-imagenet-50.tar.xz, each one folder with train/ and test/ or
 val/. Whatever is finished in `--work` is kept: a killed run goes on. A GPU is used where there is one, for
@@ -37,23 +39,27 @@ from converters.facts import Normalization, size_bytes
 from converters.files import replacing, write_text
 from converters.targets import TARGETS, Format
 from edgeprune import data as datasets
-from edgeprune import environment, models, pipeline, pruning, training
+from edgeprune import environment, models, pipeline, processes, pruning, training
 from edgeprune.data import Data
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
 from edgeprune.report import plots
-from edgeprune.report.records import Report
+from edgeprune.report.records import Report, Row
 from edgeprune.training import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ARCHIVES = {"cifar10": "cifar10-jpeg.tar.xz", "tiny-imagenet-50": "tiny-imagenet-50.tar.xz"}
-MODEL = "mobilenet_v3_large"
-TRAINED_PX, TIMED_PX = 64, 224
+MOBILENET = "mobilenet_v3_large"
+FIRST_PX, TRAINED_PX, TIMED_PX = 48, 64, 224
 THEIRS = "coremltools75"
 THEIR_SPARSITY = 0.75  # Where Apple's advice for the Neural Engine begins.
 THEIR_THRESHOLD = 1e-12
 RAMP, MASK_UPDATES = 0.6, 50
+WITHIN_POINTS = 0.5
+DENSE, CHANNELS = "dense", "channels"
+# What "times smaller" is measured against: float16 as Core ML packages are by default, float32 in LiteRT.
+BASELINES = {"Core ML": "coreml-ios16", "LiteRT": "litert-arm64"}
 BATCH = 100
 CALIBRATION = 64
 RUNTIMES = {"arm64": ("litert-arm64", "litert-arm64-int8", "litert-arm64-static-int8"),
@@ -81,25 +87,32 @@ class Peer:
     top1: float
 
 
-def recipe_for(name: str, data: Path, work: Path, epochs: tuple[int, int]) -> Recipe:
-    """The recipe of one data set: dense, zeros in blocks, channels removed, and both."""
+def recipe_for(model: str, name: str, data: Path, work: Path, epochs: tuple[int, int]) -> Recipe:
+    """The recipe of a model on one data set: dense, channels removed, zeros in blocks, and both."""
     dense, fit = (
-        Fit(epochs=count, batch_size=128, learning_rate=rate, weight_decay=0.05, label_smoothing=0.1)
-        for count, rate in zip(epochs, (4e-3, 2e-3), strict=True)
+        Fit(
+            epochs=count,
+            batch_size=128,
+            learning_rate=1.5e-3,
+            weight_decay=0.05,
+            label_smoothing=0.1,
+            first_px=FIRST_PX,
+        )
+        for count in epochs
     )
     return Recipe(
-        model=MODEL,
+        model=model,
         data=data,
         image_size_px=TRAINED_PX,
         augment=Augment(shift_px=8, erase_px=16),
         dense=dense,
         variants={
-            "block": Variant(sparsity=0.8, fit=fit),
-            "channels": Variant(channels=0.35, fit=fit),
-            "channels+block": Variant(channels=0.25, sparsity=0.8, fit=fit),
+            CHANNELS: Variant(macs_left=0.5, fit=fit),
+            "channels+block": Variant(macs_left=0.6, sparsity=0.8, criterion="squared_magnitude", fit=fit),
+            "block": Variant(sparsity=0.8, criterion="squared_magnitude", fit=fit),
         },
         targets=TARGET_NAMES,
-        output=work / name / "run",
+        output=work / slug(model, name) / "run",
     )
 
 
@@ -118,7 +131,7 @@ def peers(recipe: Recipe, data: Data, work: Path) -> list[Peer]:
     """Files of other tools, from the run's dense weights."""
     kept = work / "peers.json"
     if not kept.exists():
-        dense = trained(recipe, data, "dense")
+        dense = trained(recipe, data, DENSE)
         found = [float16(dense, data, work), by_coremltools(recipe, dense, data, work)]
         write_text(kept, json.dumps([dataclasses.asdict(peer) for peer in found], indent=1))
     return [Peer(**peer) for peer in json.loads(kept.read_text())]
@@ -230,7 +243,7 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
     """LiteRT files of every variant's weights for images of this size, and their targets."""
     wanted = [name for names in RUNTIMES.values() for name in names]
     found = {}
-    for variant in ("dense", *recipe.named_variants):
+    for variant in (DENSE, *recipe.named_variants):
         paths = {work / f"{size_px}px" / f"{variant}-{target}.tflite": target for target in wanted}
         if not all(path.exists() for path in paths):
             (work / f"{size_px}px").mkdir(exist_ok=True)
@@ -249,24 +262,48 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
 
 def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
     """A variant of the run, in eval mode."""
-    model = models.build(MODEL, len(data.classes), recipe.image_size_px)
+    model = models.build(recipe.model, len(data.classes), recipe.image_size_px)
     pruning.resize(model, load_file(recipe.output / "variants" / f"{variant}.safetensors"))
     return model.eval()
 
 
-def page(name: str, report: Report, found: Sequence[Peer], times: Mapping[int, Any]) -> list[str]:
-    """The tables of one data set."""
+def page(model: str, name: str, report: Report, found: Sequence[Peer], times: Mapping[int, Any]) -> list[str]:
+    """The tables of one model on one data set."""
     about = report.environment
-    dense = next(training for training in report.trainings if training.variant == "dense")
+    dense = next(training for training in report.trainings if training.variant == DENSE)
     return [
-        f"# {MODEL} on {name}",
+        f"# {model} on {name}",
         "",
         f"{about['data']['train_images']:,} training images, {about['data']['held_out_images']:,} held-out "
         f"ones, {TRAINED_PX} px. Trained on {about['trained_on']}, {len(dense.epochs)} epochs dense and "
-        f"{len(report.trainings[-1].epochs)} for each variant; the float32 torch model has "
+        f"{len(report.trainings[-1].epochs)} more for each variant, taught by the dense model; images grow "
+        "to full size over two thirds of the epochs. The float32 torch model has "
         f"**{100 * dense.top1:.2f} %**. Bytes and top-1 are those of the file, on all held-out images.",
         "",
-        *(f"![{form}: size against accuracy]({picture_name(name, form)})" for form in ("Core ML", "LiteRT")),
+        *(
+            f"![{form}: size against accuracy]({picture_name(slug(model, name), form)})"
+            for form in ("Core ML", "LiteRT")
+        ),
+        "",
+        f"## Within {WITHIN_POINTS:g} points of dense",
+        "",
+        *best_lines(report, dense.top1, times),
+        "",
+        "## What was trained",
+        "",
+        *table(
+            ("variant", "top-1 of the torch model", "weights", "multiplications", "hours"),
+            [
+                [
+                    t.variant,
+                    f"{100 * t.top1:.2f} %",
+                    f"{t.parameters:,}",
+                    f"{t.macs:,}",
+                    f"{t.seconds / 3600:.2f}",
+                ]
+                for t in report.trainings
+            ],
+        ),
         "",
         "## Files",
         "",
@@ -281,12 +318,62 @@ def page(name: str, report: Report, found: Sequence[Peer], times: Mapping[int, A
     ]
 
 
+def best_lines(report: Report, dense_top1: float, times: Mapping[int, Any]) -> list[str]:
+    """The smallest file of each format, and the fastest on each runtime, that lose little enough."""
+    near = [row for row in report.rows if 100 * (dense_top1 - row.top1) <= WITHIN_POINTS]
+    sizes = [
+        smallest_line(f"{form}, {what}", rows, baseline, dense_top1)
+        for form, target in BASELINES.items()
+        for baseline in report.rows
+        if (baseline.variant, baseline.target) == (DENSE, target)
+        for what, rows in (
+            ("the smallest file", [row for row in near if _form(row.target) == form]),
+            (
+                "the smallest by removed channels alone",
+                [row for row in near if row.target == target and row.variant == CHANNELS],
+            ),
+        )
+    ]
+    names = {f"{row.variant}-{row.target}" for row in near}
+    fastest = [
+        fastest_line(f"{where} at {size_px} px", names, timing["files"])
+        for size_px, by_runtime in times.items()
+        for where, timing in by_runtime.items()
+    ]
+    return [*sizes, *fastest]
+
+
+def smallest_line(what: str, rows: Sequence[Row], dense: Row, dense_top1: float) -> str:
+    """The smallest of these files, against the dense one."""
+    if not rows:
+        return f"- {what}: none."
+    best = min(rows, key=lambda row: row.bytes)
+    return (
+        f"- {what}: {best.variant} as {best.target}, {best.bytes:,} bytes, "
+        f"{dense.bytes / best.bytes:.2f} times smaller than dense {dense.target} "
+        f"({100 * (1 - best.bytes / dense.bytes):.1f} % less), "
+        f"{100 * (dense_top1 - best.top1):.2f} points lost."
+    )
+
+
+def fastest_line(what: str, names: set[str], files: Sequence[Mapping[str, Any]]) -> str:
+    """The fastest of the named files, against dense float32 and, where there is one, dense static int8."""
+    speed = {Path(row["path"]).stem: row["speed"] for row in files if row["speed"]}
+    timed_names = names & set(speed)
+    if not timed_names:
+        return f"- {what}, the fastest: none."
+    best = max(timed_names, key=lambda name: speed[name])
+    static = speed.get(f"{DENSE}-litert-arm64-static-int8")
+    against = f", {speed[best] / static:.2f} times as fast as dense static int8" if static else ""
+    return f"- {what}, the fastest: {best}, {speed[best]:.2f} times as fast as dense float32{against}."
+
+
 def file_rows(report: Report, dense_top1: float, found: Sequence[Peer]) -> list[list[str]]:
     """A line a file: ours, then the peers'."""
     words = {True: "yes", False: "no", None: "unknown"}
     dense = {
-        form: next(row.bytes for row in report.rows if row.target == target and row.variant == "dense")
-        for form, target in (("Core ML", "coreml-ios16"), ("LiteRT", "litert-arm64"))
+        form: next(row.bytes for row in report.rows if row.target == target and row.variant == DENSE)
+        for form, target in BASELINES.items()
     }
     ours = [
         (f"{row.target}, {row.variant}", _form(row.target), row.bytes, row.top1, words[row.sparse_runtime])
@@ -318,14 +405,14 @@ def _form(target: str) -> str:
     return "Core ML" if TARGETS[target].format is Format.COREML else "LiteRT"
 
 
-def slug(name: str) -> str:
-    """What a data set's pages are called."""
-    return f"{MODEL}_{name.replace('-', '_')}"
+def slug(model: str, name: str) -> str:
+    """What the pages of a model on a data set are called."""
+    return f"{model.removeprefix('timm/')}_{name.replace('-', '_')}"
 
 
-def picture_name(name: str, form: str) -> str:
+def picture_name(slug: str, form: str) -> str:
     """The file of a picture of size against accuracy."""
-    return f"{slug(name)}_{form.lower().replace(' ', '')}.svg"
+    return f"{slug}_{form.lower().replace(' ', '')}.svg"
 
 
 def standing_alone(picture: str) -> str:
@@ -345,7 +432,7 @@ def example(size_px: int = TRAINED_PX) -> torch.Tensor:
 
 def normalization() -> Normalization:
     """The recipe's own."""
-    default = Recipe(model=MODEL)
+    default = Recipe(model=MOBILENET)
     return Normalization(default.mean, default.std)
 
 
@@ -375,28 +462,33 @@ def main() -> None:
     parser.add_argument("--archives", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder outside the repository")
     parser.add_argument("--only", nargs="+", choices=ARCHIVES, default=list(ARCHIVES))
-    parser.add_argument("--dense-epochs", type=int, default=25)
+    parser.add_argument("--model", default=MOBILENET, help="of torchvision, or timm/NAME")
+    parser.add_argument("--dense-epochs", type=int, default=26)
     parser.add_argument("--epochs", type=int, default=10, help="of every variant")
     parser.add_argument("--rounds", type=int, default=10, help="of the timings")
+    parser.add_argument("--train-only", action="store_true", help="write the run folder, no page")
     parser.add_argument("--skip-speed", action="store_true")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    progress = Progress(Console())
+    progress = Progress(Console(quiet=not processes.is_first()))
     for name in options.only:
-        work = options.work / name
+        own = slug(options.model, name)
+        work = options.work / own
         work.mkdir(parents=True, exist_ok=True)
-        folder = unpacked(options.archives / ARCHIVES[name], options.work)
-        recipe = recipe_for(name, folder, options.work, (options.dense_epochs, options.epochs))
+        folder = processes.shared(lambda name=name: unpacked(options.archives / ARCHIVES[name], options.work))
+        epochs = (options.dense_epochs, options.epochs)
+        recipe = recipe_for(options.model, name, folder, options.work, epochs)
         report = pipeline.run(recipe, progress, environment.command_line())
-        if report is None:  # One of several processes, not the first.
+        if report is None or options.train_only:  # One of several processes, not the first.
             continue
         data = datasets.load(folder, TRAINED_PX, progress)
         found = peers(recipe, data, work)
         times = {} if options.skip_speed else speeds(recipe, data, work, options.rounds)
+        options.output.mkdir(parents=True, exist_ok=True)
         for form, picture in plots.size_against_accuracy(report).items():
-            write_text(options.output / picture_name(name, form), standing_alone(picture))
-        write_text(options.output / f"{slug(name)}.md", "\n".join(page(name, report, found, times)) + "\n")
+            write_text(options.output / picture_name(own, form), standing_alone(picture))
+        lines = page(options.model, name, report, found, times)
+        write_text(options.output / f"{own}.md", "\n".join(lines) + "\n")
         write_index(options.output)
 
 
