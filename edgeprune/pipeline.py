@@ -260,7 +260,7 @@ def _shrink(module: nn.Module, variant: Variant, recipe: Recipe, setting: Settin
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(recipe.seed))[:images]
     batches = [
         (training.normalized(train.images[part], setting.normalization), train.labels[part])
-        for part in order.split(SHRINKING_BATCH)
+        for part in torch.split(order, SHRINKING_BATCH)
     ]
     cut = shared(  # Gradients of different machines differ in their last bits.
         lambda: pruning.least_channels(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,22 @@ from torch.nn import functional as F
 from converters.layers import kind_of, weighted_layers
 from edgeprune.errors import UserError
 from edgeprune.models import count_macs, count_parameters
-from edgeprune.pruning.calibration import Batch, Calibration, Loss, evaluating, layer_uses, read_batches, run
+from edgeprune.pruning.calibration import (
+    Batch,
+    Calibration,
+    Layer,
+    Loss,
+    evaluating,
+    layer_uses,
+    read_batches,
+    run,
+)
 from edgeprune.pruning.transformers import attention_blocks
 
-COUNTS = {"macs": count_macs, "parameters": lambda model, example: count_parameters(model)}
+COUNTS: dict[str, Callable[[nn.Module, Tensor], int]] = {
+    "macs": count_macs,
+    "parameters": lambda model, example: count_parameters(model),
+}
 # What is left of a layer, at the least: a network that is cut through somewhere does not recover.
 LEAST_LEFT = 0.1
 TOLERANCE = 0.03  # By which more may be left, where nothing smaller can be had.
@@ -214,7 +226,7 @@ def _reads(item: Any) -> bool:
 
 
 def _effects(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Sequence[Batch], loss: Loss
+    model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch], loss: Loss
 ) -> dict[str, Tensor]:
     """What the loss changes by, to first order, when a layer no longer reads an input: (batches, inputs).
 
