@@ -1,0 +1,165 @@
+"""Run every recipe by its one command and write its page in `docs/recipes/`.
+
+    python benchmarks/recipe_pages.py --work WORK                      # all: up to two hours on two cores
+    python benchmarks/recipe_pages.py --work WORK --only resnet18      # one
+
+What is finished in `--work` is kept, with the time that it took: a killed run goes on with the next recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from litert_files import table
+
+from converters.files import write_text
+from edgeprune import environment
+from edgeprune.cli import DONE, OVER_BUDGET
+from edgeprune.report import records, summary
+from edgeprune.report.records import Report
+
+ROOT = Path(__file__).parents[1]
+RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
+OUTPUT = ROOT / "docs" / "recipes"
+WORDS = {True: "yes", False: "no", None: "unknown"}
+# An example for the user's own images; times are scaled by images and pixels.
+THEIR_IMAGES, THEIR_PX = 10_000, 128
+
+
+def run(name: str, work: Path) -> float:
+    """Run a recipe to its end, unless that was done; the seconds it took."""
+    kept = work / f"{name}.json"
+    if not kept.exists():
+        began = time.monotonic()
+        command = [sys.executable, str(RECIPES[name]), "--output", str(work / name)]
+        if subprocess.run(command, cwd=ROOT).returncode not in (DONE, OVER_BUDGET):
+            raise SystemExit(f"{name} failed: {' '.join(command)}")
+        write_text(kept, json.dumps({"seconds": time.monotonic() - began}))
+    return float(json.loads(kept.read_text())["seconds"])
+
+
+def page(name: str, report: Report, seconds: float) -> list[str]:
+    """The page of one recipe."""
+    title, *told = story(RECIPES[name])
+    about = report.environment
+    return [
+        f"# {title}",
+        "",
+        *(line for paragraph in told for line in (paragraph, "")),
+        f"    python recipes/{name}.py",
+        "",
+        f"That command took **{duration(seconds)}** on {environment.processor()}, {about['threads']} "
+        f"threads, on {about['data']['source']}: {about['data']['train_images']:,} training images, "
+        f"{about['data']['held_out_images']:,} held-out ones, "
+        f"{report.recipe['image_size_px']} px. Bytes, top-1 and zeros are those of the files.",
+        "",
+        *table(
+            ("target, variant", "bytes", "times smaller", "top-1", "points lost", "zeros", "sparse kernels"),
+            file_rows(report),
+        ),
+        "",
+        "## What to ship",
+        "",
+        *recommended(report),
+        "",
+        "## On your own images",
+        "",
+        f"    python recipes/{name}.py --data IMAGES --output runs/mine",
+        "",
+        *expectations(report),
+    ]
+
+
+def story(script: Path) -> list[str]:
+    """The title and the paragraphs of a recipe's docstring, without its commands."""
+    docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+    first, *rest = docstring.split("\n\n")
+    return [first.split(",")[0], *(part for part in rest if not part.startswith("    "))]
+
+
+def file_rows(report: Report) -> list[list[str]]:
+    """A line a file; sizes against the dense file of the same target."""
+    dense = {row.target: row.bytes for row in report.rows if row.variant == summary.DENSE}
+    return [
+        [f"{row.target}, {row.variant}", f"{row.bytes:,}", f"{dense[row.target] / row.bytes:.1f}",
+         f"{100 * row.top1:.1f} %", f"{row.top1_drop_points:.1f}", f"{row.zero_fraction:.0%}",
+         WORDS[row.sparse_runtime]]
+        for row in sorted(report.rows, key=lambda row: row.target)
+    ]  # fmt: skip
+
+
+def recommended(report: Report) -> list[str]:
+    """The smallest file within half a point, target by target."""
+    return [
+        f"- {target}: {found.variant}, {found.bytes:,} bytes, {found.top1_drop_points:.1f} points lost."
+        if (found := summary.recommendation(target, report).smallest)
+        else f"- {target}: no file is within {summary.RECOMMENDED_DROP_POINTS:g} points."
+        for target in dict.fromkeys(row.target for row in report.rows)
+    ]
+
+
+def expectations(report: Report) -> list[str]:
+    """What changes with other images, and what it would cost."""
+    lines = []
+    images, size_px = report.environment["data"]["train_images"], report.recipe["image_size_px"]
+    for training in report.trainings:
+        if training.epochs:
+            epoch = training.seconds / len(training.epochs)
+            theirs = epoch * THEIR_IMAGES / images * (THEIR_PX / size_px) ** 2
+            lines.append(
+                f"- {training.variant}: {len(training.epochs)} epochs of {epoch:.1f} s here. An epoch of "
+                f"{THEIR_IMAGES:,} images at {THEIR_PX} px would take some {duration(theirs)} there "
+                "(scaled by images and pixels, not measured)."
+            )
+    return [
+        *lines,
+        "- Digits are easy, and 450 of them tell halves of a point apart at best: expect to lose more on "
+        "photographs, and read the report's own numbers.",
+        "- Where too much is lost: train longer (`--variants.block.fit.epochs`), ask for fewer zeros "
+        "(`--variants.block.sparsity 0.7`), or leave more channels (`--variants.channels.channels 0.25`).",
+        "- A trained model of your own spares the first training: `--checkpoint dense.pt`.",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """For people: "9 min 5 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def index(titles: dict[str, str]) -> list[str]:
+    """The page that names the others."""
+    return [
+        "# Recipes",
+        "",
+        "One script a model, each with a page that a run of it wrote (`benchmarks/recipe_pages.py`).",
+        "",
+        *(f"- [{title}]({name}.md)" for name, title in titles.items()),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder outside the repository")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        seconds = run(name, options.work)
+        lines = page(name, records.read(options.work / name), seconds)
+        write_text(options.output / f"{name}.md", "\n".join(lines) + "\n")
+        there = {path.stem for path in options.output.glob("*.md")}
+        titles = {name: story(path)[0] for name, path in RECIPES.items() if name in there}
+        write_text(options.output / "README.md", "\n".join(index(titles)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
