@@ -42,7 +42,7 @@ from edgeprune.training import Hooks, Setting
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SPARSITY = 0.8
-MACS_LEFT = 0.5
+LEFT = 0.5
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 1024, 16
 RAMP = 0.6
 DISTILL = 0.7
@@ -85,6 +85,7 @@ PATTERNS: dict[str, Pattern] = {
 }
 NOTHING = "nothing"
 CHANNELS = "half of the multiplications, by channels"
+WEIGHTS = "half of the weights, by channels"
 # coremltools ranks blocks by their L2 norm: so do ours that are compared with it.
 L2, REGROW = {"criterion": "squared_magnitude"}, {"criterion": "squared_magnitude", "regrow": True}
 METHODS = {
@@ -103,6 +104,7 @@ METHODS = {
     "channels-alike": Method(CHANNELS, OURS),
     "channels-torch-pruning": Method(CHANNELS, TORCH_PRUNING),
     "channels-distilled": Method(CHANNELS, OURS, distilled=True, settings={"of": "macs"}),
+    "weights-distilled": Method(WEIGHTS, OURS, distilled=True, settings={"of": "parameters"}),
 }
 
 
@@ -131,7 +133,7 @@ def run_row(
     example = torch.zeros(1, 3, size_px, size_px)
     began = time.monotonic()
     sparsifier, untrained = None, None
-    if method.pattern == CHANNELS:
+    if method.pattern in (CHANNELS, WEIGHTS):
         _remove_channels(model, method, example, setting)
         untrained = _untrained_top1(model, setting, fit)
     elif method.pattern != NOTHING:
@@ -205,7 +207,7 @@ def table(rows: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
 
 def _tool(method: Method) -> str:
     """Who prunes, and how where it is not the default."""
-    said = {"squared_magnitude": "L2", True: "regrow", "macs": "`shrink_to`"}
+    said = {"squared_magnitude": "L2", True: "regrow", "macs": "`shrink_to`", "parameters": "`shrink_to`"}
     settings = [said[value] for value in method.settings.values()]
     return f"{method.tool} ({', '.join(settings)})" if settings else method.tool
 
@@ -223,9 +225,9 @@ def _remove_channels(model: nn.Module, method: Method, example: Tensor, setting:
     if method.tool == TORCH_PRUNING:
         _shrink_with_torch_pruning(model, example)
     elif method.settings:
-        pruning.shrink_to(model, example, MACS_LEFT, calibration=_calibration(setting), **method.settings)
+        pruning.shrink_to(model, example, LEFT, calibration=_calibration(setting), **method.settings)
     else:
-        pruning.shrink(model, example, pruning.fraction_for_macs(model, example, MACS_LEFT))
+        pruning.shrink(model, example, pruning.fraction_for_macs(model, example, LEFT))
 
 
 def _calibration(setting: Setting) -> list[tuple[Tensor, Tensor]]:
@@ -259,7 +261,7 @@ def _shrink_with_torch_pruning(model: nn.Module, example: Tensor) -> None:
         return models.count_macs(trial, example) / dense
 
     dense = models.count_macs(model, example)
-    shrink(model, _bisected(left, MACS_LEFT))
+    shrink(model, _bisected(left, LEFT))
 
 
 def _bisected(left: Callable[[float], float], wanted: float) -> float:
@@ -425,9 +427,11 @@ def main() -> None:
 def _core_ml_rows(
     dense: nn.Module, setting: Setting, arguments: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
-    """The dense model, and seed 0 of every row that removed channels."""
+    """The dense model, and seed 0 of every row that removed channels, or nothing."""
     found = {"dense": dense}
-    for name in ("nothing", "channels", "channels-alike", "channels-distilled"):
+    for name, method in METHODS.items():
+        if method.pattern not in (NOTHING, CHANNELS, WEIGHTS):
+            continue
         path = arguments.work / f"{name}-seed0.pt"
         if path.exists():
             found[name] = models.from_checkpoint(arguments.model, path)

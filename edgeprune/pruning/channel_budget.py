@@ -30,7 +30,7 @@ from edgeprune.pruning.calibration import (
     read_batches,
     run,
 )
-from edgeprune.pruning.transformers import attention_blocks
+from edgeprune.pruning.transformers import attention_blocks, is_attention
 
 COUNTS: dict[str, Callable[[nn.Module, Tensor], int]] = {
     "macs": count_macs,
@@ -163,9 +163,7 @@ def _refuse(model: nn.Module, left: float, of: str, keep: Sequence[str]) -> None
         problems.append(f"fraction left {left:g} is not between 0 and 1: 0.5 halves the model")
     if of not in COUNTS:
         problems.append(f"unknown count {of!r}: choose from {', '.join(COUNTS)}")
-    attention = attention_blocks(model) + [
-        name for name, m in modules.items() if type(m).__name__ == "Attention"
-    ]
+    attention = attention_blocks(model) + [name for name, module in modules.items() if is_attention(module)]
     if attention:
         problems.append(f"layer {attention[0]!r} is attention: use shrink_transformer, or shrink")
     if problems:

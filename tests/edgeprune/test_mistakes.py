@@ -105,6 +105,20 @@ def test_a_removed_variant_name_is_no_excuse_for_a_wrong_rule_in_another(small_r
     assert "variant two50: layer rule 'tail'" in told
 
 
+def test_images_of_a_size_that_the_model_does_not_take(small_recipe, tmp_path, capsys):
+    recipe = replace(
+        small_recipe,
+        model="timm/vit_tiny_patch16_224",
+        image_size_px=64,
+        dense=replace(small_recipe.dense, first_px=32),
+        variants={"lean": Variant(macs_left=0.5)},
+    )
+    told = refuse(recipe, ["--output", str(tmp_path / "run")], capsys)
+    assert "dense.first_px 32: timm/vit_tiny_patch16_224 takes images of one size only: leave it 0" in told
+    assert "variant lean: layer 'blocks.0.attn' is attention" in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_key_in_a_recipe_file(small_recipe, tmp_path, capsys):
     path = tmp_path / "recipe.toml"
     path.write_text("sparsty = 0.8\n" + recipes.to_toml(small_recipe))
