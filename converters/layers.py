@@ -11,11 +11,20 @@ from torch import nn
 
 @dataclass(frozen=True)
 class WeightedLayer:
-    """A convolution or linear layer: its `named_modules()` name, kind and weight shape."""
+    """A convolution or linear layer.
+
+    Attributes:
+        name: as `named_modules()` gives it.
+        kind: see `kind_of`.
+        shape: of its weight.
+        uses: how many times each weight is used for an example: the pixels of what the layer gives; 0 where
+            none was run.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
+    uses: int = 0
 
 
 def kind_of(module: nn.Conv2d | nn.Linear) -> str:
@@ -34,18 +43,20 @@ def kind_of(module: nn.Conv2d | nn.Linear) -> str:
 def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLayer]:
     """Run `model` once on `example` and list its convolution and linear layers in execution order.
 
-    A layer that runs twice is listed once, where it ran first.
+    A layer that runs twice is listed once, where it ran first, with the uses of both.
     """
     seen: dict[str, WeightedLayer] = {}
 
-    def noting(layer: WeightedLayer) -> Callable[..., None]:
-        def note(*_: object) -> None:
-            seen.setdefault(layer.name, layer)
+    def noting(name: str) -> Callable[..., None]:
+        def note(module: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> None:
+            before = seen[name].uses if name in seen else 0
+            uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
+            seen[name] = WeightedLayer(name, kind_of(module), tuple(module.weight.shape), before + uses)
 
         return note
 
     handles = [
-        module.register_forward_hook(noting(WeightedLayer(name, kind_of(module), tuple(module.weight.shape))))
+        module.register_forward_hook(noting(name))
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]

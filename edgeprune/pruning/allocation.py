@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from converters.layers import weighted_layers
 from converters.sizes import SizeModel
 from edgeprune.errors import UserError
-from edgeprune.pruning.calibration import layer_uses
 from edgeprune.pruning.criteria import CRITERIA, Criterion, Need
 from edgeprune.pruning.patterns import Block, NofM, Pattern, Unstructured, smallest
 from edgeprune.pruning.select import Rule, Selected, select
@@ -211,7 +211,8 @@ def by_multiplications(
         raise UserError(f"sparsity {sparsity:g} and spread {spread:g}: layers would have {low:g} to {high:g}")
     _refuse_above(high, high, pattern)
     counts = np.array([float(s.layer.weight.numel()) for s in chosen])
-    uses = np.array(list(layer_uses(model, example, {s.name: s.layer for s in chosen}).values()), dtype=float)
+    used = {layer.name: layer.uses for layer in weighted_layers(model, example)}
+    uses = np.array([float(used.get(s.name, 0)) for s in chosen])
     wanted = np.full(len(chosen), low)
     spare = (sparsity - low) * counts.sum()
     for index in np.argsort(-uses, kind="stable"):

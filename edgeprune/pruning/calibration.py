@@ -128,32 +128,6 @@ def calls_in_order(model: nn.Module, layers: Mapping[str, Layer], batches: Seque
     return calls
 
 
-def layer_uses(model: nn.Module, example: Tensor, layers: Mapping[str, Layer]) -> dict[str, int]:
-    """How many times each layer's weights are used for one image: the pixels of what it gives.
-
-    Args:
-        model: in eval mode.
-        example: (1, 3, h, w).
-        layers: of `model`; one that never runs is used 0 times.
-    """
-    pixels = dict.fromkeys(layers, 0)
-
-    def count(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
-            pixels[name] += output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
-
-        return hook
-
-    handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return pixels
-
-
 def second_moments(model: nn.Module, layer: Layer, calls: int, batches: Sequence[Batch]) -> Tensor:
     """Second moments of a layer's inputs: (groups, in / groups * kernel, same), float64.
 

@@ -26,7 +26,6 @@ from edgeprune.pruning.calibration import (
     Layer,
     Loss,
     evaluating,
-    layer_uses,
     read_batches,
     run,
 )
@@ -190,9 +189,10 @@ def _groups(
         name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
     }
     names = {module: name for name, module in layers.items()}
-    uses = layer_uses(model, example, layers) if of == "macs" else dict.fromkeys(layers, 1)
+    running = weighted_layers(model, example)
+    uses = {layer.name: layer.uses if of == "macs" else 1 for layer in running}
     effects = _effects(model, layers, batches, loss)
-    kept = [layers[weighted_layers(model, example)[-1].name], *(model.get_submodule(name) for name in keep)]
+    kept = [layers[running[-1].name], *(model.get_submodule(name) for name in keep)]
     graph = tp.DependencyGraph().build_dependency(model, example)
     found = graph.get_all_groups(ignored_layers=kept, root_module_types=[nn.Conv2d, nn.Linear])
     for items in found:
@@ -206,7 +206,7 @@ def _groups(
             layer, name = item.dep.target.module, names[item.dep.target.module]
             reads = _reads(item)
             weights = layer.weight[:, 0].numel() if reads else layer.weight[0].numel()
-            saved += weights * uses[name] * len(item.idxs) / width
+            saved += weights * uses.get(name, 0) * len(item.idxs) / width
             if reads:
                 changes.index_add_(1, torch.tensor(item.root_idxs), effects[name][:, item.idxs])
         yield _Group(names[items[0].dep.target.module], changes.square().mean(0), saved)
