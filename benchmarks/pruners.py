@@ -401,7 +401,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     data = datasets.load(arguments.data, arguments.image_size, Progress(Console()))
-    fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=2e-3, first_px=arguments.first_px)
+    fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px)
 
     setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
     if arguments.dense:

@@ -313,6 +313,12 @@ def page(model: str, name: str, report: Report, found: Sequence[Peer], times: Ma
         ),
         "",
         *(line for size_px, by_runtime in times.items() for line in speed_lines(size_px, by_runtime)),
+        "## Not measured",
+        "",
+        "- Anything on a phone. Core ML files were run by our evaluator, not by Apple's runtime.",
+        *([] if times else ["- Speed: this run was made with `--skip-speed`."]),
+        "- More than one seed.",
+        "",
         f"Made by `{provenance()['command']}` on {environment.processor()}; torch {about['torch']}, "
         f"coremltools {about['coremltools']}, litert-torch {about['litert_torch']}.",
     ]
