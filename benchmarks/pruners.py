@@ -1,14 +1,15 @@
 """This library's pruning while training against coremltools' and Torch-Pruning's, from one dense model.
 
-    python benchmarks/pruners.py --data cifar10 --work work/pruners [--seeds 3]
+    python benchmarks/pruners.py --data cifar10 --work work/pruners [--seeds 0 1 2]
 
 `--data` holds train/ and test/ (or val/) with a folder of images a class. The dense model is trained once;
 every row then starts from it and trains for the same epochs, on the same images in the same order, with the
 same optimizer, by the very same loop. A row is kept in `--work` as soon as it is measured: a killed run goes
-on with the next one, and two seeds can be run at once with `--seed`. The Markdown table goes to `--output`.
+on with the next one, and two seeds can be run at once with `--seeds`. The Markdown table goes to `--output`.
 
 Rows "labels only" compare the pruners alone. Rows "distilled" are what the recipes do: the dense model's
-answers weigh 0.7 in the loss. `--dense` takes a dense model that is trained already.
+answers weigh 0.7 in the loss. On two cores `torchrun --nproc-per-node 2 benchmarks/pruners.py ... --dense-only`
+trains the dense model in half the time.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from converters.facts import Normalization
 from converters.files import replacing
 from edgeprune import data as datasets
 from edgeprune import environment, models, pruning, training
+from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
 from edgeprune.recipe import Augment, Fit
@@ -46,14 +48,29 @@ LEFT = 0.5
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 1024, 16
 RAMP = 0.6
 DISTILL = 0.7
-# Trained in three cycles of the learning rate: the later ones see larger shifts and softer labels, and
-# the last one squares cut out.
+# Trained in two cycles of the learning rate; the second one sees its images nearly as they are.
 DENSE = (
-    (Fit(epochs=20, batch_size=128, learning_rate=4e-3), Augment(shift_px=4)),
-    (Fit(epochs=10, batch_size=128, learning_rate=2.5e-3, label_smoothing=0.1), Augment(shift_px=8)),
     (
-        Fit(epochs=20, batch_size=128, learning_rate=4e-3, weight_decay=0.05, label_smoothing=0.1),
-        Augment(shift_px=8, erase_px=24),
+        Fit(
+            epochs=26,
+            batch_size=128,
+            learning_rate=1.5e-3,
+            weight_decay=0.05,
+            label_smoothing=0.1,
+            first_px=48,
+        ),
+        Augment(shift_px=8, erase_px=16),
+    ),
+    (
+        Fit(
+            epochs=6,
+            batch_size=128,
+            learning_rate=1e-3,
+            weight_decay=0.05,
+            label_smoothing=0.1,
+            ema=0.995,
+        ),
+        Augment(shift_px=4),
     ),
 )
 MASK_UPDATES = 50
@@ -114,14 +131,18 @@ def train_dense(setting: Setting, model: str, work: Path) -> tuple[nn.Module, fl
     dense = models.build(model, len(setting.data.classes))
     for cycle, (fit, augment) in enumerate(DENSE):
         path = work / f"dense-{cycle}.pt"
-        if not path.exists():
+        if not shared(path.exists):
             own = dataclasses.replace(setting, seed=cycle, augment=augment)
             training.train(dense, own, fit, _hooks(f"dense, cycle {cycle}", work / f"dense-{cycle}.part"))
-            with replacing(path) as temporary:
-                torch.save(dense.state_dict(), temporary)
+            shared(lambda path=path: _save(dense, path))
         models.load_checkpoint(dense, path)
         print(f"dense, cycle {cycle}: {100 * _top1(dense, setting):.2f} %", flush=True)
     return dense.eval(), _top1(dense, setting)
+
+
+def _save(model: nn.Module, path: Path) -> None:
+    with replacing(path) as temporary:
+        torch.save(model.state_dict(), temporary)
 
 
 def run_row(
@@ -292,7 +313,7 @@ def _top1(model: nn.Module, setting: Setting) -> float:
 
 def _hooks(name: str, path: Path | None = None) -> Hooks:
     def save(state: dict[str, Any]) -> None:
-        if path is not None:
+        if path is not None and is_first():
             with replacing(path) as temporary:
                 torch.save(state, temporary)
 
@@ -305,7 +326,7 @@ def _hooks(name: str, path: Path | None = None) -> Hooks:
     def show(epoch: int, remark: str = "") -> None:
         print(f"{time.strftime('%H:%M:%S')} {name}: epoch {epoch}, {remark}", flush=True)
 
-    return Hooks(load=load, save=save, show=show)
+    return Hooks(load=lambda: shared(load), save=save, show=show)
 
 
 def _untrained_top1(model: nn.Module, setting: Setting, fit: Fit) -> float:
@@ -343,16 +364,14 @@ def _write_table(
 ) -> None:
     rows = _read_rows(arguments.work)
     seeds = sorted({seed for _, seed in rows})
-    dense_epochs = f"{' + '.join(str(cycle.epochs) for cycle, _ in DENSE)} epochs"
-    if arguments.dense:
-        dense_epochs = "trained by `benchmarks/run_results.py`"
+    dense_epochs = " + ".join(str(cycle.epochs) for cycle, _ in DENSE)
     sizes = [training.size_px(epoch, fit, arguments.image_size) for epoch in range(fit.epochs)]
     grows = f" on images of {', '.join(map(str, sizes))} px" if fit.first_px else ""
     text = (
         f"# Pruners compared on {source}\n\n"
         f"`benchmarks/pruners.py`, {environment.processor()}, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}. {arguments.model} at {arguments.image_size} px; the dense model, "
-        f"{dense_epochs}, has **{100 * dense_top1:.2f} %** of the held-out images right. Every row "
+        f"{dense_epochs} epochs, has **{100 * dense_top1:.2f} %** of the held-out images right. Every row "
         f"starts from it: {fit.epochs} epochs{grows} of AdamW, one-cycle to {fit.learning_rate:g}, "
         f"batches of {fit.batch_size}, zeros growing over the first {RAMP:.0%} by the same cubic schedule at "
         f"the same steps, on the same layers. Seeds {', '.join(map(str, seeds))} (order and augmentation of "
@@ -386,10 +405,10 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for what is done, outside the repository"
     )
-    parser.add_argument("--model", default="mobilenet_v3_small")
+    parser.add_argument("--model", default="mobilenet_v3_large")
     parser.add_argument("--image-size", type=int, default=64, help="pixels")
-    parser.add_argument("--dense", type=Path, help="state dict; none: the dense model is trained here")
-    parser.add_argument("--epochs", type=int, default=3, help="of every row")
+    parser.add_argument("--dense-only", action="store_true", help="train the dense model and stop")
+    parser.add_argument("--epochs", type=int, default=1, help="of every row")
     parser.add_argument("--first-px", type=int, default=0, help="size of the first epoch's images; they grow")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="*", choices=METHODS, default=list(METHODS))
@@ -404,11 +423,9 @@ def main() -> None:
     fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px)
 
     setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
-    if arguments.dense:
-        dense = models.from_checkpoint(arguments.model, arguments.dense, arguments.image_size)
-        top1 = _top1(dense, setting)
-    else:
-        dense, top1 = train_dense(setting, arguments.model, arguments.work)
+    dense, top1 = train_dense(setting, arguments.model, arguments.work)
+    if arguments.dense_only:
+        return
     for seed in arguments.seeds:
         for name in arguments.rows:
             path = arguments.work / f"{name}-seed{seed}.json"
@@ -416,8 +433,7 @@ def main() -> None:
                 own = dataclasses.replace(setting, seed=seed)
                 row, model = run_row(name, dense, own, fit, arguments.image_size)
                 print(f"{name}, seed {seed}: {100 * row['top1']:.2f} %", flush=True)
-                with replacing(path.with_suffix(".pt")) as temporary:
-                    torch.save(model.state_dict(), temporary)
+                _save(model, path.with_suffix(".pt"))
                 with replacing(path) as temporary:
                     temporary.write_text(json.dumps(row), encoding="utf-8")
     files = _core_ml_rows(dense, setting, arguments) if arguments.files else {}
