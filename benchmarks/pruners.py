@@ -8,8 +8,8 @@ same optimizer, by the very same loop. A row is kept in `--work` as soon as it i
 on with the next one, and two seeds can be run at once with `--seeds`. The Markdown table goes to `--output`.
 
 Rows "labels only" compare the pruners alone. Rows "distilled" are what the recipes do: the dense model's
-answers weigh 0.7 in the loss. On two cores `torchrun --nproc-per-node 2 benchmarks/pruners.py ... --dense-only`
-trains the dense model in half the time.
+answers weigh 0.7 in the loss. On two cores the dense model is trained in half the time by
+`torchrun --nproc-per-node 2 benchmarks/pruners.py ... --dense-only`.
 """
 
 from __future__ import annotations
