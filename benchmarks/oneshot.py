@@ -173,6 +173,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64, help="pixels")
     parser.add_argument("--images", type=int, default=512, help="for calibration")
     parser.add_argument("--seeds", type=int, default=1, help="draws of calibration images")
+    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=list(PATTERNS))
+    parser.add_argument("--criteria", nargs="+", choices=OURS, default=list(OURS), help="of ours")
     parser.add_argument("--output", type=Path, help="Markdown file to write; none: only print")
     arguments = parser.parse_args()
 
@@ -184,10 +186,11 @@ def main() -> None:
     results: dict[tuple[str, str], list[Result]] = {}
     for seed in range(arguments.seeds):
         batches = calibration(setting, arguments.images, seed)
-        for name, (pattern, sparsity) in PATTERNS.items():
+        for name in arguments.patterns:
+            pattern, sparsity = PATTERNS[name]
             ways = {
                 criterion: ours(criterion, pattern, sparsity, batches, seed)
-                for criterion in OURS
+                for criterion in arguments.criteria
                 if seed == 0 or criterion not in BLIND
             }
             if not isinstance(pattern, Block):  # It has no blocks.
