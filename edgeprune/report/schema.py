@@ -42,9 +42,27 @@ def report_schema() -> dict[str, Any]:
     definitions["Row"]["properties"]["layers"]["items"] = _schema(LayerFacts, definitions)
     definitions["Row"]["if"] = {"properties": {"sparse_runtime": {"type": "null"}}}
     definitions["Row"]["then"] = {"properties": {"sparse_runtime_reason": {"type": "string", "minLength": 1}}}
+    definitions["Row"]["allOf"] = _one_metric(lost=True)
+    definitions["Training"]["allOf"] = _one_metric(lost=False)
     epochs = definitions["Training"]["properties"]["epochs"]
     epochs["items"] = {"type": "object", "additionalProperties": {"type": "number"}}
     return {"$schema": DIALECT, "title": "report.json of edgeprune", **root, "$defs": definitions}
+
+
+def _one_metric(lost: bool) -> list[dict[str, Any]]:
+    """Of the metrics one is a number, with the points `lost` of it, and a null top1 has its reason."""
+    number, null = {"type": "number"}, {"type": "null"}
+    drop = ["top1_drop_points", "miou_drop_points"] if lost else ["top1", "miou"]
+    none = {"properties": {"miou": null, drop[1]: null}}
+    reason = {"properties": {"top1": {"type": "string", "minLength": 1}}, "required": ["top1"]}
+    maps = {"miou": number, drop[0]: null, drop[1]: number, "not_measured": reason}
+    return [
+        {
+            "if": {"properties": {"top1": number}},
+            "then": {**none, "properties": {**none["properties"], drop[0]: number}},
+            "else": {"properties": maps, "required": ["miou", drop[1], "not_measured"]},
+        }
+    ]
 
 
 def to_text(schema: Mapping[str, Any]) -> str:
