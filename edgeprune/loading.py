@@ -16,7 +16,8 @@ def load(recipe: Recipe, progress: Progress) -> Data:
     Raises:
         UserError: every fault of its folder, in one message.
     """
-    return LOADERS[recipe.task].load(recipe.data, recipe.image_size_px, progress)
+    loaded: Data = LOADERS[recipe.task].load(recipe.data, recipe.image_size_px, progress)
+    return loaded
 
 
 def held_out(recipe: Recipe, image_size_px: int, count: int) -> Split:
@@ -25,4 +26,5 @@ def held_out(recipe: Recipe, image_size_px: int, count: int) -> Split:
     Raises:
         UserError: every fault of its folder, in one message.
     """
-    return LOADERS[recipe.task].held_out(recipe.data, image_size_px, count)
+    found: Split = LOADERS[recipe.task].held_out(recipe.data, image_size_px, count)
+    return found

@@ -21,7 +21,7 @@ class Mapper(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.classifier = model.backbone, model.classifier
+        self.backbone, self.classifier = (model.get_submodule(name) for name in ("backbone", "classifier"))
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, classes, h, w)."""

@@ -17,7 +17,7 @@ SIDES = (0.45, 0.65)  # of a digit, over the scene's
 PLACES, COLOURS = 8, 8  # drawn for a digit, of which the emptiest and the one that stands out most are taken
 COARSE, SHADES = 4, 35.0  # colours along a side of the background, and how far they are from their mean
 TEXTURE, NOISE = 15.0, 8.0  # largest swing of the stripes, deviation of the noise; of 255
-INK = 0.5  # of a digit's blackest: what counts as the digit
+INK = 0.4  # of a digit's blackest: what counts as the digit
 SOFT = 0.25  # its edge, to either side of that
 
 
@@ -74,7 +74,9 @@ def _enlarged(digit: np.ndarray, side_px: int) -> np.ndarray:
     """A digit (8, 8) as ink (side, side) in [0, 1]."""
     from PIL import Image
 
-    return np.asarray(Image.fromarray(digit).resize((side_px, side_px), Image.Resampling.BICUBIC)) / 255
+    large = Image.fromarray(digit).resize((side_px, side_px), Image.Resampling.BICUBIC)
+    ink: np.ndarray = np.asarray(large) / 255
+    return ink
 
 
 def _place(classes: np.ndarray, side_px: int, random: np.random.Generator) -> tuple[slice, slice]:

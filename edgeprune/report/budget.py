@@ -442,7 +442,8 @@ def _recommended(budget: Budget, rows: Sequence[Row]) -> Limits:
     """What a file may lose at most where no budget holds, by the metric of the rows."""
     name = f"{rows[0].metric if rows else METRICS[0]}_drop_points"
     asked = getattr(budget, name)
-    return dataclasses.replace(Limits(), **{name: RECOMMENDED_DROP_POINTS if asked is None else asked})
+    most: dict[str, Any] = {name: RECOMMENDED_DROP_POINTS if asked is None else asked}
+    return Limits(**most)
 
 
 def _words(name: str, most: float, value: float | None, missing: str) -> str:

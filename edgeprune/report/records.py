@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from converters.files import write_text
 from edgeprune.errors import UserError
@@ -21,8 +21,9 @@ METRICS = ("top1", "miou")
 class Scored:
     """A record that has one of `METRICS`, and null for the other."""
 
-    top1: float | None
-    miou: float | None
+    if TYPE_CHECKING:  # The records' own fields, in the places that they have there.
+        top1: float | None
+        miou: float | None
 
     @property
     def metric(self) -> str:

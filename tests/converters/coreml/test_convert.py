@@ -486,7 +486,7 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
         (
             _convolution(),
             {"labels": ["a"]},
-            "labels are for a classifier; this model gives an output of shape",
+            "1 labels for a model of",
         ),
         (
             _Detections().eval(),
