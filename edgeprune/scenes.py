@@ -12,9 +12,9 @@ from edgeprune.data import Data, Digits, Split, as_data, as_split, digits
 
 CLASSES = ("background", *map(str, range(10)))
 TRAIN_SCENES, HELD_OUT_SCENES = 1200, 300
-MOST_DIGITS = 2
-SIDES = (0.45, 0.65)  # of a digit, over the scene's
-PLACES, COLOURS = 8, 8  # drawn for a digit, of which the emptiest and the one that stands out most are taken
+FEWEST_DIGITS, MOST_DIGITS = 2, 4
+SIDES = (0.4, 0.5)  # of a digit, over the scene's
+PLACES, COLOURS = 16, 8  # drawn for a digit, of which the emptiest and the one that stands out most are taken
 COARSE, SHADES = 4, 35.0  # colours along a side of the background, and how far they are from their mean
 TEXTURE, NOISE = 15.0, 8.0  # largest swing of the stripes, deviation of the noise; of 255
 INK = 0.4  # of a digit's blackest: what counts as the digit
@@ -42,10 +42,10 @@ def make(digits: Digits, count: int, size_px: int, seed: int) -> Split:
 
 
 def _scene(digits: Digits, size_px: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One image (size, size, 3) uint8 and its classes (size, size) int16, of 1 to `MOST_DIGITS` digits."""
+    """One image (size, size, 3) uint8 and its classes (size, size) int16."""
     image = _background(size_px, random)
     classes = np.zeros((size_px, size_px), np.int16)
-    for _ in range(random.integers(1, MOST_DIGITS + 1)):
+    for _ in range(random.integers(FEWEST_DIGITS, MOST_DIGITS + 1)):
         chosen = random.integers(len(digits.labels))
         ink = _enlarged(digits.images[chosen], int(size_px * random.uniform(*SIDES)))
         part = _place(classes, len(ink), random)
@@ -67,7 +67,8 @@ def _background(size_px: int, random: np.random.Generator) -> np.ndarray:
     angle, stripes, phase = random.uniform(0, np.pi), random.uniform(2, 16), random.uniform(0, 2 * np.pi)
     down, right = np.mgrid[:size_px, :size_px] * (2 * np.pi * stripes / size_px)
     waves = np.sin(down * np.sin(angle) + right * np.cos(angle) + phase)
-    return np.asarray(smooth, np.float64) + random.uniform(0, TEXTURE) * waves[..., None]
+    scene: np.ndarray = np.asarray(smooth, np.float64) + random.uniform(0, TEXTURE) * waves[..., None]
+    return scene
 
 
 def _enlarged(digit: np.ndarray, side_px: int) -> np.ndarray:

@@ -55,6 +55,7 @@ def test_the_digits_of_both_sides_are_other_digits():
 
 def test_labels_lie_on_the_digit(monkeypatch):
     """A digit that is all ink is a square of one colour: within it there is nothing but noise."""
+    monkeypatch.setattr(scenes, "FEWEST_DIGITS", 1)
     monkeypatch.setattr(scenes, "MOST_DIGITS", 1)
     made = scenes.make(data.Digits(np.full((1, 8, 8), 255, np.uint8), np.array([7])), 6, 48, seed=3)
     for image, classes in zip(made.images.float(), made.labels, strict=True):
