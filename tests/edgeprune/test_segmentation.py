@@ -209,3 +209,18 @@ def test_the_generated_scenes_serve_where_there_is_no_folder(recipe, monkeypatch
     made = loading.load(replace(recipe, data=None), Progress(Console(quiet=True)))
     assert (len(made.train), len(made.held_out), len(made.classes)) == (6, 3, 11)
     assert len(loading.held_out(replace(recipe, data=None), 48, 2)) == 2
+
+
+def test_torchvision_s_own_weights_fit(tmp_path):
+    """Only the dict around its map is taken away: layers keep their names."""
+    from torchvision.models import segmentation
+
+    theirs = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    ours = models.build("lraspp_mobilenet_v3_large", 4).eval()
+    models.load_checkpoint(ours, tmp_path / "theirs.pt")
+    images = torch.rand(1, 3, 64, 48)
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images)["out"])
+    assert models.task("lraspp_mobilenet_v3_large") == "segmentation"
+    assert models.task("mobilenet_v3_small") == "classification"
