@@ -65,3 +65,14 @@ def test_labels_lie_on_the_digit(monkeypatch):
         inside = image[:, classes == 8]
         assert float(inside.std(1).max()) < 1.5 * scenes.NOISE
         assert float((inside.mean(1) - image[:, classes == 0].mean(1)).abs().max()) > 5 * scenes.NOISE
+
+
+def test_only_ink_is_labelled(monkeypatch):
+    """Of a digit whose left half is ink, half of its square."""
+    monkeypatch.setattr(scenes, "FEWEST_DIGITS", 1)
+    monkeypatch.setattr(scenes, "MOST_DIGITS", 1)
+    half = np.zeros((1, 8, 8), np.uint8)
+    half[:, :, :4] = 255
+    for classes in scenes.make(data.Digits(half, np.array([7])), 6, 64, seed=3).labels:
+        rows, columns = (classes == 8).nonzero(as_tuple=True)
+        assert 0.4 < float(columns.max() - columns.min() + 1) / float(rows.max() - rows.min() + 1) < 0.6
