@@ -52,15 +52,14 @@ def report_schema() -> dict[str, Any]:
 def _one_metric(lost: bool) -> list[dict[str, Any]]:
     """Of the metrics one is a number, with the points `lost` of it, and a null top1 has its reason."""
     number, null = {"type": "number"}, {"type": "null"}
-    drop = ["top1_drop_points", "miou_drop_points"] if lost else ["top1", "miou"]
-    none = {"properties": {"miou": null, drop[1]: null}}
+    top1, miou = ([name, f"{name}_drop_points"] if lost else [name] for name in records.METRICS)
     reason = {"properties": {"top1": {"type": "string", "minLength": 1}}, "required": ["top1"]}
-    maps = {"miou": number, drop[0]: null, drop[1]: number, "not_measured": reason}
+    maps = {**dict.fromkeys(top1, null), **dict.fromkeys(miou, number), "not_measured": reason}
     return [
         {
             "if": {"properties": {"top1": number}},
-            "then": {**none, "properties": {**none["properties"], drop[0]: number}},
-            "else": {"properties": maps, "required": ["miou", drop[1], "not_measured"]},
+            "then": {"properties": {**dict.fromkeys(top1, number), **dict.fromkeys(miou, null)}},
+            "else": {"properties": maps, "required": [*miou, "not_measured"]},
         }
     ]
 
