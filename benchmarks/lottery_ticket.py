@@ -142,7 +142,7 @@ def fit(model: nn.Module, setting: Setting, epochs: int, held: Sparsifier | None
     plan = Fit(epochs=epochs, batch_size=128 if len(setting.data.train) > 10_000 else 64)
     training.train(model, setting, plan, QUIET, sparsifier=held)
     outputs = training.predict(model, setting.data.held_out, setting.normalization)
-    return training.accuracy(outputs, setting.data.held_out)
+    return training.score(outputs, setting.data.held_out)
 
 
 def page(points: list[Point], plan: Plan, data: datasets.Data) -> str:

@@ -101,7 +101,7 @@ def measure(
 
 def top1_of(model: nn.Module, setting: training.Setting) -> float:
     """Share of held-out images right."""
-    return training.accuracy(
+    return training.score(
         training.predict(model, setting.data.held_out, setting.normalization), setting.data.held_out
     )
 

@@ -189,7 +189,7 @@ def core_ml_row(name: str, model: nn.Module, setting: Setting, size_px: int, wor
         torch.from_numpy(package.predict(images.float().numpy()))
         for images in torch.split(setting.data.held_out.images, EVALUATION_BATCH)
     ]
-    return {"bytes": converted.bytes, "top1": training.accuracy(torch.cat(outputs), setting.data.held_out)}
+    return {"bytes": converted.bytes, "top1": training.score(torch.cat(outputs), setting.data.held_out)}
 
 
 def core_ml_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -308,7 +308,7 @@ def _zeros(model: nn.Module, method: Method) -> float:
 
 def _top1(model: nn.Module, setting: Setting) -> float:
     outputs = training.predict(model, setting.data.held_out, setting.normalization)
-    return training.accuracy(outputs, setting.data.held_out)
+    return training.score(outputs, setting.data.held_out)
 
 
 def _hooks(name: str, path: Path | None = None) -> Hooks:

@@ -23,6 +23,7 @@ from edgeprune import environment
 from edgeprune.cli import DONE, OVER_BUDGET
 from edgeprune.report import records, summary
 from edgeprune.report.records import Report
+from edgeprune.report.wording import HEADINGS
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
@@ -47,7 +48,7 @@ def run(name: str, work: Path) -> float:
 def page(name: str, report: Report, seconds: float) -> list[str]:
     """The page of one recipe."""
     title, *told = story(RECIPES[name])
-    about = report.environment
+    about, score = report.environment, HEADINGS[summary.metric(report)]
     return [
         f"# {title}",
         "",
@@ -57,10 +58,10 @@ def page(name: str, report: Report, seconds: float) -> list[str]:
         f"That command took **{duration(seconds)}** on {environment.processor()}, {about['threads']} "
         f"threads, on {about['data']['source']}: {about['data']['train_images']:,} training images, "
         f"{about['data']['held_out_images']:,} held-out ones, "
-        f"{report.recipe['image_size_px']} px. Bytes, top-1 and zeros are those of the files.",
+        f"{report.recipe['image_size_px']} px. Bytes, {score} and zeros are those of the files.",
         "",
         *table(
-            ("target, variant", "bytes", "times smaller", "top-1", "points lost", "zeros", "sparse kernels"),
+            ("target, variant", "bytes", "times smaller", score, "points lost", "zeros", "sparse kernels"),
             file_rows(report),
         ),
         "",
@@ -88,7 +89,7 @@ def file_rows(report: Report) -> list[list[str]]:
     dense = {row.target: row.bytes for row in report.rows if row.variant == summary.DENSE}
     return [
         [f"{row.target}, {row.variant}", f"{row.bytes:,}", f"{dense[row.target] / row.bytes:.1f}",
-         f"{100 * row.top1:.1f} %", f"{row.top1_drop_points:.1f}", f"{row.zero_fraction:.0%}",
+         f"{100 * row.score:.1f} %", f"{row.drop_points:.1f}", f"{row.zero_fraction:.0%}",
          WORDS[row.sparse_runtime]]
         for row in sorted(report.rows, key=lambda row: row.target)
     ]  # fmt: skip
@@ -97,7 +98,7 @@ def file_rows(report: Report) -> list[list[str]]:
 def recommended(report: Report) -> list[str]:
     """The smallest file within half a point, target by target."""
     return [
-        f"- {target}: {found.variant}, {found.bytes:,} bytes, {found.top1_drop_points:.1f} points lost."
+        f"- {target}: {found.variant}, {found.bytes:,} bytes, {found.drop_points:.1f} points lost."
         if (found := summary.recommendation(target, report).smallest)
         else f"- {target}: no file is within {summary.RECOMMENDED_DROP_POINTS:g} points."
         for target in dict.fromkeys(row.target for row in report.rows)
@@ -106,8 +107,8 @@ def recommended(report: Report) -> list[str]:
 
 def expectations(report: Report) -> list[str]:
     """What changes with other images, and what it would cost."""
-    lines = []
-    images, size_px = report.environment["data"]["train_images"], report.recipe["image_size_px"]
+    lines, about = [], report.environment["data"]
+    images, size_px = about["train_images"], report.recipe["image_size_px"]
     for training in report.trainings:
         if training.epochs:
             epoch = training.seconds / len(training.epochs)
@@ -119,8 +120,8 @@ def expectations(report: Report) -> list[str]:
             )
     return [
         *lines,
-        "- Digits are easy, and 450 of them tell halves of a point apart at best: expect to lose more on "
-        "photographs, and read the report's own numbers.",
+        f"- Digits are easy, and {about['held_out_images']} of them tell halves of a point apart at best: "
+        "expect to lose more on photographs, and read the report's own numbers.",
         "- Where too much is lost: train longer (`--variants.block.fit.epochs`), ask for fewer zeros "
         "(`--variants.block.sparsity 0.7`), or leave more channels (`--variants.channels.channels 0.25`).",
         "- A trained model of your own spares the first training: `--checkpoint dense.pt`.",

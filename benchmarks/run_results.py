@@ -219,7 +219,7 @@ def top1_of(loaded: Any, data: Data) -> float:
     """Share of all held-out images that a file has right; it takes plain pixels."""
     parts = torch.split(data.held_out.images, BATCH)
     outputs = [torch.from_numpy(np.asarray(loaded.predict(part.float().numpy()))) for part in parts]
-    return training.accuracy(torch.cat(outputs), data.held_out)
+    return training.score(torch.cat(outputs), data.held_out)
 
 
 def speeds(recipe: Recipe, data: Data, work: Path, rounds: int) -> dict[int, dict[str, dict[str, Any]]]:

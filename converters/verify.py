@@ -29,8 +29,9 @@ from torch import nn
 from converters import coreml, litert, stored
 from converters.errors import ToolError, UserError
 from converters.facts import InputSpec, Normalization, sha256
-from converters.litert.evaluation import image_input
+from converters.litert.evaluation import image_input, output_layout
 from converters.litert.graph import read_file
+from converters.litert.lowering import MAP_DIMS
 from converters.runtimes.environments import RUNTIMES, WORKER, Runtime
 from converters.runtimes.running import Task, run
 
@@ -161,7 +162,7 @@ def verify(
 
 
 def read_spec(path: Path | str) -> tuple[InputSpec, int]:
-    """What a file expects, and how many values it gives for one image; run here to know that it can be.
+    """What a file expects, and how many classes it gives values for; run here to know that it can be.
 
     Raises:
         UserError: it is not a file that can be used, or it crashes the interpreter.
@@ -173,7 +174,7 @@ def read_spec(path: Path | str) -> tuple[InputSpec, int]:
         raise UserError(f"{path}: expected a .tflite or .mlpackage")
     loaded: Any = coreml.load(path, native=False) if path.suffix == ".mlpackage" else litert.load(path)
     outputs = loaded.predict(np.zeros((1, *loaded.input.shape), np.float32))
-    return loaded.input, int(np.prod(outputs.shape[1:]))
+    return loaded.input, int(outputs.shape[1])
 
 
 # --- LiteRT ------------------------------------------------------------------------------------------------
@@ -200,9 +201,10 @@ def _verify_litert(
         ran = run([Task(path, fed)], RUNTIMES[HOST], limit_s=LIMIT_S)
     except ToolError as error:
         raise UserError(f"{path}: LiteRT crashes on it: {error}") from None
-    here = ran.answers[0].outputs
-    if here is None:
+    raw = ran.answers[0].outputs
+    if raw is None:
         raise UserError(f"{path}: LiteRT refuses it: {ran.answers[0].refused}")
+    here = _shaped(path, raw)
     expected = _expected_of_litert(path, model, normalized(images, normalization), here)
     checks = [_check(HOST, ran.version, here, expected, litert.lint(path, HOST).sparse)]
     for where in chosen:
@@ -260,6 +262,12 @@ def _laid_out(path: Path, images: np.ndarray) -> np.ndarray:
     return images.transpose(0, 2, 3, 1) if channels_last else images
 
 
+def _shaped(path: Path, outputs: np.ndarray) -> np.ndarray:
+    """What a runtime gave for a file as its torch model gives it."""
+    graph = read_file(path)
+    return output_layout(graph, image_input(graph, path)[1]).of(outputs)
+
+
 def _expected_of_litert(
     path: Path, model: nn.Module | None, inputs: np.ndarray, here: np.ndarray
 ) -> _Expected:
@@ -299,7 +307,7 @@ def _run_on(where: Runtime, task: Task, expected: _Expected) -> Check:
         reason = f"it refuses the file: {answer.refused}"
         return Check(where.name, ran.version, len(task.images), agrees=False, reason=reason)
     sparse = litert.lint(task.path, where.lint_runtime).sparse
-    return _check(where.name, ran.version, answer.outputs, expected, sparse)
+    return _check(where.name, ran.version, _shaped(task.path, answer.outputs), expected, sparse)
 
 
 # --- Core ML -----------------------------------------------------------------------------------------------
@@ -351,7 +359,9 @@ def normalized(pixels: np.ndarray, normalization: Normalization) -> np.ndarray:
 
 
 def compare(outputs: np.ndarray, wanted: np.ndarray) -> tuple[float | None, float]:
-    """Largest difference over the largest wanted value, and the share of rows with the same largest value.
+    """Largest difference over the largest wanted value, and the share of answers with the same largest value.
+
+    Both are (n, classes), or (n, classes, height, width): then each pixel is an answer.
 
     The first is None where a value is NaN or infinite.
 
@@ -398,7 +408,7 @@ def _verification(path: Path, expected: _Expected, here: np.ndarray, checks: Seq
 
 
 def _outputs(path: Path, model: nn.Module, inputs: np.ndarray, here: np.ndarray) -> np.ndarray:
-    """What a torch model gives for images as it takes them, (n, values).
+    """What a torch model gives for images as it takes them, (n, classes, ...).
 
     Raises:
         UserError: as many values as the file gives it does not.
@@ -419,7 +429,10 @@ def _outputs(path: Path, model: nn.Module, inputs: np.ndarray, here: np.ndarray)
 
 
 def _flat(outputs: np.ndarray) -> np.ndarray:
-    return np.asarray(outputs, np.float32).reshape(len(outputs), -1)
+    """Outputs as (n, values); maps of more than one pixel stay maps."""
+    values = np.asarray(outputs, np.float32)
+    is_map = values.ndim == MAP_DIMS and max(values.shape[2:]) > 1
+    return values if is_map else values.reshape(len(values), -1)
 
 
 def _check_images(path: Path, images: np.ndarray, spec: InputSpec) -> None:

@@ -33,6 +33,7 @@ DENSE = "dense"
 HEADINGS = {
     "bytes": "bytes",
     "top1_drop_points": "points\nlost",
+    "miou_drop_points": "mean IoU\nlost",
     "load_memory_bytes": "memory\nadded",
     "time_ratio": "time over\ndense",
 }
@@ -253,13 +254,14 @@ def _measuring(
         output = folder / BENCHES.replace("*", f"-{row.target}")
         paths = [str(folder / other.path) for other in files]
         missing = _how_to_bench(limits.limits(row.target), row.target, paths, output, "check again")
-        return Measured(
+        found = Measured(
             row.bytes,
-            row.top1_drop_points,
+            None,
             benched.load_memory_bytes(measurements, row.sha256),
             benched.time_ratio(measurements, row.sha256, reference.sha256) if reference else None,
             missing if reference else {**missing, "time_ratio": "the run has no dense file to compare with"},
         )
+        return budget.with_scores(found, row)
 
     return measured
 
@@ -373,8 +375,11 @@ def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[
         benched.load_memory_bytes(measurements, digest),
         benched.time_ratio(measurements, digest),
         {
-            "top1_drop_points": "a file carries no labelled images: check the run that made it, "
-            "or leave this limit out: --only bytes",
+            **dict.fromkeys(
+                budget.DROPS,
+                "a file carries no labelled images: check the run that made it, "
+                "or leave this limit out: --only bytes",
+            ),
             **_how_to_bench(limits, target, compared, Path("bench.json"), "check with --bench bench.json"),
         },
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.report import records
 from edgeprune.report.records import Report, Row
 from edgeprune.report.summary import flat
-from edgeprune.report.wording import MINUS, bits, bytes_exact, percent, plain, shape, zeros
+from edgeprune.report.wording import HEADINGS, MINUS, bits, bytes_exact, percent, plain, shape, zeros
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +76,8 @@ class RowChange:
     Attributes:
         variant: its name in either run: "block80" may have become "block90".
         target: the same in both.
-        bytes, top1, zero_fraction, bits_per_weight, sparse_runtime: see `edgeprune.report.records.Row`.
+        bytes, top1, miou, zero_fraction, bits_per_weight, sparse_runtime: see
+            `edgeprune.report.records.Row`; of top1 and miou it has one.
         same_content: whether both are the same bytes.
         layers: those that changed, the one that changed most first.
     """
@@ -90,6 +91,13 @@ class RowChange:
     sparse_runtime: Pair
     same_content: bool
     layers: tuple[LayerChange, ...]
+    miou: Pair = Pair(None, None)
+
+    @property
+    def score(self) -> Pair:
+        """Whichever both files have; where they have not the same, two None: they do not compare."""
+        pairs = [pair for pair in (self.top1, self.miou) if None not in (pair.before, pair.after)]
+        return pairs[0] if pairs else Pair(None, None)
 
     @property
     def name(self) -> str:
@@ -211,7 +219,7 @@ def _most_first(layer: LayerChange) -> tuple[float, int]:
 
 
 def _row_change(before: Row, after: Row) -> RowChange:
-    names = ("bytes", "top1", "zero_fraction", "bits_per_weight", "sparse_runtime")
+    names = ("bytes", "top1", "miou", "zero_fraction", "bits_per_weight", "sparse_runtime")
     return RowChange(
         Pair(before.variant, after.variant),
         after.target,
@@ -288,7 +296,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(Text(headline(comparison), style="bold"), soft_wrap=True)
     files = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     files.add_column("file", overflow="fold")
-    for heading in ("bytes", "", "top-1", "points", "zeros", "layers\nchanged"):
+    for heading in ("bytes", "", _heading(comparison), "points", "zeros", "layers\nchanged"):
         files.add_column(heading, justify="right")
     for row in comparison.rows:
         files.add_row(*map(Text, _cells(row)))
@@ -304,13 +312,20 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
+def _heading(comparison: Comparison) -> str:
+    """The metrics of the files, for people."""
+    pairs = {name: [getattr(row, name) for row in comparison.rows] for name in HEADINGS}
+    found = [name for name, own in pairs.items() if any(pair != Pair(None, None) for pair in own)]
+    return " or ".join(HEADINGS[name] for name in found or ["top1"])
+
+
 def _remarks(comparison: Comparison) -> Iterator[str]:
     if len(comparison.layers) > SHOWN_LAYERS:
         yield f"{len(comparison.layers) - SHOWN_LAYERS} more layers changed: --json - has all"
     for name, pair in comparison.recipe.items():
         yield f"recipe: {name}: {plain(pair.before)} → {plain(pair.after)}"
     if comparison.same_images is False:
-        yield "accuracy was measured on other images: top-1 does not compare"
+        yield f"accuracy was measured on other images: {_heading(comparison)} does not compare"
     for name in comparison.only_before:
         yield f"only in {comparison.runs.before}: {name}"
     for name in comparison.only_after:
@@ -318,13 +333,15 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
 
 
 def _cells(row: RowChange) -> list[str]:
-    points = 100 * (row.top1.after - row.top1.before)
+    before, after = row.score.before, row.score.after
+    scores = ["–", "–"]
+    if before is not None:
+        scores = [f"{percent(before)}\n→ {percent(after)}", _signed(100 * (after - before), 2)]
     return [
         f"{row.name.removesuffix(row.target)}\n{row.target}",
         f"{bytes_exact(row.bytes.before)}\n→ {bytes_exact(row.bytes.after)}",
         f"{_signed(100 * (row.bytes.after / row.bytes.before - 1), 1)} %",
-        f"{percent(row.top1.before)}\n→ {percent(row.top1.after)}",
-        _signed(points, 2),
+        *scores,
         f"{zeros(row.zero_fraction.before)}\n→ {zeros(row.zero_fraction.after)}",
         "same file" if row.same_content else str(len(row.layers)),
     ]

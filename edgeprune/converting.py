@@ -264,8 +264,11 @@ def _refuse_misfits(model: nn.Module, example: torch.Tensor, labels: Sequence[st
         raise UserError(
             f"the model does not take {tuple(example.shape)} images: {error}; set --image-size-px"
         ) from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        raise UserError("the model must give (n, classes), a single tensor: wrap it in a module that does")
+    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4):
+        raise UserError(
+            "the model must give (n, classes), or maps (n, classes, h, w), a single tensor: "
+            "wrap it in a module that does"
+        )
     if labels is not None and len(labels) != output.shape[1]:
         raise UserError(f"--labels has {len(labels)} names, the model gives {output.shape[1]} classes")
 

@@ -1,9 +1,9 @@
-"""Labelled images: the embedded digits, or a folder with one folder a class."""
+"""Labelled images: the embedded digits, or a folder with one folder a class. `scenes` has those with maps."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
+from edgeprune.tasks import Task, task_of
 
 HELD_OUT_FOLDERS = ("val", "test")
 DECODED_LIMIT_FRACTION = 0.5  # of the machine's memory that decoded images may fill
@@ -26,7 +27,8 @@ class Split:
 
     Attributes:
         images: (n, 3, size, size) uint8, RGB in [0, 255].
-        labels: (n,) int64.
+        labels: (n,) int64, a class for each image; or (n, size, size) int16, one for each pixel, those that
+            are not to count `tasks.IGNORED`.
     """
 
     images: Tensor
@@ -34,6 +36,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def task(self) -> Task:
+        """What such labels ask of a model."""
+        return task_of(self.labels)
 
 
 @dataclass(frozen=True)
@@ -74,69 +81,89 @@ def held_out(path: Path | None, image_size_px: int, count: int) -> Split:
     """
     if path is None:
         whole = _digits(image_size_px).held_out
-        places = _spread(len(whole), count)
+        places = spread(len(whole), count)
         return Split(whole.images[places], whole.labels[places])
-    train_folder, held_out_folder = _find_splits(path)
+    train_folder, held_out_folder = find_splits(path)
     found = _find_files(held_out_folder, _find_classes(train_folder, held_out_folder))
-    found = [found[place] for place in _spread(len(found), count)]
+    found = [found[place] for place in spread(len(found), count)]
     problems: list[str] = []
-    images = _decode(found, image_size_px, problems, lambda _: None)
+    images = decode([file for file, _ in found], image_size_px, problems, lambda _: None)
     if problems:
-        raise UserError(_shortened(problems))
-    return _split(images, np.array([label for _, label in found], dtype=np.int64))
+        raise UserError(shortened(problems))
+    return as_split(images, np.array([label for _, label in found], dtype=np.int64))
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
     """Up to `count` places from first to last, evenly."""
     return [int(place) for place in np.linspace(0, length - 1, min(count, length))]
 
 
-def _digits(image_size_px: int) -> Data:
-    """scikit-learn's 1,797 handwritten digits, 8x8 enlarged to a square; a fixed stratified split."""
-    from PIL import Image
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's handwritten digits.
+
+    Attributes:
+        images: (n, 8, 8) uint8, ink in [0, 255].
+        labels: (n,) int64.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def digits() -> tuple[Digits, Digits]:
+    """The 1,797 embedded digits, a fixed stratified split: for training, and 450 held out."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     bunch = load_digits()
+    images, labels = (bunch.images * 255 / 16).astype(np.uint8), bunch.target.astype(np.int64)
+    train, held_out = train_test_split(np.arange(len(labels)), test_size=450, stratify=labels, random_state=0)
+    return Digits(images[train], labels[train]), Digits(images[held_out], labels[held_out])
+
+
+def _digits(image_size_px: int) -> Data:
+    """The embedded digits, enlarged to a square."""
+    train, held_out = (_enlarged(part, image_size_px) for part in digits())
+    return as_data(
+        train, held_out, tuple(map(str, range(10))), "scikit-learn's handwritten digits", photographs=False
+    )
+
+
+def _enlarged(part: Digits, image_size_px: int) -> Split:
+    from PIL import Image
+
     size = (image_size_px, image_size_px)
     pixels = np.stack(
-        [
-            np.asarray(
-                Image.fromarray((digit * 255 / 16).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
-            )
-            for digit in bunch.images
-        ]
+        [np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.BILINEAR)) for digit in part.images]
     )
-    images = np.repeat(pixels[:, None], 3, axis=1)
-    labels = bunch.target.astype(np.int64)
-    train, held_out = train_test_split(np.arange(len(labels)), test_size=450, stratify=labels, random_state=0)
-    return _data(
-        _split(images[train], labels[train]),
-        _split(images[held_out], labels[held_out]),
-        tuple(map(str, bunch.target_names)),
-        "scikit-learn's handwritten digits",
-        photographs=False,
-    )
+    return as_split(np.repeat(pixels[:, None], 3, axis=1), part.labels)
 
 
 def _folder(path: Path, image_size_px: int, progress: Progress) -> Data:
-    train_folder, held_out_folder = _find_splits(path)
+    train_folder, held_out_folder = find_splits(path)
     classes = _find_classes(train_folder, held_out_folder)
     files = {folder: _find_files(folder, classes) for folder in (train_folder, held_out_folder)}
-    _refuse_too_many(sum(len(found) for found in files.values()), image_size_px)
+    count = sum(len(found) for found in files.values())
+    refuse_too_many(count * 3 * image_size_px**2, f"{count:,} images at {image_size_px} px")
     splits = []
     problems: list[str] = []
     for folder, found in files.items():
         with progress.track(f"reading {folder.name}/", len(found)) as advance:
-            images = _decode(found, image_size_px, problems, advance)
-        splits.append(_split(images, np.array([label for _, label in found], dtype=np.int64)))
+            images = decode([file for file, _ in found], image_size_px, problems, advance)
+        splits.append(as_split(images, np.array([label for _, label in found], dtype=np.int64)))
     if problems:
-        raise UserError(_shortened(problems))
-    return _data(splits[0], splits[1], classes, path.name, photographs=True)
+        raise UserError(shortened(problems))
+    return as_data(splits[0], splits[1], classes, path.name, photographs=True)
 
 
-def _find_splits(path: Path) -> tuple[Path, Path]:
-    expected = "expected train/ and val/ (or test/), each with one folder of images a class"
+def find_splits(path: Path, each: str = "one folder of images a class") -> tuple[Path, Path]:
+    """The folders of the training and of the held-out images.
+
+    Raises:
+        UserError: one of them is missing; `each` says what belongs into them.
+    """
+    expected = f"expected train/ and val/ (or test/), each with {each}"
     if not path.is_dir():
         raise UserError(
             f"data folder {path}: {'not a folder' if path.exists() else 'no such folder'}; {expected}"
@@ -151,7 +178,7 @@ def _find_splits(path: Path) -> tuple[Path, Path]:
 
 
 def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
-    names = {folder: sorted(d.name for d in _visible(folder) if d.is_dir()) for folder in (train, held_out)}
+    names = {folder: sorted(d.name for d in visible(folder) if d.is_dir()) for folder in (train, held_out)}
     problems = []
     if len(names[train]) < 2:
         found = f"one class, {names[train][0]!r}" if names[train] else "no class folders"
@@ -161,7 +188,7 @@ def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
         if extra:
             problems.append(f"classes in {one.name}/ but not in {other.name}/: {', '.join(extra[:5])}")
     for folder in (train, held_out):
-        loose = [entry.name for entry in _visible(folder) if not entry.is_dir()]
+        loose = [entry.name for entry in visible(folder) if not entry.is_dir()]
         if loose:
             problems.append(f"{folder}: files beside the class folders: {', '.join(sorted(loose)[:5])}")
     if problems:
@@ -170,54 +197,68 @@ def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
 
 
 def _find_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    found = [(file, label) for label, name in enumerate(classes) for file in sorted(_visible(folder / name))]
+    found = [(file, label) for label, name in enumerate(classes) for file in sorted(visible(folder / name))]
     counts = np.bincount([label for _, label in found], minlength=len(classes))
     empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
-        raise UserError(_shortened([f"{name}: no images" for name in empty]))
+        raise UserError(shortened([f"{name}: no images" for name in empty]))
     return found
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    # Hidden files are the file manager's (.DS_Store and the like), not the user's.
+def visible(folder: Path) -> Iterator[Path]:
+    """What is in a folder but for hidden files: those are the file manager's (.DS_Store), not the user's."""
     return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _refuse_too_many(count: int, image_size_px: int) -> None:
+def refuse_too_many(needed_bytes: int, what: str) -> None:
+    """Refuse images that would take more of this machine's memory than they may.
+
+    Raises:
+        UserError: that they do; `what` they are comes before "take".
+    """
     import psutil
 
-    needed_bytes = count * 3 * image_size_px**2
     memory_bytes = psutil.virtual_memory().total
     if needed_bytes > memory_bytes * DECODED_LIMIT_FRACTION:
         raise UserError(
-            f"{count:,} images at {image_size_px} px take {needed_bytes / 1e9:.1f} GB decoded, "
+            f"{what} take {needed_bytes / 1e9:.1f} GB decoded, "
             f"this machine has {memory_bytes / 1e9:.1f} GB of memory: "
             "use fewer or smaller images (--image-size-px)"
         )
 
 
-def _decode(
-    files: list[tuple[Path, int]], image_size_px: int, problems: list[str], advance: Callable[[int], None]
+def decode(
+    files: Sequence[Path], image_size_px: int, problems: list[str], advance: Callable[[int], None]
 ) -> np.ndarray:
     """Decode each file once, into (n, 3, size, size) uint8; what cannot be decoded is added to `problems`."""
     images = np.zeros((len(files), 3, image_size_px, image_size_px), dtype=np.uint8)
 
-    def decode(index: int) -> str | None:
+    def read(index: int) -> str | None:
         try:
-            images[index] = _read_image(files[index][0], image_size_px).transpose(2, 0, 1)
+            images[index] = _read_image(files[index], image_size_px).transpose(2, 0, 1)
         except Exception as error:  # Pillow raises many types on a bad file.
-            return (
-                f"{files[index][0]}: not an image that can be read ({_reason(error)}); replace or remove it"
-            )
+            return unreadable(files[index], error)
         return None
 
+    in_threads(read, len(files), problems, advance)
+    return images
+
+
+def in_threads(
+    work: Callable[[int], str | None], count: int, problems: list[str], advance: Callable[[int], None]
+) -> None:
+    """Do `work` for each place below `count`; what it finds wrong is added to `problems`."""
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for done, problem in enumerate(pool.map(decode, range(len(files))), start=1):
+        for done, problem in enumerate(pool.map(work, range(count)), start=1):
             if problem:
                 problems.append(problem)
-            if done % 64 == 0 or done == len(files):
+            if done % 64 == 0 or done == count:
                 advance(done)
-    return images
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """The problem of a file that Pillow cannot read."""
+    return f"{path}: not an image that can be read ({_reason(error)}); replace or remove it"
 
 
 def _read_image(path: Path, size_px: int) -> np.ndarray:
@@ -236,11 +277,15 @@ def _reason(error: Exception) -> str:
     return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def _split(images: np.ndarray, labels: np.ndarray) -> Split:
+def as_split(images: np.ndarray, labels: np.ndarray) -> Split:
+    """What `Split` holds, as tensors."""
     return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
 
 
-def _data(train: Split, held_out: Split, classes: tuple[str, ...], source: str, *, photographs: bool) -> Data:
+def as_data(
+    train: Split, held_out: Split, classes: tuple[str, ...], source: str, *, photographs: bool
+) -> Data:
+    """What `Data` holds, with its digest."""
     digest = hashlib.sha256("\n".join(classes).encode())
     for split in (train, held_out):
         digest.update(split.images.numpy().data)
@@ -248,6 +293,7 @@ def _data(train: Split, held_out: Split, classes: tuple[str, ...], source: str, 
     return Data(train, held_out, classes, source, photographs, digest.hexdigest())
 
 
-def _shortened(problems: list[str]) -> list[str]:
+def shortened(problems: list[str]) -> list[str]:
+    """The first problems, and how many more there are."""
     more = len(problems) - PROBLEMS_SHOWN
     return [*problems[:PROBLEMS_SHOWN], f"and {more} more"] if more > 0 else problems

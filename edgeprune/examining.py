@@ -10,7 +10,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +22,11 @@ from edgeprune import robustness
 from edgeprune.data import Data, Split
 from edgeprune.errors import UserError
 from edgeprune.report import strict
-from edgeprune.report.records import Confusion, Examination, Sample, thumbnail
+from edgeprune.report.records import Confusion, Examination, MapExamination, Sample, thumbnail
 from edgeprune.run import Run, write_json
 from edgeprune.sensitivity import fixed_subset
 
+T = TypeVar("T", Examination, MapExamination)
 DENSE = "dense"
 ROBUSTNESS_IMAGES = 500
 CONFUSIONS, IMAGES_PER_CONFUSION = 5, 3
@@ -82,7 +83,12 @@ def examine(
 
 
 def kept(folder: Run, variant: str) -> Examination | None:
-    """What was found out about a variant, if its weights and the dense ones are still those.
+    """What was found out about a variant, see `read_kept`."""
+    return read_kept(folder, variant, Examination)
+
+
+def read_kept(folder: Run, variant: str, record: type[T]) -> T | None:
+    """A record of what was found out about a variant, if its weights and the dense ones are still those.
 
     Raises:
         UserError: it is there and cannot be read.
@@ -94,7 +100,7 @@ def kept(folder: Run, variant: str) -> Examination | None:
         plain: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; delete it, and the run makes it anew") from None
-    found = strict.build(Examination, plain, str(path))
+    found = strict.build(record, plain, str(path))
     digests = {variant: found.weights_sha256, DENSE: found.dense_sha256}
     weights = {name: folder.weights(name) for name in digests}
     changed = [name for name, file in weights.items() if file.exists() and sha256(file) != digests[name]]

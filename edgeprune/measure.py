@@ -19,7 +19,7 @@ from edgeprune.data import Split
 from edgeprune.progress import Progress
 from edgeprune.pruning.select import PRUNABLE_KINDS
 from edgeprune.report.records import Row
-from edgeprune.training import accuracy, normalized
+from edgeprune.training import normalized
 
 BATCH = 50
 NO_CORE_ML = (
@@ -44,7 +44,7 @@ def measure(
     classes: Sequence[str],
     normalization: Normalization,
     torch_outputs: Tensor,
-    dense_top1: float,
+    dense_score: float,
     progress: Progress,
 ) -> Row:
     """Run the file on every held-out image and put down what it does.
@@ -57,14 +57,14 @@ def measure(
         held_out: images it was not trained on.
         classes: their names, in the order of the labels.
         normalization: what the torch model takes, where the file does not normalise itself.
-        torch_outputs: (n, classes) of the variant's torch model on the same images.
-        dense_top1: of the dense float32 torch model on the same images, 0 to 1.
+        torch_outputs: (n, classes, ...) of the variant's torch model on the same images.
+        dense_score: of the dense float32 torch model on the same images, 0 to 1.
         progress: shows how far it is.
     """
     loaded = converter(target).load(converted.path)
     outputs = _run(loaded, held_out, normalization, f"running {converted.path.name}", progress)
     outputs = by_class(outputs, loaded.input.labels, classes)
-    top1 = accuracy(outputs, held_out)
+    task = held_out.task
     sparse, reason = sparse_runtime(converted, target)
     prunable = [layer for layer in converted.layers if layer.kind in PRUNABLE_KINDS]
     return Row(
@@ -72,8 +72,7 @@ def measure(
         target=target.name,
         path=converted.path.relative_to(folder).as_posix(),
         bytes=converted.bytes,
-        top1=top1,
-        top1_drop_points=100 * (dense_top1 - top1),
+        **task.row_fields(task.score(outputs, held_out.labels), dense_score),
         agreement=float((outputs.argmax(1) == torch_outputs.argmax(1)).double().mean()),
         max_relative_error=float((outputs - torch_outputs).abs().max() / torch_outputs.abs().max()),
         zero_fraction=mean_over_weights(converted.layers, "zero_fraction"),
@@ -89,10 +88,10 @@ def measure(
 
 
 def by_class(outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[str]) -> Tensor:
-    """Put the columns of outputs in the order of `classes`, by what the file calls each of them.
+    """Put the classes of outputs in the order of `classes`, by what the file calls each of them.
 
     Args:
-        outputs: (n, classes), as the file gives them.
+        outputs: (n, classes, ...), as the file gives them.
         labels: the names in the file, in its order; None where it has none.
         classes: the names as they should be.
 
@@ -107,7 +106,7 @@ def by_class(outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[st
 
 
 def _run(loaded: Any, split: Split, normalization: Normalization, title: str, progress: Progress) -> Tensor:
-    """Outputs (n, classes) of a loaded file for all images, as it wants them: plain pixels or normalised."""
+    """Outputs (n, classes, ...) of a loaded file for all images, plain pixels or normalised as it wants."""
     outputs, done = [], 0
     with progress.track(title, len(split)) as advance:
         for images in torch.split(split.images, BATCH):

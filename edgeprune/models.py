@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgeprune.errors import UserError
 
@@ -15,11 +16,26 @@ BATCH_NORM_MOMENTUM = 0.1
 DEFAULT_IMAGE_SIZE_PX = 224
 
 
+class Mapper(nn.Module):
+    """A segmentation model of torchvision's that gives its map alone, not a dict; layers keep their names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.classifier = (model.get_submodule(name) for name in ("backbone", "classifier"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, classes, h, w)."""
+        features = self.backbone(images)
+        # LR-ASPP's head reads two of the backbone's maps, those of FCN and DeepLab one.
+        coarse = self.classifier(features if "low" in features else features["out"])
+        return F.interpolate(coarse, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def build(name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -> nn.Module:
-    """Build an untrained classifier.
+    """Build an untrained model, a classifier (n, classes) or one that gives maps (n, classes, h, w).
 
     Args:
-        name: a torchvision classification model, or "timm/NAME".
+        name: a torchvision classification or segmentation model, or "timm/NAME".
         classes: outputs, 2 or more.
         image_size_px: side of the square images; only a model made for one size, as most vision transformers
             are, depends on it.
@@ -35,6 +51,13 @@ def build(name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM
     return model
+
+
+def task(name: str) -> str:
+    """The task of a model, of `edgeprune.recipe.TASKS`; classification where there is no such model."""
+    from torchvision import models
+
+    return "segmentation" if name in models.list_models(module=models.segmentation) else "classification"
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> None:
@@ -130,9 +153,14 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
 def _from_torchvision(name: str, classes: int) -> nn.Module:
     from torchvision import models
 
-    names = models.list_models(module=models)
+    maps = models.list_models(module=models.segmentation)
+    names = models.list_models(module=models) + maps
     if name not in names:
         raise UserError(f"unknown model {name!r}: {_near(name, names)}; or timm/NAME")
+    if name in maps:
+        # Left to themselves these fetch trained weights for their backbone.
+        untrained = {"weights": None, "weights_backbone": None}
+        return Mapper(models.get_model(name, num_classes=classes, **untrained))
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
     return model
 

@@ -21,7 +21,18 @@ from converters import litert
 from converters.facts import Normalization, sha256
 from converters.files import replacing
 from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
-from edgeprune import allocating, environment, examining, measure, models, pruning, robustness, training
+from edgeprune import (
+    allocating,
+    environment,
+    examining,
+    loading,
+    maps,
+    measure,
+    models,
+    pruning,
+    robustness,
+    training,
+)
 from edgeprune import data as datasets
 from edgeprune import recipe as recipes
 from edgeprune.errors import UserError
@@ -29,8 +40,9 @@ from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import alongside, records, render, strict
-from edgeprune.report.records import Report, Row, Training
+from edgeprune.report.records import Examination, MapExamination, Report, Row, Training
 from edgeprune.run import RECIPE_FILE, Run, open_run, write_json
+from edgeprune.tasks import SEGMENTATION
 from edgeprune.training import Hooks, Setting
 
 ROUNDS = 5  # Of a stepwise schedule.
@@ -48,7 +60,7 @@ class Model:
     Attributes:
         name: of the variant.
         module: in eval mode, on the CPU, its zeros in its weights.
-        outputs: (n, classes) on the held-out images.
+        outputs: (n, classes, ...) on the held-out images.
         record: how it came to be.
     """
 
@@ -75,7 +87,8 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     Raises:
         UserError: all mistakes found in the recipe, the data, the checkpoint or the output folder.
     """
-    data = datasets.load(recipe.data, recipe.image_size_px, progress)
+    _refuse_task(recipe)
+    data = loading.load(recipe, progress)
     setting = Setting(data, Normalization(recipe.mean, recipe.std), recipe.augment, recipe.seed)
     dense = _untrained(recipe, data)
     _refuse_misfits(recipe, dense, setting)
@@ -127,7 +140,9 @@ def rebuild_report(path: Path) -> Report:
 
 
 def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequence[Training]) -> Report:
-    examinations = {training.variant: examining.kept(folder, training.variant) for training in trainings}
+    segments = recipe.task == SEGMENTATION.name
+    kept = maps.kept if segments else examining.kept
+    examinations = {training.variant: kept(folder, training.variant) for training in trainings}
     again = (
         "the run folder holds nothing about its weights as they are; "
         f"edgeprune run {folder.folder / RECIPE_FILE} adds it without training again"
@@ -137,8 +152,13 @@ def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequenc
         environment=json.loads(folder.environment.read_text(encoding="utf-8")),
         rows=tuple(rows),
         trainings=tuple(trainings),
-        examinations=tuple(found for found in examinations.values() if found),
-        not_examined={name: again for name, found in examinations.items() if not found},
+        examinations=tuple(found for found in examinations.values() if isinstance(found, Examination)),
+        maps=tuple(found for found in examinations.values() if isinstance(found, MapExamination)),
+        not_examined={
+            name: maps.NOT_EXAMINED if found else again
+            for name, found in examinations.items()
+            if not found or segments
+        },
         sensitivity=alongside.sensitivity(folder.folder),
         benches=alongside.benches(folder.folder, rows),
     )
@@ -176,6 +196,12 @@ def _untrained(recipe: Recipe, data: datasets.Data) -> nn.Module:
     if recipe.checkpoint is not None:
         models.load_checkpoint(model, recipe.checkpoint)
     return model
+
+
+def _refuse_task(recipe: Recipe) -> None:
+    task = models.task(recipe.model)
+    if task != recipe.task:
+        raise UserError(f"model {recipe.model} and task {recipe.task} do not fit: it is a {task} model")
 
 
 def _refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:
@@ -355,10 +381,11 @@ def _finish(
     """Keep a trained variant: its record first, so that weights that are there are always explained."""
     from safetensors.torch import save
 
-    outputs = training.predict(module, setting.data.held_out, setting.normalization)
+    held_out = setting.data.held_out
+    outputs = training.predict(module, held_out, setting.normalization)
     record = Training(
         variant=name,
-        top1=training.accuracy(outputs, setting.data.held_out),
+        **held_out.task.fields(training.score(outputs, held_out)),
         parameters=models.count_parameters(module),
         macs=models.count_macs(module, _example(recipe)),
         seconds=seconds,
@@ -379,7 +406,8 @@ def _load(name: str, recipe: Recipe, setting: Setting, folder: Run, progress: Pr
     pruning.resize(module, shared(lambda: load_file(folder.weights(name))))
     outputs = training.predict(module, setting.data.held_out, setting.normalization)
     record = shared(lambda: _training_record(folder, name))
-    progress.say(f"{name}: {100 * record.top1:.1f} % of {len(setting.data.held_out)} held-out images right")
+    reached = f"{setting.data.held_out.task.heading} {100 * record.score:.1f} %"
+    progress.say(f"{name}: {reached} on {len(setting.data.held_out)} held-out images")
     return Model(name, module, outputs, record)
 
 
@@ -416,6 +444,7 @@ def _file(
     progress: Progress,
 ) -> Row:
     """Convert one variant for one target and measure the file."""
+    held_out = setting.data.held_out
     path = folder.file(model.name, target.name, SUFFIXES[target.format])
     with progress.track(f"writing {path.name}", 1):
         own: dict[str, Any] = {"lowered": lowered()} if target.format is Format.LITERT else {}
@@ -435,20 +464,24 @@ def _file(
         target,
         variant=model.name,
         folder=folder.folder,
-        held_out=setting.data.held_out,
+        held_out=held_out,
         classes=setting.data.classes,
         normalization=setting.normalization,
         torch_outputs=model.outputs,
-        dense_top1=baseline.record.top1,
+        dense_score=baseline.record.score,
         progress=progress,
     )
     write_json(folder.row(model.name, target.name), dataclasses.asdict(row))
-    progress.say(f"  {row.path}: {row.bytes:,} bytes, {100 * row.top1:.1f} %")
+    progress.say(f"  {row.path}: {row.bytes:,} bytes, {held_out.task.heading} {100 * row.score:.1f} %")
     return row
 
 
 def _examine(model: Model, baseline: Model, setting: Setting, folder: Run, progress: Progress) -> None:
     """Look at what a variant gets wrong, unless that was done before."""
+    if setting.data.held_out.task is SEGMENTATION:
+        if maps.kept(folder, model.name) is None:
+            maps.examine(model.name, model.outputs, baseline.outputs, setting.data, folder)
+        return
     if examining.kept(folder, model.name) is not None:
         return
     with progress.track(f"worse images for {model.name}", robustness.steps()) as advance:

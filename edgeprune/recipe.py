@@ -17,6 +17,7 @@ from edgeprune.report.budget import BENCHED, Budget
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
 SCHEDULES = ("cubic", "stepwise", "one-shot")
+TASKS = ("classification", "segmentation")
 SMALLEST_PX = 32
 ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
 
@@ -200,8 +201,11 @@ class Recipe:
 
     model: str
     """A torchvision model by name, e.g. mobilenet_v3_small; or timm/NAME."""
+    task: str = "classification"
+    """What the model answers: classification, a class for an image; segmentation, one for each pixel."""
     data: Path | None = None
-    """Image folder: train/ and val/ or test/, one folder a class. None: the embedded handwritten digits."""
+    """Image folder: train/ and val/ or test/, with one folder a class; for segmentation images/ and masks/.
+    None: the embedded handwritten digits, or scenes made of them."""
     image_size_px: int = 64
     """Images are resized and cropped to this square."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -240,6 +244,7 @@ class Recipe:
             if name not in TARGETS
         ]
         checks = [
+            (self.task in TASKS, f"task {self.task!r}: choose from {', '.join(TASKS)}"),
             (
                 self.image_size_px >= SMALLEST_PX,
                 f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
@@ -269,7 +274,25 @@ class Recipe:
             for limit in BENCHED
             if getattr(limits, limit) is not None
         ]
-        return problems + self.budget.problems()
+        return problems + self.budget.problems() + self._task_problems()
+
+    def _task_problems(self) -> list[str]:
+        """What another task would make sense of."""
+        maps = self.task == "segmentation"
+        foreign, own = ("top1", "miou") if maps else ("miou", "top1")
+        limits = {"budget": self.budget} | {
+            f"budget.target.{name}": own_limits for name, own_limits in self.budget.target.items()
+        }
+        problems = [
+            f"{where}.{foreign}_drop_points: a {self.task} is measured by {own}_drop_points"
+            for where, limit in limits.items()
+            if getattr(limit, f"{foreign}_drop_points") is not None
+        ]
+        if maps and self.augment.erase_px:
+            problems.append(
+                "augment.erase_px: a square without its pixels has no class; 0 for a segmentation"
+            )
+        return problems
 
     @property
     def fits(self) -> dict[str, Fit]:

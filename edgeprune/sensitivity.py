@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from converters.facts import Normalization
 from converters.files import replacing, write_text
 from edgeprune import data as datasets
-from edgeprune import models, pruning, training
+from edgeprune import loading, models, pruning, training
 from edgeprune import recipe as recipes
 from edgeprune.data import Split
 from edgeprune.errors import UserError
@@ -142,7 +142,9 @@ def run(asked: Asked, progress: Progress) -> Sensitivity:
         raise UserError(problems)
     recipe = recipes.read(asked.run / RECIPE_FILE)
     folder = Run(asked.run)
-    data = datasets.load(recipe.data, recipe.image_size_px, progress)
+    if recipe.task != "classification":
+        raise UserError(f"{asked.run}: sensitivity is told in points of top-1, which a {recipe.task} has not")
+    data = loading.load(recipe, progress)
     model = _dense(folder, recipe, data)
     pattern = Unstructured() if asked.block == (1, 1) else Block(*asked.block)
     chosen, left_dense = _choose(model, pattern, asked.layers)
@@ -211,8 +213,14 @@ def measure(
 
 
 def fixed_subset(split: Split, count: int) -> Split:
-    """The same `count` images every time, each class with its share; all of them if there are no more."""
+    """The same `count` images every time, each class with its share; all of them if there are no more.
+
+    Of images with a class for each pixel, those that chance takes.
+    """
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    if split.labels.ndim > 1:
+        some = order[:count].sort().values
+        return Split(split.images[some], split.labels[some])
     # The n-th image of every class comes before the n+1-th of any, classes in proportion to their size.
     labels = split.labels[order]
     sizes = torch.bincount(labels).double()
@@ -320,7 +328,7 @@ def _choose(model: nn.Module, pattern: Pattern, glob: str) -> tuple[list[Selecte
 
 def _evaluate(model: nn.Module, split: Split, normalization: Normalization) -> tuple[float, float]:
     outputs = training.predict(model, split, normalization)
-    return training.accuracy(outputs, split), float(F.cross_entropy(outputs, split.labels))
+    return training.score(outputs, split), float(F.cross_entropy(outputs, split.labels.long()))
 
 
 def _draw(result: Sensitivity, path: Path) -> None:

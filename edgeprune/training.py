@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from edgeprune.data import Data, Split
 from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
 from edgeprune.recipe import Augment, Fit
+from edgeprune.tasks import confusion
 
 DISTILL_TEMPERATURE = 2.0
 EVALUATION_BATCH = 250
@@ -95,8 +97,8 @@ def train(
         UserError: batches too small for the number of processes, or too few images for one step.
 
     Returns:
-        One record an epoch ("epoch", "loss", "top1" on held-out images of the epoch's size, "learning_rate",
-        "sparsity"), and the seconds spent.
+        One record an epoch ("epoch", "loss", the task's metric on held-out images of the epoch's size,
+        "learning_rate", "sparsity"), and the seconds spent.
     """
     from accelerate import Accelerator
 
@@ -121,6 +123,7 @@ def train(
         for name, part in kept.items():
             part.load_state_dict(state[name])
     history, seconds = list(state["history"]), state["seconds"]
+    task = setting.data.held_out.task
 
     def step() -> None:
         if accelerator.num_processes > 1:
@@ -138,12 +141,12 @@ def train(
         learning_rate = schedule.get_last_lr()[0]
         objective = _Objective(model, teacher, distill, fit.label_smoothing)
         loss = _train_epoch(objective, setting, fit, epoch, accelerator, step)
-        top1 = _shared_accuracy(model, setting, fit, epoch, accelerator)
+        reached = _shared_score(model, setting, fit, epoch, accelerator)
         history.append(
             {
                 "epoch": float(epoch + 1),
                 "loss": loss,
-                "top1": top1,
+                task.metric: reached,
                 "learning_rate": float(learning_rate),
                 "sparsity": sparsifier.sparsity if sparsifier is not None else 0.0,
             }
@@ -151,7 +154,7 @@ def train(
         seconds += time.monotonic() - began
         states = {name: part.state_dict() for name, part in kept.items()}
         hooks.save({"epoch": epoch + 1, "history": history, "seconds": seconds, **states})
-        hooks.show(epoch + 1, remark=f"loss {loss:.3f}, top-1 {100 * top1:.1f} %")
+        hooks.show(epoch + 1, remark=f"loss {loss:.3f}, {task.heading} {100 * reached:.1f} %")
 
     if averaged is not None:
         _copy_parameters(averaged.module, model)
@@ -196,27 +199,29 @@ def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, normalization: Normalization) -> Tensor:
-    """Outputs (n, classes) of a torch model in eval mode, float32, for all images of `split`."""
+    """Outputs (n, classes, ...) of a torch model in eval mode, float32, for all images of `split`."""
     model.eval()
     device = next(model.parameters()).device
     parts = torch.split(split.images, EVALUATION_BATCH)
     return torch.cat([model(normalized(part.to(device), normalization)).float().cpu() for part in parts])
 
 
-def accuracy(outputs: Tensor, split: Split) -> float:
-    """Share of images whose largest output is their label, 0 to 1."""
-    return float((outputs.argmax(dim=1) == split.labels).double().mean())
+def score(outputs: Tensor, split: Split) -> float:
+    """What outputs (n, classes, ...) are worth by the metric of the split's task, 0 to 1."""
+    return split.task.score(outputs, split.labels)
 
 
-def _shared_accuracy(model: nn.Module, setting: Setting, fit: Fit, epoch: int, accelerator: Any) -> float:
-    """Top-1 on the held-out images, as large as the epoch's; each process runs its part of them."""
-    held_out = setting.data.held_out
+def _shared_score(model: nn.Module, setting: Setting, fit: Fit, epoch: int, accelerator: Any) -> float:
+    """The metric on the held-out images, as large as the epoch's; each process runs its part of them."""
+    held_out, classes = setting.data.held_out, len(setting.data.classes)
     part = slice(accelerator.process_index, None, accelerator.num_processes)
     side_px = size_px(epoch, fit, held_out.images.shape[-1])
-    own = Split(_resized(held_out.images[part], side_px), held_out.labels[part])
-    right = accuracy(predict(model, own, setting.normalization), own) * len(own) if len(own) else 0.0
-    together = accelerator.reduce(torch.tensor(right, device=accelerator.device), reduction="sum")
-    return float(together) / len(held_out)
+    own = Split(*_resized(held_out.images[part], held_out.labels[part], side_px))
+    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    if len(own):
+        counts = confusion(predict(model, own, setting.normalization).argmax(1), own.labels, classes)
+    together: Tensor = accelerator.reduce(counts.to(accelerator.device), reduction="sum")
+    return held_out.task.of(together.cpu())
 
 
 def normalized(images: Tensor, normalization: Normalization) -> Tensor:
@@ -315,10 +320,12 @@ def _distillation(outputs: Tensor, teacher: nn.Module, images: Tensor) -> Tensor
     """How far the outputs are from the teacher's, both softened."""
     with torch.no_grad():
         taught = teacher(images)
+    # A map is as many answers as it has pixels: (n, classes, h, w) -> (n * h * w, classes).
+    given, taught = (part.movedim(1, -1).flatten(0, -2) / DISTILL_TEMPERATURE for part in (outputs, taught))
     # Scaled by the square of the temperature so that gradients keep their size.
     return DISTILL_TEMPERATURE**2 * F.kl_div(
-        F.log_softmax(outputs / DISTILL_TEMPERATURE, dim=1),
-        F.log_softmax(taught / DISTILL_TEMPERATURE, dim=1),
+        F.log_softmax(given, dim=1),
+        F.log_softmax(taught, dim=1),
         log_target=True,
         reduction="batchmean",
     )
@@ -346,13 +353,14 @@ def _training_batches(
     side_px = size_px(epoch, fit, train.images.shape[-1])
     order = torch.randperm(len(train), generator=generator)
     for part in _parts(order, fit.batch_size):
-        images = _shifted(train.images[part], setting.augment.shift_px, generator)
+        images, labels = train.images[part], train.labels[part].long()
+        images, labels = _moved(images, labels, _shift(images, setting.augment.shift_px, generator))
         if flip:
-            mirrored = torch.rand(len(part), generator=generator) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            mirrored = (torch.rand(len(part), generator=generator) < 0.5)[:, None, None, None]
+            images, labels = _moved(images, labels, partial(_mirrored, which=mirrored))
         images = _erased(images, setting.augment.erase_px, generator)
-        images = _resized(images, side_px)
-        yield normalized(images.to(device), setting.normalization), train.labels[part].to(device)
+        images, labels = _resized(images, labels, side_px)
+        yield normalized(images.to(device), setting.normalization), labels.to(device)
 
 
 def _placed(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
@@ -365,22 +373,36 @@ def _parts(order: Tensor, size: int) -> list[Tensor]:
     return list(torch.split(order[: whole or len(order)], size))
 
 
-def _shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to `most_px` in both directions; edges are repeated."""
+def _moved(images: Tensor, labels: Tensor, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Move the pixels of images (n, 3, h, w), and the labels of pixels (n, h, w) with them."""
+    return move(images), labels if labels.ndim == 1 else move(labels[:, None])[:, 0]
+
+
+def _shift(images: Tensor, most_px: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """A shift of each image by up to `most_px` in both directions; edges are repeated."""
     if not most_px:
-        return images
-    count, channels, height, width = images.shape
+        return lambda pixels: pixels
+    count, _, height, width = images.shape
     shifts = torch.randint(-most_px, most_px + 1, (2, count, 1), generator=generator)
-    rows = (torch.arange(height) + shifts[0]).clamp(0, height - 1)  # (n, h)
-    columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)  # (n, w)
-    images = images.gather(2, rows[:, None, :, None].expand(count, channels, height, width))
-    return images.gather(3, columns[:, None, None, :].expand(count, channels, height, width))
+    rows = (torch.arange(height) + shifts[0]).clamp(0, height - 1)[:, None, :, None]  # (n, 1, h, 1)
+    columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)[:, None, None, :]  # (n, 1, 1, w)
+    return lambda pixels: pixels.gather(2, rows.expand_as(pixels)).gather(3, columns.expand_as(pixels))
 
 
-def _resized(images: Tensor, side_px: int) -> Tensor:
+def _mirrored(pixels: Tensor, which: Tensor) -> Tensor:
+    """Those of (n, channels, h, w) that `which` (n, 1, 1, 1) names mirrored left to right."""
+    return torch.where(which, pixels.flip(3), pixels)
+
+
+def _resized(images: Tensor, labels: Tensor, side_px: int) -> tuple[Tensor, Tensor]:
     if side_px == images.shape[-1]:
-        return images
-    return F.interpolate(images, (side_px, side_px), mode="bilinear", antialias=True)
+        return images, labels
+    size = (side_px, side_px)
+    images = F.interpolate(images, size, mode="bilinear", antialias=True)
+    if labels.ndim == 1:
+        return images, labels
+    # Nearest: between two classes there is none.
+    return images, F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
 
 def _erased(images: Tensor, side_px: int, generator: torch.Generator) -> Tensor:

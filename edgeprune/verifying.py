@@ -21,8 +21,7 @@ from converters import verify
 from converters.facts import InputSpec, Normalization
 from converters.targets import TARGETS
 from converters.verify import Check, Reference, Verification
-from edgeprune import data as datasets
-from edgeprune import models, pruning
+from edgeprune import loading, models, pruning
 from edgeprune import recipe as recipes
 from edgeprune.errors import UserError
 from edgeprune.run import RECIPE_FILE, Run
@@ -225,7 +224,7 @@ def _from_run(folder: Path, asked: Asked, spec: InputSpec, values: int, count: i
         raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
     model = models.build(recipe.model, values, recipe.image_size_px).eval()
     pruning.resize(model, load_file(weights))
-    images, told = _held_out(recipe.data, spec, count)
+    images, told = _held_out(recipe, spec, count)
     return Source(
         model,
         Normalization(recipe.mean, recipe.std),
@@ -240,8 +239,8 @@ def _variant_of(file: Path, names: Sequence[str]) -> str | None:
     return next((name for name in found if name in names), None)
 
 
-def _held_out(path: Path | None, spec: InputSpec, count: int) -> tuple[np.ndarray, str]:
-    if path is not None and not path.is_dir():
-        return random_images(spec, count), f"random images: its own are not at {path}"
-    split = datasets.held_out(path, spec.shape[1], count)
+def _held_out(recipe: recipes.Recipe, spec: InputSpec, count: int) -> tuple[np.ndarray, str]:
+    if recipe.data is not None and not recipe.data.is_dir():
+        return random_images(spec, count), f"random images: its own are not at {recipe.data}"
+    split = loading.held_out(recipe, spec.shape[1], count)
     return split.images.float().numpy(), f"{len(split)} held-out images"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.coreml.compression import compress, contents_of
-from converters.coreml.description import describe, summary
+from converters.coreml.description import describe, segmenter, summary
 from converters.coreml.evaluation import LOGITS
 from converters.coreml.framework import ct, quiet, temporary_files
 from converters.coreml.inspection import layer_facts, name_layers
@@ -51,7 +51,8 @@ def convert(
         example: (1, 3, h, w) float32, of the size the file will take.
         path: of the package, ending in ".mlpackage"; a package that is there already is replaced.
         target: name of a Core ML target in `converters.targets.TARGETS`.
-        labels: class names in output order: the file then names the class and gives probabilities by name.
+        labels: class names in output order: the file then names the class and gives probabilities by name;
+            one that gives maps (1, classes, h, w) only says the names, where Xcode looks for them.
         normalization: folded in, so that the file takes an RGB image with pixels in [0, 255].
         metadata: "short_description", "author", "license" and "version" go where Xcode shows them, any
             other key among the user-defined entries.
@@ -97,8 +98,10 @@ def convert_all(
     """
     targets = [target_named(name, Format.COREML) for name in paths]
     files = [Path(path) for path in paths.values()]
-    results = _check(model, example, files, labels, normalization)
+    results, maps = _check(model, example, files, labels, normalization)
     layers = weighted_layers(model, example)
+    if labels is not None and maps:
+        metadata, labels = {**segmenter(labels), **(metadata or {})}, None
     deployed = _Deployed(model, normalization, labels is not None, results)
     exported = _export(deployed, example)
     converted = {}
@@ -222,8 +225,8 @@ def _check(
     paths: Sequence[Path],
     labels: Sequence[str] | None,
     normalization: Normalization | None,
-) -> dict[str, Any]:
-    """Refuse what cannot be converted; return the outputs, as `_results` does."""
+) -> tuple[dict[str, Any], bool]:
+    """Refuse what cannot be converted; return the outputs, as `_results` does, and whether they are a map."""
     problems = [problem for path in paths for problem in _path_problems(path)]
     problems += [*_example_problems(example), *_normalization_problems(normalization)]
     training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
@@ -241,7 +244,7 @@ def _check(
         problems = _label_problems(labels, given)
     if problems:
         raise UserError(problems)
-    return results
+    return results, isinstance(given, Tensor) and given.dim() == 4
 
 
 def _results(given: Any) -> dict[str, Any]:
@@ -326,7 +329,7 @@ def _check_zeros(model: nn.Module, named: Sequence[tuple[LayerFacts, StoredWeigh
 def _label_problems(labels: Sequence[str], result: Any) -> list[str]:
     if not isinstance(result, Tensor):
         return [f"labels are for a classifier; this model gives a {type(result).__name__}"]
-    if result.dim() != 2:
+    if result.dim() not in (2, 4):
         return [f"labels are for a classifier; this model gives an output of shape {tuple(result.shape)}"]
     problems = []
     if len(labels) != result.shape[1]:

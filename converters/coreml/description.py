@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ _PLACES = {
 }
 # Written by coremltools; it would make two conversions of one model differ.
 _DATE = "com.github.apple.coremltools.conversion_date"
+PREVIEW_TYPE = "com.apple.coreml.model.preview.type"
+PREVIEW_PARAMETERS = "com.apple.coreml.model.preview.params"
 _LABEL, _LABEL_PROBABILITIES = "classLabel", "classLabel_probs"
 
 
@@ -53,6 +56,22 @@ def describe(
     if labels is not None:
         _classify(spec, labels, probabilities)
     return spec
+
+
+def segmenter(labels: Sequence[str]) -> dict[str, str]:
+    """User-defined entries by which Xcode knows a model that gives maps, and the names of its classes."""
+    return {PREVIEW_TYPE: "imageSegmenter", PREVIEW_PARAMETERS: json.dumps({"labels": list(labels)})}
+
+
+def map_labels(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The names that `segmenter` wrote among the user-defined entries; None where there are none."""
+    try:
+        told = json.loads(metadata.get(PREVIEW_PARAMETERS, "{}"))
+    except ValueError:
+        return None
+    labels = told.get("labels") if isinstance(told, dict) else None
+    known = isinstance(labels, list) and bool(labels) and all(isinstance(label, str) for label in labels)
+    return tuple(labels) if known and labels else None
 
 
 def summary(layers: Sequence[StoredWeight]) -> str:

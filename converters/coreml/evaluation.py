@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from converters.coreml.blobs import MalformedError
+from converters.coreml.description import map_labels
 from converters.coreml.framework import ct, proto, quiet
 from converters.coreml.operations import OPERATIONS
 from converters.coreml.package import Contents, read_package
@@ -148,7 +149,7 @@ def input_spec(contents: Contents, program: Program) -> InputSpec:
     return InputSpec(
         shape=(shape[1], shape[2], shape[3]),
         range=(0.0, 255.0) if _image(contents) else None,
-        labels=_labels(program),
+        labels=_labels(program) or map_labels(contents.spec.description.metadata.userDefined),
     )
 
 

@@ -21,7 +21,7 @@ from converters.litert import keras_models, repair, storage
 from converters.litert import metadata as file_metadata
 from converters.litert.graph import Graph, read, weights
 from converters.litert.inspection import layer_facts, torch_layout
-from converters.litert.lowering import image_shape, lower
+from converters.litert.lowering import MAP_DIMS, image_shape, lower
 from converters.litert.quantize import check_images, static_int8
 
 
@@ -42,7 +42,8 @@ def convert(
 
     Args:
         model: a torch module in eval mode, or, with the `tensorflow` extra, a Keras model; its zeros already
-            in its weights; it is not modified.
+            in its weights; it is not modified. Where it gives maps (1, classes, height, width) the file gives
+            them as (1, height, width, classes).
         example: (1, channels, height, width) float32, also for a Keras model; only its shape counts.
         path: the file to write, replaced if it is there.
         target: a LiteRT target of `converters.targets`.
@@ -168,5 +169,5 @@ def _check_output(model: nn.Module, example: torch.Tensor, labels: Sequence[str]
         output = model(example)
     if not isinstance(output, torch.Tensor):
         raise UserError(f"the model returns {type(output).__name__}: it must return one tensor")
-    if labels is not None and (output.ndim != 2 or len(labels) != output.shape[1]):
+    if labels is not None and (output.ndim not in (2, MAP_DIMS) or len(labels) != output.shape[1]):
         raise UserError(f"{len(labels)} labels for a model that returns {tuple(output.shape)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,30 @@ from converters.facts import InputSpec
 from converters.litert.apart import InterpreterApart
 from converters.litert.graph import DamagedFileError, Graph, read
 from converters.litert.interpreter import Interpreter, Refused
+from converters.litert.lowering import MAP_DIMS
 from converters.litert.metadata import input_spec
 
 IMAGE_CHANNELS = (1, 3)
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """How a file gives what it gives.
+
+    Attributes:
+        map_shape: of one map as the file has it, three sizes; None where it gives no map but values.
+        channels_last: whether that is (height, width, classes).
+    """
+
+    map_shape: tuple[int, ...] | None
+    channels_last: bool
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Values (n, ...) as a torch model gives them: (n, classes), of maps (n, classes, height, width)."""
+        if self.map_shape is None or values[:1].size not in (0, np.prod(self.map_shape)):
+            return values.reshape(len(values), -1)
+        maps = values.reshape(len(values), *self.map_shape)
+        return maps.transpose(0, 3, 1, 2) if self.channels_last else maps
 
 
 class LitertModel:
@@ -24,12 +46,12 @@ class LitertModel:
     """
 
     def __init__(
-        self, path: Path, interpreter: Interpreter | InterpreterApart, spec: InputSpec, channels_last: bool
+        self, path: Path, interpreter: Interpreter | InterpreterApart, spec: InputSpec, layout: OutputLayout
     ) -> None:
         self.input = spec
         self._path = path
         self._interpreter = interpreter
-        self._channels_last = channels_last
+        self._layout = layout
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Run images one by one.
@@ -38,7 +60,7 @@ class LitertModel:
             images: (n, channels, height, width) float32, in the range `input` says.
 
         Returns:
-            (n, classes) float32.
+            (n, classes) float32; of a file that gives maps (n, classes, height, width).
 
         Raises:
             UserError: the images are of another shape, or LiteRT fails on the file.
@@ -47,9 +69,9 @@ class LitertModel:
         if images.ndim != 4 or images.shape[1:] != self.input.shape:
             wanted = ", ".join(map(str, self.input.shape))
             raise UserError(f"{self._path}: takes images of (n, {wanted}), got {images.shape}")
-        laid_out = images.transpose(0, 2, 3, 1) if self._channels_last else images
+        laid_out = images.transpose(0, 2, 3, 1) if self._layout.channels_last else images
         try:
-            return self._interpreter.run(np.ascontiguousarray(laid_out, np.float32))
+            return self._layout.of(self._interpreter.run(np.ascontiguousarray(laid_out, np.float32)))
         except Refused as reason:
             raise DamagedFileError(self._path, str(reason)) from None
 
@@ -77,7 +99,7 @@ def load(path: Path | str, *, threads: int | None = None, apart: bool = True) ->
         interpreter = (InterpreterApart if apart else Interpreter)(content, threads)
     except Refused as reason:
         raise DamagedFileError(path, str(reason)) from None
-    model = LitertModel(path, interpreter, spec, channels_last)
+    model = LitertModel(path, interpreter, spec, output_layout(graph, channels_last))
     model.predict(np.zeros((1, *spec.shape), np.float32))
     return model
 
@@ -93,6 +115,14 @@ def image_input(graph: Graph, path: Path) -> tuple[InputSpec, bool]:
         raise UserError(f"{path}: must take one image and give one tensor")
     channels_last, shape = _layout(path, graph.shape(int(inputs[0])))
     return input_spec(graph, shape), channels_last
+
+
+def output_layout(graph: Graph, channels_last: bool) -> OutputLayout:
+    """How a file gives its one tensor: a map in the layout of its images, or values."""
+    shape = graph.shape(int(graph.subgraph.outputs[0]))
+    sides = shape[1:3] if channels_last else shape[2:4]
+    is_map = len(shape) == MAP_DIMS and shape[0] == 1 and max(sides) > 1
+    return OutputLayout(shape[1:] if is_map else None, channels_last)
 
 
 def _layout(path: Path, shape: tuple[int, ...]) -> tuple[bool, tuple[int, int, int]]:

@@ -14,10 +14,12 @@ from converters.litert import keras_models
 from converters.litert.silence import quiet
 
 MAX_PIXEL = 255.0
+MAP_DIMS = 4
 
 
 class ChannelsLast(nn.Module):
-    """Takes NHWC images, as LiteRT does, and, where told how, normalises plain pixels in [0, 255] first.
+    """Takes NHWC images and gives NHWC maps, as LiteRT does, and, where told how, normalises plain pixels in
+    [0, 255] first.
 
     The normalisation is one multiplication and one addition on the image itself, before the first padding:
     the sparse part of the network, which starts at the first convolution, never sees it.
@@ -38,11 +40,11 @@ class ChannelsLast(nn.Module):
             self.register_buffer("offset", (-mean / std).float())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(1, height, width, channels) -> what the model returns."""
+        """(1, height, width, channels) -> what the model returns; a map as (1, height, width, classes)."""
         if self.normalized:
             images = images * self.scale + self.offset
         result: torch.Tensor = self.model(images.permute(0, 3, 1, 2))
-        return result
+        return result.permute(0, 2, 3, 1) if result.ndim == MAP_DIMS else result
 
 
 def lower(model: nn.Module | Any, example: torch.Tensor, normalization: Normalization | None = None) -> bytes:

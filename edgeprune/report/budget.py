@@ -12,7 +12,7 @@ from typing import Any
 from converters.targets import TARGETS, Format
 from edgeprune.errors import UserError
 from edgeprune.report import strict
-from edgeprune.report.records import Row
+from edgeprune.report.records import METRICS, Row
 from edgeprune.report.wording import bytes_exact, plain, points_fine, points_lost
 
 if sys.version_info >= (3, 11):
@@ -23,9 +23,11 @@ else:
 RECOMMENDED_DROP_POINTS = 0.5
 """With no budget, the smallest file that loses no more than this is recommended."""
 
+DROPS = tuple(f"{metric}_drop_points" for metric in METRICS)
 NAMES = {
     "bytes": "bytes",
     "top1_drop_points": "accuracy",
+    "miou_drop_points": "mean IoU",
     "load_memory_bytes": "load memory",
     "time_ratio": "time",
 }
@@ -40,12 +42,14 @@ class Limits:
         top1_drop_points: percentage points lost against the dense float32 model, 0 to 100.
         load_memory_bytes: resident memory that loading the file and running it once adds at its peak.
         time_ratio: its time over that of the dense file of the same target, above 0.
+        miou_drop_points: points of mean IoU lost, of a segmentation's maps, 0 to 100.
     """
 
     bytes: int | None = None
     top1_drop_points: float | None = None
     load_memory_bytes: int | None = None
     time_ratio: float | None = None
+    miou_drop_points: float | None = None
 
     def problems(self, where: str, target: str) -> Iterator[str]:
         """Everything that makes no sense in these limits."""
@@ -53,7 +57,7 @@ class Limits:
             limit = getattr(self, name)
             if limit is not None and not _whole(limit):
                 yield f"{where}.{name} is {limit!r}: give a whole number of bytes above 0"
-        yield from _wrong_points(where, self.top1_drop_points)
+        yield from _wrong_points(where, self)
         if self.time_ratio is not None and not self.time_ratio > 0:
             yield f"{where}.time_ratio is {self.time_ratio!r}: give a ratio above 0, such as 0.5"
         known = TARGETS.get(target)
@@ -81,16 +85,18 @@ class Budget:
             Where targets are named it holds for those that have no limit of their own, else for every target
             of the report.
         target: all limits of a target, by its name.
+        miou_drop_points: most points of mean IoU, for a segmentation, likewise.
     """
 
     bytes: Mapping[str, int] = field(default_factory=dict)
     top1_drop_points: float | None = None
     target: Mapping[str, Limits] = field(default_factory=dict)
+    miou_drop_points: float | None = None
 
     def __bool__(self) -> bool:
         """Whether anything is limited at all."""
         own = any(limits != Limits() for limits in self.target.values())
-        return bool(self.bytes) or self.top1_drop_points is not None or own
+        return bool(self.bytes) or own or any(getattr(self, name) is not None for name in DROPS)
 
     @property
     def targets(self) -> list[str]:
@@ -100,19 +106,18 @@ class Budget:
     def limits(self, target: str) -> Limits:
         """All that holds for a target."""
         own = self.target.get(target, Limits())
-        return dataclasses.replace(
-            own,
-            bytes=self.bytes.get(target, own.bytes),
-            top1_drop_points=self.top1_drop_points if own.top1_drop_points is None else own.top1_drop_points,
-        )
+        general = {name: getattr(self, name) for name in DROPS if getattr(own, name) is None}
+        return dataclasses.replace(own, bytes=self.bytes.get(target, own.bytes), **general)
 
     def only(self, names: Collection[str]) -> Budget:
         """The same without the limits that are not named; of `LIMITS`."""
         left_out = {name: None for name in LIMITS if name not in names}
         return Budget(
             self.bytes if "bytes" in names else {},
-            self.top1_drop_points if "top1_drop_points" in names else None,
-            {target: dataclasses.replace(limits, **left_out) for target, limits in self.target.items()},
+            target={
+                target: dataclasses.replace(limits, **left_out) for target, limits in self.target.items()
+            },
+            **{name: getattr(self, name) for name in DROPS if name in names},
         )
 
     def problems(self) -> list[str]:
@@ -124,7 +129,7 @@ class Budget:
                 found.append(f"budget.bytes.{name} is {limit!r}: give a whole number of bytes above 0")
             if self.target.get(name, Limits()).bytes is not None:
                 found.append(f"budget.bytes.{name} and budget.target.{name}.bytes: give one of them")
-        found += _wrong_points("budget", self.top1_drop_points)
+        found += _wrong_points("budget", self)
         for name, limits in self.target.items():
             found += _unknown_target("budget.target", name)
             found += limits.problems(f"budget.target.{name}", name)
@@ -137,10 +142,13 @@ def _whole(limit: object) -> bool:
     return isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
 
 
-def _wrong_points(where: str, limit: float | None) -> list[str]:
-    if limit is None or (not isinstance(limit, bool) and 0 <= limit <= 100):  # NaN is refused here too
-        return []
-    return [f"{where}.top1_drop_points is {limit!r}: give percentage points from 0 to 100, such as 0.5"]
+def _wrong_points(where: str, limits: Limits | Budget) -> list[str]:
+    given = {name: getattr(limits, name) for name in DROPS if getattr(limits, name) is not None}
+    return [
+        f"{where}.{name} is {limit!r}: give percentage points from 0 to 100, such as 0.5"
+        for name, limit in given.items()
+        if isinstance(limit, bool) or not 0 <= limit <= 100  # NaN is refused here too
+    ]
 
 
 def _unknown_target(where: str, name: str) -> list[str]:
@@ -191,7 +199,7 @@ class Measured:
     """What is known of one file; None: not measured.
 
     Attributes:
-        bytes, top1_drop_points, load_memory_bytes, time_ratio: see `Limits`.
+        bytes, top1_drop_points, load_memory_bytes, time_ratio, miou_drop_points: see `Limits`.
         missing: of what was not measured, by its name, how it could be.
     """
 
@@ -200,6 +208,7 @@ class Measured:
     load_memory_bytes: int | None = None
     time_ratio: float | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    miou_drop_points: float | None = None
 
 
 @dataclass(frozen=True)
@@ -290,7 +299,8 @@ class TargetVerdict:
     def limits(self) -> str:
         """The limits in words."""
         if not self.budgeted:
-            return f"no budget; the smallest that loses at most {plain(self.most.top1_drop_points)} points"
+            points = next((most for name in DROPS if (most := getattr(self.most, name)) is not None), None)
+            return f"no budget; the smallest that loses at most {plain(points)} points"
         words = list(_in_words(self.most))
         return "at most " + " and ".join(words) if words else "no limit"
 
@@ -354,7 +364,24 @@ class Verdict:
 def of_row(row: Row) -> Measured:
     """What the report of a run knows of a file."""
     bench = "edgeprune bench measures it, and check --bench takes what it wrote"
-    return Measured(row.bytes, row.top1_drop_points, missing=dict.fromkeys(BENCHED, bench))
+    return with_scores(Measured(row.bytes, None, missing=dict.fromkeys(BENCHED, bench)), row)
+
+
+def with_scores(measured: Measured, row: Row) -> Measured:
+    """The same with the points that a row's file loses; of what it is not measured by, why it is not."""
+    return dataclasses.replace(
+        measured,
+        top1_drop_points=row.top1_drop_points,
+        miou_drop_points=row.miou_drop_points,
+        missing={
+            **measured.missing,
+            **{
+                f"{metric}_drop_points": row.not_measured.get(metric, "the report does not say it")
+                for metric in METRICS
+                if metric != row.metric
+            },
+        },
+    )
 
 
 def evaluate(budget: Budget, rows: Sequence[Row], measured: Callable[[Row], Measured] = of_row) -> Verdict:
@@ -400,17 +427,23 @@ def reasons(judgements: Iterable[Judgement]) -> tuple[str, ...]:
 
 def smallest_first(row: Row) -> tuple[int, float, str]:
     """Sorting key: by bytes, of equally small ones the more accurate first."""
-    return row.bytes, -row.top1, row.path
+    return row.bytes, -row.score, row.path
 
 
 def _judge(
-    target: str, budget: Budget, rows: Iterable[Row], budgeted: bool, measured: Callable[[Row], Measured]
+    target: str, budget: Budget, rows: Sequence[Row], budgeted: bool, measured: Callable[[Row], Measured]
 ) -> TargetVerdict:
-    limits = budget.limits(target) if budgeted else Limits(top1_drop_points=RECOMMENDED_DROP_POINTS)
-    if not budgeted and budget.top1_drop_points is not None:
-        limits = Limits(top1_drop_points=budget.top1_drop_points)
+    limits = budget.limits(target) if budgeted else _recommended(budget, rows)
     files = tuple(FileVerdict(row, judge(limits, measured(row))) for row in rows)
     return TargetVerdict(target, budgeted, limits, files)
+
+
+def _recommended(budget: Budget, rows: Sequence[Row]) -> Limits:
+    """What a file may lose at most where no budget holds, by the metric of the rows."""
+    name = f"{rows[0].metric if rows else METRICS[0]}_drop_points"
+    asked = getattr(budget, name)
+    most: dict[str, Any] = {name: RECOMMENDED_DROP_POINTS if asked is None else asked}
+    return Limits(**most)
 
 
 def _words(name: str, most: float, value: float | None, missing: str) -> str:
@@ -421,7 +454,7 @@ def _words(name: str, most: float, value: float | None, missing: str) -> str:
         return ""
     if name == "bytes":
         return f"{bytes_exact(int(value - most))} bytes over the budget of {bytes_exact(int(most))}"
-    if name == "top1_drop_points":
+    if name in DROPS:
         return f"loses {points_fine(value)} points, the limit is {plain(most)}"
     if name == "load_memory_bytes":
         return f"adds {bytes_exact(int(value))} bytes of memory, the limit is {bytes_exact(int(most))}"
@@ -433,6 +466,8 @@ def _in_words(limits: Limits) -> Iterator[str]:
         yield f"{bytes_exact(limits.bytes)} bytes"
     if limits.top1_drop_points is not None:
         yield f"{plain(limits.top1_drop_points)} points of accuracy lost"
+    if limits.miou_drop_points is not None:
+        yield f"{plain(limits.miou_drop_points)} points of mean IoU lost"
     if limits.load_memory_bytes is not None:
         yield f"{bytes_exact(limits.load_memory_bytes)} bytes of memory"
     if limits.time_ratio is not None:
@@ -445,7 +480,7 @@ def target_lines(target: TargetVerdict) -> Iterable[str]:
     if ship is not None:
         yield (
             f"{target.target}: ship {ship.path}, {bytes_exact(ship.bytes)} bytes, "
-            f"{points_lost(ship.top1_drop_points)} ({target.limits()})"
+            f"{points_lost(ship.drop_points)} ({target.limits()})"
         )
     elif not target.files:
         yield f"{target.target}: the run has no file for this target ({target.limits()})"
@@ -462,13 +497,13 @@ def _remedies(broken: Iterable[TargetVerdict]) -> Iterable[str]:
     too_inaccurate: dict[str, list[str]] = {}
     for target in broken:
         small = [file.row for file in target.files if not file.breaks("bytes", *BENCHED)]
-        accurate = [file.row for file in target.files if not file.breaks("top1_drop_points", *BENCHED)]
+        accurate = [file.row for file in target.files if not file.breaks(*DROPS, *BENCHED)]
         if not target.files:
             yield f"Add {target.target} to the targets of the recipe, or take it out of the budget."
         elif target.open:
             yield f"Measure what is missing of {target.target}, and check again."
         elif small:
-            best = max(small, key=lambda row: row.top1)
+            best = max(small, key=lambda row: row.score)
             too_inaccurate.setdefault(best.variant, []).append(target.target)
         elif accurate:
             best = min(accurate, key=smallest_first)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.report.records import Report, Row, Training
 from edgeprune.report.summary import Trial, format_name, is_efficient, trials, variants
-from edgeprune.report.wording import strength
+from edgeprune.report.wording import HEADINGS, capital, strength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ _SIZE_INCHES = (4.0, 2.9)
 
 
 def size_against_accuracy(report: Report) -> dict[str, str]:
-    """Draw bytes against top-1, one picture a file format; the efficient files are filled and named."""
+    """Draw bytes against the score, one picture a file format; the efficient files are filled and named."""
     order = variants(report)
     by_format: dict[str, list[Row]] = {}
     for row in report.rows:
@@ -70,7 +70,8 @@ def size_against_accuracy(report: Report) -> dict[str, str]:
 def training_curves(report: Report) -> dict[str, str]:
     """Draw accuracy, loss and zeros over the epochs, by title, one line a variant; only what was recorded."""
     order = variants(report)
-    kinds = {"Top-1 on the held-out images": "top1", "Loss": "loss", "Zeros asked for": "sparsity"}
+    scores = {f"{capital(word)} on the held-out images": metric for metric, word in HEADINGS.items()}
+    kinds = {**scores, "Loss": "loss", "Zeros asked for": "sparsity"}
     pictures: dict[str, str] = {}
     for title, key in kinds.items():
         lines = [training for training in report.trainings if _recorded(training, key)]
@@ -111,7 +112,7 @@ def _scatter(axes: Axes, rows: Sequence[Row], order: Sequence[str]) -> None:
     efficient = sorted((row for row in rows if is_efficient(row, rows)), key=lambda row: row.bytes)
     axes.plot(
         [row.bytes / 1e6 for row in efficient],
-        [100 * row.top1 for row in efficient],
+        [100 * row.score for row in efficient],
         color=_MUTED,
         linewidth=1.2,
         linestyle=(0, (4, 3)),
@@ -121,7 +122,7 @@ def _scatter(axes: Axes, rows: Sequence[Row], order: Sequence[str]) -> None:
         colour = _colour(order, row.variant)
         axes.plot(
             row.bytes / 1e6,
-            100 * row.top1,
+            100 * row.score,
             _marker(order, row.variant),
             markersize=9,
             color=colour if row in efficient else _PAGE,
@@ -132,7 +133,7 @@ def _scatter(axes: Axes, rows: Sequence[Row], order: Sequence[str]) -> None:
         )
     axes.set_xlim(0, 1.08 * max(row.bytes for row in rows) / 1e6)
     axes.set_xlabel("size, MB")
-    axes.set_ylabel("top-1, %")
+    axes.set_ylabel(f"{HEADINGS[rows[0].metric]}, %")
     axes.margins(y=0.22)
     _place_names(axes, efficient, rows)
 
@@ -144,9 +145,9 @@ def _place_names(axes: Axes, named: Sequence[Row], rows: Sequence[Row]) -> None:
     figure = axes.figure
     figure.canvas.draw()
     frame = axes.get_window_extent()
-    points = axes.transData.transform([(row.bytes / 1e6, 100 * row.top1) for row in rows])
+    points = axes.transData.transform([(row.bytes / 1e6, 100 * row.score) for row in rows])
     taken = [Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in points]
-    front = [axes.transData.transform((row.bytes / 1e6, 100 * row.top1)) for row in named]
+    front = [axes.transData.transform((row.bytes / 1e6, 100 * row.score)) for row in named]
     for (x0, y0), (x1, y1) in pairwise(front):
         steps = [i / 20 for i in range(21)]
         taken += [Bbox.from_bounds(x0 + t * (x1 - x0) - 1, y0 + t * (y1 - y0) - 1, 2, 2) for t in steps]
@@ -162,7 +163,7 @@ def _place_names(axes: Axes, named: Sequence[Row], rows: Sequence[Row]) -> None:
         for dx, dy, side in places:
             text = axes.annotate(
                 f"{row.variant}, {_storage(row.target)}",
-                (row.bytes / 1e6, 100 * row.top1),
+                (row.bytes / 1e6, 100 * row.score),
                 (dx, dy),
                 textcoords="offset points",
                 ha=side,

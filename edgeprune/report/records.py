@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from converters.files import write_text
 from edgeprune.errors import UserError
@@ -15,10 +15,30 @@ from edgeprune.report import strict
 
 SCHEMA = 1
 FILE_NAME = "report.json"
+METRICS = ("top1", "miou")
+
+
+class Scored:
+    """A record that has one of `METRICS`, and null for the other."""
+
+    if TYPE_CHECKING:  # The records' own fields, in the places that they have there.
+        top1: float | None
+        miou: float | None
+
+    @property
+    def metric(self) -> str:
+        """The metric that it has."""
+        return "miou" if self.top1 is None else "top1"
+
+    @property
+    def score(self) -> float:
+        """What it has of that, 0 to 1."""
+        score: float = getattr(self, self.metric)
+        return score
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Scored):
     """One variant on one target: one file, measured from disk.
 
     Attributes:
@@ -26,9 +46,10 @@ class Row:
         target: name in `converters.targets.TARGETS`.
         path: of the file, relative to the run folder.
         bytes: size on disk.
-        top1: of the file on the held-out images, 0 to 1.
+        top1: of the file on the held-out images, 0 to 1; None: not what this model is measured by.
         top1_drop_points: percentage points below the dense float32 torch model on the same images.
-        agreement: share of images on which file and its own torch variant name the same class, 0 to 1.
+        agreement: share of images, for maps of pixels, where file and its own torch variant name the same
+            class, 0 to 1.
         max_relative_error: largest |file - torch| output over the largest |torch| output.
         zero_fraction: zeros among all weights of convolution and linear layers, counted in the decoded file.
         prunable_zero_fraction: the same over 1x1 convolutions and linear layers only.
@@ -39,14 +60,18 @@ class Row:
         sha256: of the file.
         input_range: (low, high) of the pixels the file takes; None: what the torch model takes.
         layers: one dict a weighted layer, the fields of `converters.facts.LayerFacts`.
+        miou: mean intersection over union of the classes, of the file's maps of the held-out images, 0 to 1;
+            None: not what this model is measured by.
+        miou_drop_points: percentage points below the dense float32 torch model on the same images.
+        not_measured: why, of each metric that is None.
     """
 
     variant: str
     target: str
     path: str
     bytes: int
-    top1: float
-    top1_drop_points: float
+    top1: float | None
+    top1_drop_points: float | None
     agreement: float
     max_relative_error: float
     zero_fraction: float
@@ -58,29 +83,43 @@ class Row:
     sha256: str
     input_range: tuple[float, float] | None
     layers: tuple[dict[str, Any], ...] = ()
+    miou: float | None = None
+    miou_drop_points: float | None = None
+    not_measured: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def drop_points(self) -> float:
+        """Percentage points of its metric below the dense float32 torch model."""
+        points: float = getattr(self, f"{self.metric}_drop_points")
+        return points
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Scored):
     """How one torch variant came to be.
 
     Attributes:
         variant: "dense", "block80", "channels".
-        top1: of the float32 torch model on the held-out images, 0 to 1.
+        top1: of the float32 torch model on the held-out images, 0 to 1; None: see `Row`.
         parameters: number of weights and biases.
         macs: multiply-accumulates for one image.
         seconds: spent training, interruptions left out.
-        epochs: one dict an epoch, all of numbers: "epoch", "loss", "top1", "learning_rate", "sparsity".
+        epochs: one dict an epoch, all of numbers: "epoch", "loss", "top1" or "miou", "learning_rate",
+            "sparsity".
         left_dense: why, by name, of each layer that the pattern did not fit.
+        miou: of the float32 torch model on the held-out images, 0 to 1; None: see `Row`.
+        not_measured: why, of each metric that is None.
     """
 
     variant: str
-    top1: float
+    top1: float | None
     parameters: int
     macs: int
     seconds: float
     epochs: tuple[dict[str, Any], ...] = ()
     left_dense: dict[str, str] = field(default_factory=dict)
+    miou: float | None = None
+    not_measured: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,6 +247,45 @@ class Examination:
 
 
 @dataclass(frozen=True)
+class ClassIou:
+    """One class in the maps of a variant and of the dense model.
+
+    Attributes:
+        name: of the class.
+        pixels: of it there are in all held-out images.
+        dense_iou: of the dense model, intersection over union, 0 to 1; None: it is neither there nor named.
+        iou: of the variant, likewise.
+    """
+
+    name: str
+    pixels: int
+    dense_iou: float | None
+    iou: float | None
+
+
+@dataclass(frozen=True)
+class MapExamination:
+    """The maps of one torch variant, beside those of the dense model of the same held-out images.
+
+    Attributes:
+        variant: its name.
+        weights_sha256: of its weights in the run folder.
+        dense_sha256: of the dense model's.
+        images: all held-out images.
+        classes: in the order of the classes.
+        pictures: of the images on which most pixels differ, in the run folder: the image, what is there, what
+            the dense model says, what the variant says. None of the dense model.
+    """
+
+    variant: str
+    weights_sha256: str
+    dense_sha256: str
+    images: int
+    classes: tuple[ClassIou, ...]
+    pictures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LayerDrops:
     """One layer of the dense model, pruned alone: its weights, and points lost at each sparsity."""
 
@@ -297,6 +375,7 @@ class Report:
         not_examined: why there is none, by variant.
         sensitivity: None: the run folder has none.
         benches: one a runtime or more; empty: nothing was timed.
+        maps: of a segmentation, one a torch variant, the dense one first.
     """
 
     recipe: dict[str, Any]
@@ -308,6 +387,7 @@ class Report:
     not_examined: dict[str, str] = field(default_factory=dict)
     sensitivity: Sensitivity | None = None
     benches: tuple[Bench, ...] = ()
+    maps: tuple[MapExamination, ...] = ()
 
 
 def thumbnail(place: int) -> str:
@@ -398,11 +478,12 @@ def read(folder: Path) -> Report:
 
 
 FRACTIONS = (
-    "top1", "agreement", "zero_fraction", "prunable_zero_fraction", "corrupted_top1", "confidence",
+    "top1", "miou", "iou", "dense_iou", "agreement",
+    "zero_fraction", "prunable_zero_fraction", "corrupted_top1", "confidence",
     "dense_confidence",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "bits_per_weight", "max_relative_error", "parameters", "macs", "seconds", "place", "both_right",
+    "bits_per_weight", "max_relative_error", "parameters", "macs", "seconds", "place", "pixels", "both_right",
     "only_dense_right", "only_variant_right", "dense_images", "median_ms",
     "load_memory_bytes",
 )  # fmt: skip
@@ -414,6 +495,8 @@ def _problems(report: Report) -> Iterator[str]:
     from converters.facts import LayerFacts
 
     records = _parts("rows", report.rows)
+    for where, scored in [*records, *_parts("trainings", report.trainings)]:
+        yield from _score_problems(where, scored)
     for where, row in records:
         if row.sparse_runtime is None and not row.sparse_runtime_reason:
             yield f"{where}.sparse_runtime is null without a sparse_runtime_reason"
@@ -434,6 +517,8 @@ def _problems(report: Report) -> Iterator[str]:
         records += _parts("samples", examination.samples, where)
         records += _parts("robustness.conditions", examination.robustness.conditions, where)
         records += _parts("robustness.classes", examination.robustness.classes, where)
+    for where, found in _parts("maps", report.maps):
+        records += [(where, found), *_parts("classes", found.classes, where)]
     for where, bench in _parts("benches", report.benches):
         records += [(where, bench), *_parts("timings", bench.timings, where)]
     if report.sensitivity is not None:
@@ -442,14 +527,27 @@ def _problems(report: Report) -> Iterator[str]:
     for where, record in records:
         values = vars(record)
         for name in FRACTIONS:
-            if name in values and not 0 <= values[name] <= 1:
+            if values.get(name) is not None and not 0 <= values[name] <= 1:
                 yield f"{where}.{name} is {values[name]}, a fraction is from 0 to 1"
         for name in NOT_NEGATIVE:
-            if name in values and values[name] < 0:
+            if values.get(name) is not None and values[name] < 0:
                 yield f"{where}.{name} is {values[name]}, it cannot be below 0"
         for name in POSITIVE:
             if name in values and values[name] <= 0:
                 yield f"{where}.{name} is {values[name]}, it must be above 0"
+
+
+def _score_problems(where: str, record: Row | Training) -> Iterator[str]:
+    """A record has one metric, with what it lost where it is a file's, and says why it has not the other."""
+    measured = [name for name in METRICS if getattr(record, name) is not None]
+    if len(measured) != 1:
+        yield f"{where} has {' and '.join(measured) or 'no score'}: it must have one of {', '.join(METRICS)}"
+        return
+    if record.top1 is None and not record.not_measured.get("top1"):
+        yield f"{where}.top1 is null, and not_measured does not say why"
+    for name in METRICS if isinstance(record, Row) else ():
+        if (getattr(record, f"{name}_drop_points") is None) != (name != record.metric):
+            yield f"{where}.{name}_drop_points does not go with its {name}"
 
 
 def _parts(name: str, parts: Sequence[Any], above: str = "report") -> list[tuple[str, Any]]:

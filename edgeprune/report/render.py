@@ -27,6 +27,7 @@ _NUMBERS: tuple[Callable[..., str], ...] = (
     wording.bits,
     wording.bytes_exact,
     wording.bytes_human,
+    wording.capital,
     wording.confidence,
     wording.count_human,
     wording.duration,
@@ -51,7 +52,8 @@ def write_pages(report: Report, folder: Path) -> tuple[Path, Path]:
     Raises:
         UserError: `folder` cannot be written to, or the budget in the report's recipe makes no sense.
     """
-    page, text = html(report, embedded_pictures(report, folder)), markdown(report)
+    pictures, maps = embedded_pictures(report, folder), embedded_maps(report, folder)
+    page, text = html(report, pictures, maps), markdown(report)
     return write_text(folder / HTML_NAME, page), write_text(folder / MARKDOWN_NAME, text)
 
 
@@ -76,6 +78,12 @@ def embedded_pictures(report: Report, folder: Path) -> dict[int, str]:
     return found
 
 
+def embedded_maps(report: Report, folder: Path) -> dict[str, str]:
+    """The pictures of maps that the page shows, as `data:` addresses by path: those that are there."""
+    paths = [path for found in report.maps for path in found.pictures]
+    return {path: _data_address((folder / path).read_bytes()) for path in paths if (folder / path).is_file()}
+
+
 def _shown(report: Report) -> list[int]:
     """Places of all held-out images on the page, in its order."""
     return [
@@ -92,12 +100,15 @@ def _data_address(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
-def html(report: Report, pictures: Mapping[int, str] | None = None) -> str:
+def html(
+    report: Report, pictures: Mapping[int, str] | None = None, maps: Mapping[str, str] | None = None
+) -> str:
     """Return the report as one HTML page that needs no network and no JavaScript.
 
     Args:
         report: what it says.
         pictures: of held-out images, as `embedded_pictures` gives them; None: the page has none.
+        maps: of maps, as `embedded_maps` gives them, likewise.
     """
     from jinja2 import Environment as Jinja
     from jinja2 import FileSystemLoader, StrictUndefined
@@ -126,6 +137,7 @@ def html(report: Report, pictures: Mapping[int, str] | None = None) -> str:
             for name, drawn in drawings.items()
         },
         pictures=pictures or {},
+        map_pictures=maps or {},
         images_missing=not set(_shown(report)) <= set(pictures or {}),
         thumbnail=thumbnail,
         glyphs=plots.GLYPHS,
@@ -156,14 +168,14 @@ def print_table(report: Report, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    verdict = summary.verdict(report)
+    verdict, score = summary.verdict(report), wording.HEADINGS[summary.metric(report)]
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("target\n  variant", overflow="fold")
     for heading in (
         "size",
         "bytes",
         "times\nsmaller",
-        "top-1\n%",
+        f"{score} %".replace(" ", "\n", 1),
         "points\nlost",
         "zeros\n%",
         "bits per\nweight",
@@ -179,8 +191,8 @@ def print_table(report: Report, console: Console) -> None:
                 wording.bytes_human(row.bytes),
                 wording.bytes_exact(row.bytes),
                 "–" if file.times_smaller is None else wording.times(file.times_smaller),
-                wording.percent(row.top1).removesuffix(" %"),
-                wording.points(row.top1_drop_points),
+                wording.percent(row.score).removesuffix(" %"),
+                wording.points(row.drop_points),
                 wording.zeros(row.zero_fraction).removesuffix(" %"),
                 wording.bits(row.bits_per_weight),
                 summary.sparse_word(row),
@@ -221,11 +233,16 @@ def _fenced(lines: list[str]) -> str:
 def _render(environment: Environment, template: str, report: Report, **more: Any) -> str:
     verdict = summary.verdict(report)
     groups, names = summary.groups(report, verdict), summary.variants(report)
+    metric = summary.metric(report)
+    heading = wording.HEADINGS[metric]
     environment.filters.update({number.__name__: number for number in _NUMBERS})
     environment.filters["sparse_word"] = summary.sparse_word
     return environment.get_template(template).render(
         report=report,
         title=_title(report),
+        metric=metric,
+        heading=heading,
+        accuracy="accuracy" if metric == "top1" else heading,
         verdict=verdict,
         groups=groups,
         variants=names,

@@ -42,9 +42,26 @@ def report_schema() -> dict[str, Any]:
     definitions["Row"]["properties"]["layers"]["items"] = _schema(LayerFacts, definitions)
     definitions["Row"]["if"] = {"properties": {"sparse_runtime": {"type": "null"}}}
     definitions["Row"]["then"] = {"properties": {"sparse_runtime_reason": {"type": "string", "minLength": 1}}}
+    definitions["Row"]["allOf"] = _one_metric(lost=True)
+    definitions["Training"]["allOf"] = _one_metric(lost=False)
     epochs = definitions["Training"]["properties"]["epochs"]
     epochs["items"] = {"type": "object", "additionalProperties": {"type": "number"}}
     return {"$schema": DIALECT, "title": "report.json of edgeprune", **root, "$defs": definitions}
+
+
+def _one_metric(lost: bool) -> list[dict[str, Any]]:
+    """Of the metrics one is a number, with the points `lost` of it, and a null top1 has its reason."""
+    number, null = {"type": "number"}, {"type": "null"}
+    top1, miou = ([name, f"{name}_drop_points"] if lost else [name] for name in records.METRICS)
+    reason = {"properties": {"top1": {"type": "string", "minLength": 1}}, "required": ["top1"]}
+    maps = {**dict.fromkeys(top1, null), **dict.fromkeys(miou, number), "not_measured": reason}
+    return [
+        {
+            "if": {"properties": {"top1": number}},
+            "then": {"properties": {**dict.fromkeys(top1, number), **dict.fromkeys(miou, null)}},
+            "else": {"properties": maps, "required": [*miou, "not_measured"]},
+        }
+    ]
 
 
 def to_text(schema: Mapping[str, Any]) -> str:

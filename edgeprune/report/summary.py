@@ -124,6 +124,11 @@ def verdict(report: Report) -> Verdict:
     return budget.evaluate(budget.from_plain(report.recipe.get("budget")), report.rows)
 
 
+def metric(report: Report) -> str:
+    """What its models are measured by, of `edgeprune.report.records.METRICS`."""
+    return next((record.metric for record in (*report.rows, *report.trainings)), "top1")
+
+
 def groups(report: Report, verdict: Verdict) -> list[Group]:
     """Sort the files by target, in the verdict's order; a budgeted target may have no file."""
     return [
@@ -142,7 +147,7 @@ def recommendation(target: str, report: Report) -> Recommendation:
     """What to take for a target whatever the budget: the smallest and the fastest of the accurate files."""
     # Rounded: 5 images of 1,000 are 0.5 points, but 0.5000000000000004 as a difference of floats.
     own = [row for row in report.rows if row.target == target]
-    accurate = [row for row in own if round(row.top1_drop_points, 6) <= RECOMMENDED_DROP_POINTS]
+    accurate = [row for row in own if round(row.drop_points, 6) <= RECOMMENDED_DROP_POINTS]
     smallest = min(accurate, key=budget.smallest_first, default=None)
     fastest = tuple(found for bench in report.benches if (found := _fastest(target, accurate, bench)))
     if smallest is None or any(found.on_target for found in fastest):
@@ -267,8 +272,8 @@ def is_efficient(row: Row, rows: Iterable[Row]) -> bool:
     """Whether no other of `rows` of the same format is as small and as accurate, and better in one."""
     return not any(
         other.bytes <= row.bytes
-        and other.top1 >= row.top1
-        and (other.bytes < row.bytes or other.top1 > row.top1)
+        and other.score >= row.score
+        and (other.bytes < row.bytes or other.score > row.score)
         for other in rows
         if format_name(other.target) == format_name(row.target)
     )

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 MINUS = "\N{MINUS SIGN}"
+HEADINGS = {"top1": "top-1", "miou": "mean IoU"}
+"""The metrics of `edgeprune.report.records` for people."""
+
+
+def capital(words: str) -> str:
+    """Begin with a capital letter, and leave the rest.
+
+    >>> capital("mean IoU"), capital("top-1")
+    ('Mean IoU', 'Top-1')
+    """
+    return words[:1].upper() + words[1:]
 
 
 def bytes_exact(count: int) -> str:

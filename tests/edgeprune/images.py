@@ -22,3 +22,25 @@ def write_folder(
                 pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index:03}.jpg")
     return root
+
+
+def write_masks(
+    root: Path, *, train: int = 24, held_out: int = 8, size_px: int = 40, names: bool = True
+) -> Path:
+    """Write train/ and val/ with images/ and masks/: a square of one of the colours on grey, with noise."""
+    random = np.random.default_rng(0)
+    palette = np.array([(128, 128, 128), *COLOURS.values()])
+    for split, count in (("train", train), ("val", held_out)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for index in range(count):
+            classes = np.zeros((size_px, size_px + 7), np.uint8)
+            top, left = random.integers(0, size_px // 2, 2)
+            classes[top : top + size_px // 2, left : left + size_px // 2] = 1 + index % len(COLOURS)
+            noise = random.integers(-30, 30, (*classes.shape, 3))
+            pixels = np.clip(palette[classes] + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / split / "images" / f"{index:03}.jpg")
+            Image.fromarray(classes).save(root / split / "masks" / f"{index:03}.png")
+    if names:
+        (root / "classes.txt").write_text("\n".join(["grey", *COLOURS]) + "\n")
+    return root

@@ -23,7 +23,7 @@ from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Rule, prune, select
 from edgeprune.pruning.allocation import by_sensitivity
 from edgeprune.sensitivity import Asked, fixed_subset, measure
-from edgeprune.training import accuracy, predict
+from edgeprune.training import predict, score
 
 PLAIN = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -49,13 +49,13 @@ def test_each_layer_is_pruned_alone_and_put_back(model: nn.Module, split: Split)
     dense, found = measure(model, layers, (0.25, 0.75), split, PLAIN, told.append)
     assert told == [1, 2, 3, 4, 5]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert dense[0] == accuracy(predict(model, split, PLAIN), split)
+    assert dense[0] == score(predict(model, split, PLAIN), split)
     for layer in found:
         for sparsity, top1, loss in zip((0.25, 0.75), layer.top1, layer.loss, strict=True):
             pruned = copy.deepcopy(model)
             prune(pruned, Block(1, 4), sparsity, layers=[layer.name])
             outputs = predict(pruned, split, PLAIN)
-            assert top1 == accuracy(outputs, split)
+            assert top1 == score(outputs, split)
             assert loss == pytest.approx(float(nn.functional.cross_entropy(outputs, split.labels)))
     assert found[0].loss != found[1].loss
 

@@ -11,15 +11,19 @@ import pytest
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit
 from edgeprune.report import records
-from tests.edgeprune.images import write_folder
+from tests.edgeprune.images import write_folder, write_masks
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
 EPOCH = Fit(epochs=1, batch_size=16)
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("images"))
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each task, both with 24 held-out images."""
+    return {
+        "classification": write_folder(tmp_path_factory.mktemp("images")),
+        "segmentation": write_masks(tmp_path_factory.mktemp("masks"), held_out=24),
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -28,12 +32,12 @@ def test_a_recipe_makes_the_files_it_promises(name, images, tmp_path):
     assert set(recipe.budget.bytes) <= set(recipe.targets)
     short = dataclasses.replace(
         recipe,
-        data=images,
+        data=images[recipe.task],
         image_size_px=32,
         dense=EPOCH,
         variants={key: dataclasses.replace(value, fit=EPOCH) for key, value in recipe.variants.items()},
         targets=("litert-arm64-int8",),
-        budget=dataclasses.replace(recipe.budget, bytes={}, top1_drop_points=None),
+        budget=dataclasses.replace(recipe.budget, bytes={}, top1_drop_points=None, miou_drop_points=None),
         output=tmp_path / "run",
     )
     assert run_recipe(short, "", []) == 0

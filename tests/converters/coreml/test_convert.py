@@ -486,7 +486,7 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
         (
             _convolution(),
             {"labels": ["a"]},
-            "labels are for a classifier; this model gives an output of shape",
+            "1 labels for a model of",
         ),
         (
             _Detections().eval(),
@@ -546,3 +546,17 @@ def test_a_model_that_cannot_be_traced_is_a_tool_error(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"torch\.export could not trace the model: "):
         coreml.convert(_Branch().eval(), EXAMPLE, tmp_path / "m.mlpackage")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_gives_maps_says_the_names_of_its_classes(tmp_path: Path) -> None:
+    """It is no classifier; the names are where Xcode looks for those of a segmentation."""
+    model, labels = nn.Conv2d(3, 3, 1).eval(), ("sky", "road", "car")
+    coreml.convert(model, EXAMPLE, tmp_path / "maps.mlpackage", labels=labels)
+    loaded = coreml.load(tmp_path / "maps.mlpackage")
+    assert loaded.input.labels == labels
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        np.testing.assert_allclose(loaded.predict(images.numpy()), model(images), atol=2e-3)
+    told = opened_by_coremltools(tmp_path / "maps.mlpackage", tmp_path).user_defined_metadata
+    assert told["com.apple.coreml.model.preview.type"] == "imageSegmenter"
+    assert json.loads(told["com.apple.coreml.model.preview.params"]) == {"labels": list(labels)}

@@ -439,3 +439,31 @@ def test_public_names() -> None:
         assert getattr(litert, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'optimise'"):
         _ = litert.optimise
+
+
+class Maps(nn.Module):
+    """Names one of three classes for each pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(n, 3, h, w) -> (n, 3, h, w)."""
+        coarse = self.features(images)
+        return nn.functional.interpolate(coarse, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def test_maps_come_out_as_torch_gives_them_and_lie_in_the_file_with_classes_last(tmp_path):
+    torch.manual_seed(0)
+    model, images = Maps().eval(), torch.rand(2, 3, 16, 24)
+    path = tmp_path / "maps.tflite"
+    litert.convert(model, images[:1], path, labels=["sky", "road", "car"])
+    graph = read_file(path)
+    assert graph.shape(int(graph.subgraph.outputs[0])) == (1, 16, 24, 3)
+    loaded = litert.load(path)
+    with torch.no_grad():
+        np.testing.assert_allclose(loaded.predict(images.numpy()), model(images), atol=1e-5)
+    assert loaded.input.labels == ("sky", "road", "car")
+    with pytest.raises(UserError, match="2 labels for a model that returns"):
+        litert.convert(model, images[:1], path, labels=["sky", "road"])

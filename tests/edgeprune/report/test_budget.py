@@ -231,3 +231,30 @@ def test_a_recipe_refuses_limits_that_a_run_does_not_measure():
         Recipe(model="mobilenet_v3_small", budget=limit)
     taken = Recipe(model="mobilenet_v3_small", budget=Budget(target={ARM: Limits(bytes=5)}))
     assert budget.from_plain(to_data(taken)["budget"]) == taken.budget
+
+
+def test_maps_are_judged_by_mean_iou(row):
+    maps = row(
+        top1=None,
+        top1_drop_points=None,
+        miou=0.6,
+        miou_drop_points=1.5,
+        not_measured={"top1": "it gives maps"},
+    )
+    (within,) = evaluate(Budget(miou_drop_points=2.0), [maps]).targets
+    assert within.ship is maps
+    assert within.limits() == "at most 2.0 points of mean IoU lost"
+    (over,) = evaluate(Budget(miou_drop_points=1.0), [maps]).targets
+    assert over.files[0].reasons == ("loses 1.5 points, the limit is 1.0",)
+    (unjudged,) = evaluate(Budget(top1_drop_points=1.0), [maps]).targets
+    assert unjudged.files[0].reasons == ("accuracy not measured: it gives maps",)
+    (advised,) = evaluate(Budget(), [maps]).targets
+    assert advised.most.miou_drop_points == budget.RECOMMENDED_DROP_POINTS
+    assert advised.most.top1_drop_points is None
+
+
+def test_points_of_mean_iou_out_of_range_are_refused():
+    assert Budget(miou_drop_points=101.0).problems() == [
+        "budget.miou_drop_points is 101.0: give percentage points from 0 to 100, such as 0.5"
+    ]
+    assert Budget(miou_drop_points=1.0).only(["bytes"]) == Budget()

@@ -6,10 +6,11 @@ import math
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from edgeprune.errors import UserError
-from edgeprune.report import records
+from edgeprune.report import records, schema
 
 
 def _set(data, path, value):
@@ -100,7 +101,7 @@ def test_tuples_in_free_parts_become_lists(report):
         (("rows", 1, "bytes"), 0, "report.rows[1].bytes is 0, it must be above 0"),
         (("rows", 0, "images"), -1, "report.rows[0].images is -1, it must be above 0"),
         (("rows", 0, "top1"), "0.9", "report.rows[0].top1 must be a finite number, not '0.9'"),
-        (("rows", 0, "top1"), None, "report.rows[0].top1 must be a finite number, not null"),
+        (("rows", 0, "top1"), None, "report.rows[0] has no score: it must have one of top1, miou"),
         (("rows", 0, "top1"), math.nan, "report.rows[0].top1 must be a finite number, not nan"),
         (("rows", 0, "top1"), 99.3, "report.rows[0].top1 is 99.3, a fraction is from 0 to 1"),
         (("rows", 0, "bits_per_weight"), -1, "report.rows[0].bits_per_weight is -1.0, it cannot be below 0"),
@@ -214,3 +215,37 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, content, message):
         (tmp_path / "report.json").write_bytes(content)
     with pytest.raises(UserError, match=message):
         records.read(tmp_path)
+
+
+MAPS = {
+    "top1": None,
+    "top1_drop_points": None,
+    "miou": 0.61,
+    "miou_drop_points": 1.5,
+    "not_measured": {"top1": "it gives maps"},
+}
+
+
+def test_a_row_of_maps_reads_back_with_its_score(report, row):
+    maps = dataclasses.replace(report(), rows=(row(**MAPS),))
+    (read,) = records.from_json(records.to_json(maps)).rows
+    assert (read.metric, read.score, read.drop_points) == ("miou", 0.61, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"not_measured": {}}, "report.rows[0].top1 is null, and not_measured does not say why"),
+        ({"top1": 0.5}, "report.rows[0] has top1 and miou: it must have one of top1, miou"),
+        ({"miou_drop_points": None}, "report.rows[0].miou_drop_points does not go with its miou"),
+        ({"top1_drop_points": 0.0}, "report.rows[0].top1_drop_points does not go with its top1"),
+        ({"miou": 1.2}, "report.rows[0].miou is 1.2, a fraction is from 0 to 1"),
+    ],
+)
+def test_a_row_of_maps_must_be_whole(changes, message, report, row):
+    data = records.to_json(dataclasses.replace(report(), rows=(row(**(MAPS | changes)),)))
+    with pytest.raises(UserError) as caught:
+        records.from_json(data)
+    assert message in str(caught.value)
+    validator = jsonschema.Draft202012Validator(schema.report_schema())
+    assert not validator.is_valid(data)

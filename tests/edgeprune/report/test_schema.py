@@ -86,3 +86,17 @@ def test_schema_and_reader_refuse_the_same(
         validator.validate(wrong)
     with pytest.raises(UserError):
         records.from_json(wrong)
+
+
+def test_the_report_of_maps_is_valid(report: Any, validator: jsonschema.Draft202012Validator) -> None:
+    data = records.to_json(report())
+    lost = {"miou": 0.6, "miou_drop_points": 1.0, "top1": None, "top1_drop_points": None}
+    reason = {"not_measured": {"top1": "it gives maps"}}
+    for row in data["rows"]:
+        row |= lost | reason
+    for training in data["trainings"]:
+        training |= {"miou": 0.6, "top1": None} | reason
+    validator.validate(data)
+    records.from_json(data)
+    del data["trainings"][0]["not_measured"]
+    assert not validator.is_valid(data)

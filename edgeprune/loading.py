@@ -1,0 +1,30 @@
+"""The images of a recipe, whatever its task."""
+
+from __future__ import annotations
+
+from edgeprune import data, masks
+from edgeprune.data import Data, Split
+from edgeprune.progress import Progress
+from edgeprune.recipe import Recipe
+
+LOADERS = {"classification": data, "segmentation": masks}
+
+
+def load(recipe: Recipe, progress: Progress) -> Data:
+    """Load what a recipe trains and measures on.
+
+    Raises:
+        UserError: every fault of its folder, in one message.
+    """
+    loaded: Data = LOADERS[recipe.task].load(recipe.data, recipe.image_size_px, progress)
+    return loaded
+
+
+def held_out(recipe: Recipe, image_size_px: int, count: int) -> Split:
+    """Load up to `count` held-out images of a recipe alone, of this size.
+
+    Raises:
+        UserError: every fault of its folder, in one message.
+    """
+    found: Split = LOADERS[recipe.task].held_out(recipe.data, image_size_px, count)
+    return found
