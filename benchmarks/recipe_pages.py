@@ -56,7 +56,7 @@ def page(name: str, report: Report, seconds: float) -> list[str]:
         f"    python recipes/{name}.py",
         "",
         f"That command took **{duration(seconds)}** on {environment.processor()}, {about['threads']} "
-        f"threads, on {about['data']['source']}: {about['data']['train_images']:,} training images, "
+        f"thread(s), on {about['data']['source']}: {about['data']['train_images']:,} training images, "
         f"{about['data']['held_out_images']:,} held-out ones, "
         f"{report.recipe['image_size_px']} px. Bytes, {score} and zeros are those of the files.",
         "",
@@ -89,7 +89,7 @@ def file_rows(report: Report) -> list[list[str]]:
     dense = {row.target: row.bytes for row in report.rows if row.variant == summary.DENSE}
     return [
         [f"{row.target}, {row.variant}", f"{row.bytes:,}", f"{dense[row.target] / row.bytes:.1f}",
-         f"{100 * row.score:.1f} %", f"{row.drop_points:.1f}", f"{row.zero_fraction:.0%}",
+         f"{100 * row.score:.1f} %", points(row.drop_points), f"{row.zero_fraction:.0%}",
          WORDS[row.sparse_runtime]]
         for row in sorted(report.rows, key=lambda row: row.target)
     ]  # fmt: skip
@@ -98,7 +98,7 @@ def file_rows(report: Report) -> list[list[str]]:
 def recommended(report: Report) -> list[str]:
     """The smallest file within half a point, target by target."""
     return [
-        f"- {target}: {found.variant}, {found.bytes:,} bytes, {found.drop_points:.1f} points lost."
+        f"- {target}: {found.variant}, {found.bytes:,} bytes, {points(found.drop_points)} points lost."
         if (found := summary.recommendation(target, report).smallest)
         else f"- {target}: no file is within {summary.RECOMMENDED_DROP_POINTS:g} points."
         for target in dict.fromkeys(row.target for row in report.rows)
@@ -120,12 +120,17 @@ def expectations(report: Report) -> list[str]:
             )
     return [
         *lines,
-        f"- Digits are easy, and {about['held_out_images']} of them tell halves of a point apart at best: "
-        "expect to lose more on photographs, and read the report's own numbers.",
+        f"- These are no photographs, and {about['held_out_images']} held-out images are few: expect other "
+        "losses on yours, and read the report's own numbers.",
         "- Where too much is lost: train longer (`--variants.block.fit.epochs`), ask for fewer zeros "
         "(`--variants.block.sparsity 0.7`), or leave more channels (`--variants.channels.channels 0.25`).",
         "- A trained model of your own spares the first training: `--checkpoint dense.pt`.",
     ]
+
+
+def points(value: float) -> str:
+    """For people: "0.4"; never "-0.0"."""
+    return f"{round(value, 1) + 0.0:.1f}"
 
 
 def duration(seconds: float) -> str:
