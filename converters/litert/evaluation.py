@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class OutputLayout:
     def of(self, values: np.ndarray) -> np.ndarray:
         """Values (n, ...) as a torch model gives them: (n, classes), of maps (n, classes, height, width)."""
         if self.map_shape is None or values[:1].size not in (0, np.prod(self.map_shape)):
-            return values.reshape(len(values), -1)
+            return values.reshape(len(values), math.prod(values.shape[1:]))  # -1 is refused for no images.
         maps = values.reshape(len(values), *self.map_shape)
         return maps.transpose(0, 3, 1, 2) if self.channels_last else maps
 
