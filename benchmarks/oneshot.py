@@ -214,7 +214,9 @@ def main() -> None:
     print(f"\n{report}")
     if arguments.output:
         aside = arguments.output.with_name(arguments.output.name + ".part")
-        aside.write_text(f"# One-shot pruning\n\n`benchmarks/oneshot.py`: {report}", encoding="utf-8")
+        aside.write_text(
+            f"# One-shot pruning of {arguments.model}\n\n`benchmarks/oneshot.py`: {report}", encoding="utf-8"
+        )
         aside.replace(arguments.output)
 
 

@@ -368,7 +368,7 @@ def _write_table(
     sizes = [training.size_px(epoch, fit, arguments.image_size) for epoch in range(fit.epochs)]
     grows = f" on images of {', '.join(map(str, sizes))} px" if fit.first_px else ""
     text = (
-        f"# Pruners compared on {source}\n\n"
+        f"# Pruners compared on {source}, {arguments.model}\n\n"
         f"`benchmarks/pruners.py`, {environment.processor()}, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}. {arguments.model} at {arguments.image_size} px; the dense model, "
         f"{dense_epochs} epochs, has **{100 * dense_top1:.2f} %** of the held-out images right. Every row "
