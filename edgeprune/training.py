@@ -174,11 +174,11 @@ def size_px(epoch: int, fit: Fit, full_px: int) -> int:
     >>> [size_px(epoch, Fit(epochs=6, first_px=32), 64) for epoch in range(6)]
     [32, 40, 48, 56, 64, 64]
     """
-    if not fit.first_px or fit.first_px >= full_px:
+    grown = epoch / (GROWN * fit.epochs)
+    if not 0 < fit.first_px < full_px or grown >= 1:
         return full_px
-    grown = min(epoch / max(GROWN * fit.epochs, 1), 1.0)
     steps = math.floor(grown * (full_px - fit.first_px) / SIZE_STEP_PX + 1e-9)
-    return min(fit.first_px + SIZE_STEP_PX * steps, full_px) if grown < 1 else full_px
+    return fit.first_px + SIZE_STEP_PX * steps
 
 
 def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:

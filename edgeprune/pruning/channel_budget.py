@@ -29,6 +29,7 @@ from edgeprune.pruning.calibration import (
     read_batches,
     run,
 )
+from edgeprune.pruning.channels import narrowed
 from edgeprune.pruning.transformers import attention_blocks, is_attention
 
 COUNTS: dict[str, Callable[[nn.Module, Tensor], int]] = {
@@ -89,10 +90,9 @@ def shrink_to(
     cut = least_channels(
         model, example, left, of=of, calibration=calibration, loss=loss, round_to=round_to, keep=keep
     )
-    before = {layer.name: layer.shape[0] for layer in weighted_layers(model, example)}
+    before = weighted_layers(model, example)
     remove(model, example, cut)
-    after = {layer.name: layer.shape[0] for layer in weighted_layers(model, example)}
-    return {name: (before[name], after[name]) for name in before if after[name] < before[name]}
+    return narrowed(before, weighted_layers(model, example))
 
 
 def least_channels(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from converters.layers import weighted_layers
+from converters.layers import WeightedLayer, weighted_layers
 from edgeprune.errors import ToolError, UserError
 from edgeprune.models import count_macs
 from edgeprune.pruning.calibration import Batch, Calibration, Loss, evaluating, read_batches, run
@@ -89,7 +89,6 @@ def shrink(
         )
     _refuse_attention(model)
     layers = weighted_layers(model, example)
-    before = {layer.name: layer.shape[0] for layer in layers}
     classes_layer = layers[-1].name
     if criterion == "taylor":
         _set_gradients(model, read_batches(calibration, criterion), loss)
@@ -105,14 +104,23 @@ def shrink(
     )
     pruner.step()
     model.zero_grad(set_to_none=True)
-    after = {layer.name: layer.shape[0] for layer in weighted_layers(model, example)}
-    shrunk = {name: (before[name], after[name]) for name in before if after[name] < before[name]}
+    shrunk = narrowed(layers, weighted_layers(model, example))
     if not shrunk:
         raise ToolError(
             f"no channel could be removed at fraction {fraction:g}: widths are rounded to {round_to}; "
             "ask for a larger fraction or a smaller rounding"
         )
     return shrunk
+
+
+def narrowed(before: Sequence[WeightedLayer], after: Sequence[WeightedLayer]) -> dict[str, tuple[int, int]]:
+    """Output channels (before, after) of the layers that have fewer than they had."""
+    left = {layer.name: layer.shape[0] for layer in after}
+    return {
+        layer.name: (layer.shape[0], left[layer.name])
+        for layer in before
+        if left[layer.name] < layer.shape[0]
+    }
 
 
 def fraction_for_macs(
