@@ -285,7 +285,7 @@ def _shrink(module: nn.Module, variant: Variant, recipe: Recipe, setting: Settin
     train = setting.data.train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(recipe.seed))[:images]
     batches = [
-        (training.normalized(train.images[part], setting.normalization), train.labels[part])
+        (training.normalized(train.images[part], setting.normalization), train.labels[part].long())
         for part in torch.split(order, SHRINKING_BATCH)
     ]
     cut = shared(  # Gradients of different machines differ in their last bits.
