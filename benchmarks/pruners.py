@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from coremltools_pruner import CoremltoolsPruner
+from dense_model import CYCLES, hooks, save, train_dense
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -35,11 +36,10 @@ from converters.facts import Normalization
 from converters.files import replacing
 from edgeprune import data as datasets
 from edgeprune import environment, models, pruning, training
-from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
 from edgeprune.recipe import Augment, Fit
-from edgeprune.training import Hooks, Setting
+from edgeprune.training import Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -48,31 +48,6 @@ LEFT = 0.5
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 1024, 16
 RAMP = 0.6
 DISTILL = 0.7
-# Trained in two cycles of the learning rate; the second one sees its images nearly as they are.
-DENSE = (
-    (
-        Fit(
-            epochs=26,
-            batch_size=128,
-            learning_rate=1.5e-3,
-            weight_decay=0.05,
-            label_smoothing=0.1,
-            first_px=48,
-        ),
-        Augment(shift_px=8, erase_px=16),
-    ),
-    (
-        Fit(
-            epochs=6,
-            batch_size=128,
-            learning_rate=1e-3,
-            weight_decay=0.05,
-            label_smoothing=0.1,
-            ema=0.995,
-        ),
-        Augment(shift_px=4),
-    ),
-)
 MASK_UPDATES = 50
 EVALUATION_BATCH = 100
 OURS, CORE_ML, TORCH_PRUNING = "edgeprune", "coremltools MagnitudePruner", "Torch-Pruning"
@@ -125,26 +100,6 @@ METHODS = {
 }
 
 
-def train_dense(setting: Setting, model: str, work: Path) -> tuple[nn.Module, float]:
-    """Train the dense model, one cycle after the other, or read it back; and its top-1."""
-    torch.manual_seed(0)
-    dense = models.build(model, len(setting.data.classes))
-    for cycle, (fit, augment) in enumerate(DENSE):
-        path = work / f"dense-{cycle}.pt"
-        if not shared(path.exists):
-            own = dataclasses.replace(setting, seed=cycle, augment=augment)
-            training.train(dense, own, fit, _hooks(f"dense, cycle {cycle}", work / f"dense-{cycle}.part"))
-            shared(lambda path=path: _save(dense, path))
-        models.load_checkpoint(dense, path)
-        print(f"dense, cycle {cycle}: {100 * _top1(dense, setting):.2f} %", flush=True)
-    return dense.eval(), _top1(dense, setting)
-
-
-def _save(model: nn.Module, path: Path) -> None:
-    with replacing(path) as temporary:
-        torch.save(model.state_dict(), temporary)
-
-
 def run_row(
     name: str, dense: nn.Module, setting: Setting, fit: Fit, size_px: int
 ) -> tuple[dict[str, Any], nn.Module]:
@@ -163,7 +118,7 @@ def run_row(
         model,
         setting,
         fit,
-        _hooks(name),
+        hooks(name),
         teacher=copy.deepcopy(dense) if method.distilled else None,
         distill=DISTILL if method.distilled else 0.0,
         sparsifier=sparsifier,
@@ -311,24 +266,6 @@ def _top1(model: nn.Module, setting: Setting) -> float:
     return training.score(outputs, setting.data.held_out)
 
 
-def _hooks(name: str, path: Path | None = None) -> Hooks:
-    def save(state: dict[str, Any]) -> None:
-        if path is not None and is_first():
-            with replacing(path) as temporary:
-                torch.save(state, temporary)
-
-    def load() -> dict[str, Any] | None:
-        if path is None or not path.exists():
-            return None
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        return state
-
-    def show(epoch: int, remark: str = "") -> None:
-        print(f"{time.strftime('%H:%M:%S')} {name}: epoch {epoch}, {remark}", flush=True)
-
-    return Hooks(load=lambda: shared(load), save=save, show=show)
-
-
 def _untrained_top1(model: nn.Module, setting: Setting, fit: Fit) -> float:
     """With nothing done to a copy but measuring its batch norms anew."""
     trial = copy.deepcopy(model)
@@ -364,7 +301,7 @@ def _write_table(
 ) -> None:
     rows = _read_rows(arguments.work)
     seeds = sorted({seed for _, seed in rows})
-    dense_epochs = " + ".join(str(cycle.epochs) for cycle, _ in DENSE)
+    dense_epochs = " + ".join(str(cycle.epochs) for cycle, _ in CYCLES)
     sizes = [training.size_px(epoch, fit, arguments.image_size) for epoch in range(fit.epochs)]
     grows = f" on images of {', '.join(map(str, sizes))} px" if fit.first_px else ""
     text = (
@@ -423,9 +360,10 @@ def main() -> None:
     fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px)
 
     setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
-    dense, top1 = train_dense(setting, arguments.model, arguments.work)
+    dense = train_dense(setting, arguments.model, arguments.work)
     if arguments.dense_only:
         return
+    top1 = _top1(dense, setting)
     for seed in arguments.seeds:
         for name in arguments.rows:
             path = arguments.work / f"{name}-seed{seed}.json"
@@ -433,7 +371,7 @@ def main() -> None:
                 own = dataclasses.replace(setting, seed=seed)
                 row, model = run_row(name, dense, own, fit, arguments.image_size)
                 print(f"{name}, seed {seed}: {100 * row['top1']:.2f} %", flush=True)
-                _save(model, path.with_suffix(".pt"))
+                save(model, path.with_suffix(".pt"))
                 with replacing(path) as temporary:
                     temporary.write_text(json.dumps(row), encoding="utf-8")
     files = _core_ml_rows(dense, setting, arguments) if arguments.files else {}

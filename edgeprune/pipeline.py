@@ -211,6 +211,11 @@ def _refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:
         for where, fit in recipe.fits.items()
         if fit.first_px and not _takes(dense, fit.first_px)
     ]
+    problems += [
+        f"{where}.compile: there is no C++ compiler: install g++, name one in CXX, or leave compile out"
+        for where, fit in recipe.fits.items()
+        if fit.compile and not training.cpp_compiler()
+    ]
     for name, variant in recipe.named_variants.items():
         try:
             module = copy.deepcopy(dense)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +117,12 @@ def train(
     if teacher is not None:
         _placed(teacher, accelerator.device, torch.channels_last).eval()
     averaged = _averaged(model, fit.ema)
+    objective = _Objective(
+        _compiled(model, fit),
+        _compiled(teacher, fit) if teacher is not None else None,
+        distill,
+        fit.label_smoothing,
+    )
     kept: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     kept |= {"sparsifier": sparsifier} if sparsifier is not None else {}
     kept |= {"averaged": averaged} if averaged is not None else {}
@@ -139,7 +147,6 @@ def train(
     for epoch in range(state["epoch"], fit.epochs):
         began = time.monotonic()
         learning_rate = schedule.get_last_lr()[0]
-        objective = _Objective(model, teacher, distill, fit.label_smoothing)
         loss = _train_epoch(objective, setting, fit, epoch, accelerator, step)
         reached = _shared_score(model, setting, fit, epoch, accelerator)
         history.append(
@@ -163,6 +170,12 @@ def train(
     recalibrate(model, setting, fit.batch_size)
     _placed(model, torch.device("cpu"), torch.contiguous_format).eval()
     return tuple(history), seconds
+
+
+def cpp_compiler() -> str | None:
+    """The one that torch.compile would use, if there is one."""
+    own = os.environ.get("CXX")
+    return next(filter(None, map(shutil.which, [own] if own else ["g++", "clang++"])), None)
 
 
 def size_px(epoch: int, fit: Fit, full_px: int) -> int:
@@ -292,6 +305,13 @@ def _refuse_batches(setting: Setting, fit: Fit, together: int) -> None:
             f"batch_size {fit.batch_size}, accumulate {fit.accumulate}: one step takes more than the "
             f"{images} training images"
         )
+
+
+def _compiled(model: nn.Module, fit: Fit) -> nn.Module:
+    """The same model for the training to run; its weights stay those of `model`."""
+    if not fit.compile:
+        return model
+    return cast(nn.Module, torch.compile(model))
 
 
 def _averaged(model: nn.Module, decay: float) -> Any:

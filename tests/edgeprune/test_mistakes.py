@@ -119,6 +119,14 @@ def test_images_of_a_size_that_the_model_does_not_take(small_recipe, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+def test_a_compiled_training_without_a_compiler(small_recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    recipe = replace(small_recipe, dense=replace(small_recipe.dense, compile=True))
+    told = refuse(recipe, ["--output", str(tmp_path / "run")], capsys)
+    assert "dense.compile: there is no C++ compiler: install g++, name one in CXX" in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_key_in_a_recipe_file(small_recipe, tmp_path, capsys):
     path = tmp_path / "recipe.toml"
     path.write_text("sparsty = 0.8\n" + recipes.to_toml(small_recipe))

@@ -139,3 +139,16 @@ def test_images_grow_to_full_size_and_end_with_it():
     train(model, setting, Fit(epochs=3, batch_size=449, first_px=32))
     each_epoch = [(trains, side) for side in (32, 48, 64) for trains in (True, False)]
     assert seen == [*each_epoch, (True, 64)]  # Batch norms are measured anew on images of full size.
+
+
+@pytest.mark.skipif(not training.cpp_compiler(), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_training_is_the_same_training(digits):
+    """Weights, zeros and averages of the model itself, which nothing compiled is left in."""
+    rules = [Rule(Block(1, 4), 0.5)]
+    models, states = [network(), network()], []
+    for model, compile in zip(models, (False, True), strict=True):
+        fit = Fit(epochs=1, batch_size=449, compile=compile)
+        states.append(train(model, digits, fit, Sparsifier(model, rules, OneShot())))
+    assert list(states[0][0]["model"]) == list(states[1][0]["model"])
+    for plain, compiled in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(plain, compiled, atol=1e-5, rtol=1e-3)
