@@ -309,12 +309,14 @@ def _write_table(
         f"`benchmarks/pruners.py`, {environment.processor()}, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}. {arguments.model} at {arguments.image_size} px; the dense model, "
         f"{dense_epochs} epochs, has **{100 * dense_top1:.2f} %** of the held-out images right. Every row "
-        f"starts from it: {fit.epochs} epochs{grows} of AdamW, one-cycle to {fit.learning_rate:g}, "
-        f"batches of {fit.batch_size}, zeros growing over the first {RAMP:.0%} by the same cubic schedule at "
-        f"the same steps, on the same layers. Seeds {', '.join(map(str, seeds))} (order and augmentation of "
-        "the images, the same for all rows of a seed).\n\n"
+        f"starts from it: {fit.epochs} epoch{'s' * (fit.epochs > 1)}{grows} of AdamW, one-cycle to "
+        f"{fit.learning_rate:g}, batches of {fit.batch_size}, zeros growing over the first {RAMP:.0%} by the "
+        "same cubic schedule at the same steps, on the same layers. Seeds "
+        f"{', '.join(map(str, seeds))} (order and augmentation of the images, the same for all rows of a "
+        "seed).\n\n"
         'Rows "labels only" compare the pruners alone. "distilled" is what the recipes do: the dense '
-        f'model\'s answers weigh {DISTILL} in the loss. "nothing" is the dense model trained on alike.\n\n'
+        f'model\'s answers weigh {DISTILL} in the loss. "regrow" is what recipes do, too: pruned weights '
+        "may come back while zeros grow.\n\n"
         f"{_certainty(held_out)}\n\n"
         f"{table(rows)}\n"
     )

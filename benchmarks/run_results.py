@@ -60,7 +60,7 @@ THEIR_SPARSITY = 0.75  # Where Apple's advice for the Neural Engine begins.
 THEIR_THRESHOLD = 1e-12
 RAMP, MASK_UPDATES = 0.6, 50
 WITHIN_POINTS = 0.5
-BLOCKS: dict[str, Any] = {"criterion": "squared_magnitude", "regrow": True}
+L2 = "squared_magnitude"
 DENSE, CHANNELS = "dense", "channels"
 # What "times smaller" is measured against: float16 as Core ML packages are by default, float32 in LiteRT.
 BASELINES = {"Core ML": "coreml-ios16", "LiteRT": "litert-arm64"}
@@ -110,8 +110,8 @@ def recipe_for(model: str, data: Path, work: Path, epochs: int) -> Recipe:
         variants={
             CHANNELS: Variant(macs_left=0.35, fit=fit),
             "narrow": Variant(macs_left=0.25, fit=fit),
-            "channels+block": Variant(macs_left=0.5, sparsity=0.75, **BLOCKS, fit=fit),
-            "block": Variant(sparsity=0.8, **BLOCKS, fit=fit),
+            "channels+block": Variant(macs_left=0.5, sparsity=0.75, criterion=L2, fit=fit),
+            "block": Variant(sparsity=0.8, criterion=L2, fit=fit),
         },
         targets=TARGET_NAMES,
         output=work / "run",

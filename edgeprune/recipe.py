@@ -109,7 +109,7 @@ class Variant:
     """Other sparsities for some layers, by glob over their names, e.g. 'classifier.*=0.5'."""
     criterion: str = "magnitude"
     """Which weights go: the least by magnitude, squared_magnitude, taylor, snip, movement or random."""
-    regrow: bool = False
+    regrow: bool = True
     """Whether pruned weights go on learning aside and may come back while zeros grow (Lin et al. 2020)."""
     schedule: str = "cubic"
     """When they go: cubic (most of them early), stepwise (five rounds, training in between) or one-shot."""
