@@ -61,6 +61,7 @@ THEIR_THRESHOLD = 1e-12
 RAMP, MASK_UPDATES = 0.6, 50
 WITHIN_POINTS = 0.5
 L2 = "squared_magnitude"
+LEARNING_RATE = 7e-4  # With 1.5e-3, eight epochs undo more of what the dense model knows than they restore.
 DENSE, CHANNELS = "dense", "channels"
 # What "times smaller" is measured against: float16 as Core ML packages are by default, float32 in LiteRT.
 BASELINES = {"Core ML": "coreml-ios16", "LiteRT": "litert-arm64"}
@@ -92,11 +93,11 @@ class Peer:
 
 
 def recipe_for(model: str, data: Path, work: Path, epochs: int) -> Recipe:
-    """The recipe of a model on one data set: channels removed, zeros in blocks, and both."""
+    """The recipe of a model on one data set: channels removed, alone and with zeros in blocks."""
     fit = Fit(
         epochs=epochs,
         batch_size=128,
-        learning_rate=1.5e-3,
+        learning_rate=LEARNING_RATE,
         weight_decay=0.05,
         label_smoothing=0.1,
         compile=True,
@@ -106,12 +107,10 @@ def recipe_for(model: str, data: Path, work: Path, epochs: int) -> Recipe:
         data=data,
         checkpoint=checkpoint(work),
         image_size_px=TRAINED_PX,
-        augment=Augment(shift_px=8),
+        augment=Augment(shift_px=4),
         variants={
-            CHANNELS: Variant(macs_left=0.35, fit=fit),
-            "narrow": Variant(macs_left=0.25, fit=fit),
+            CHANNELS: Variant(macs_left=0.4, fit=fit),
             "channels+block": Variant(macs_left=0.5, sparsity=0.75, criterion=L2, fit=fit),
-            "block": Variant(sparsity=0.8, criterion=L2, fit=fit),
         },
         targets=TARGET_NAMES,
         output=work / "run",
@@ -488,7 +487,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ARCHIVES, default=list(ARCHIVES))
     parser.add_argument("--model", default=MOBILENET, help="of torchvision, or timm/NAME")
     parser.add_argument("--dense-epochs", type=int, nargs=len(EPOCHS), default=EPOCHS, help="of each cycle")
-    parser.add_argument("--epochs", type=int, default=8, help="of every variant")
+    parser.add_argument("--epochs", type=int, default=10, help="of every variant")
     parser.add_argument("--rounds", type=int, default=10, help="of the timings")
     parser.add_argument("--train-only", action="store_true", help="write the run folder, no page")
     parser.add_argument("--skip-speed", action="store_true")
