@@ -108,6 +108,8 @@ def recommended(report: Report) -> list[str]:
 def expectations(report: Report) -> list[str]:
     """What changes with other images, and what it would cost."""
     lines, about = [], report.environment["data"]
+    channels = report.recipe["variants"]["channels"]
+    fewer = "macs-left 0.7" if channels["macs_left"] else "channels 0.25"
     images, size_px = about["train_images"], report.recipe["image_size_px"]
     for training in report.trainings:
         if training.epochs:
@@ -123,7 +125,7 @@ def expectations(report: Report) -> list[str]:
         f"- These are no photographs, and {about['held_out_images']} held-out images are few: expect other "
         "losses on yours, and read the report's own numbers.",
         "- Where too much is lost: train longer (`--variants.block.fit.epochs`), ask for fewer zeros "
-        "(`--variants.block.sparsity 0.7`), or leave more channels (`--variants.channels.channels 0.25`).",
+        f"(`--variants.block.sparsity 0.7`), or leave more channels (`--variants.channels.{fewer}`).",
         "- A trained model of your own spares the first training: `--checkpoint dense.pt`.",
     ]
 
