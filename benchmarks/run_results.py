@@ -178,8 +178,10 @@ def by_coremltools(recipe: Recipe, dense: nn.Module, data: Data, work: Path) -> 
             model, Unstructured(), THEIR_SPARSITY, steps, max(steps // MASK_UPDATES, 1)
         )
         training.train(model, setting, fit, QUIET, sparsifier=pruner)  # type: ignore[arg-type]
+        # coremltools leaves notes of its own among the weights.
+        weights = {key: value for key, value in model.state_dict().items() if key in dense.state_dict()}
         with replacing(path) as temporary:
-            torch.save(model.state_dict(), temporary)
+            torch.save(weights, temporary)
     scaled = Scaled(model.eval())
     program = ct.convert(
         torch.jit.trace(scaled, example()),
