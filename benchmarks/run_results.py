@@ -337,6 +337,7 @@ def page(
         "- Anything on a phone. Core ML files were run by our evaluator, not by Apple's runtime.",
         *([] if times else ["- Speed: this run was made with `--skip-speed`."]),
         "- More than one seed.",
+        "- What the dense model would gain from as many epochs more, taught by itself.",
         "",
         f"Made by `{provenance()['command']}` on {environment.processor()}; torch {about['torch']}, "
         f"coremltools {about['coremltools']}, litert-torch {about['litert_torch']}.",
