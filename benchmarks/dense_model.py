@@ -17,32 +17,14 @@ from edgeprune.processes import is_first, shared
 from edgeprune.recipe import Augment, Fit
 from edgeprune.training import Hooks, Setting
 
+COMMON = Fit(batch_size=128, weight_decay=0.05, label_smoothing=0.1, compile=True)
 # Trained in two cycles of the learning rate; the second one sees its images nearly as they are.
 CYCLES = (
     (
-        Fit(
-            epochs=26,
-            batch_size=128,
-            learning_rate=1.5e-3,
-            weight_decay=0.05,
-            label_smoothing=0.1,
-            first_px=48,
-            compile=True,
-        ),
+        dataclasses.replace(COMMON, epochs=26, learning_rate=1.5e-3, first_px=48),
         Augment(shift_px=8, erase_px=16),
     ),
-    (
-        Fit(
-            epochs=6,
-            batch_size=128,
-            learning_rate=1e-3,
-            weight_decay=0.05,
-            label_smoothing=0.1,
-            ema=0.995,
-            compile=True,
-        ),
-        Augment(shift_px=4),
-    ),
+    (dataclasses.replace(COMMON, epochs=6, learning_rate=1e-3, ema=0.995), Augment(shift_px=4)),
 )
 EPOCHS = tuple(fit.epochs for fit, _ in CYCLES)
 

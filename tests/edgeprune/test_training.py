@@ -143,7 +143,7 @@ def test_images_grow_to_full_size_and_end_with_it():
 
 @pytest.mark.skipif(not training.cpp_compiler(), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_training_is_the_same_training(digits):
-    """Weights, zeros and averages of the model itself, which nothing compiled is left in."""
+    """Weights and zeros of the model itself, in which nothing compiled is left."""
     rules = [Rule(Block(1, 4), 0.5)]
     models, states = [network(), network()], []
     for model, compile in zip(models, (False, True), strict=True):
