@@ -20,16 +20,16 @@ import copy
 import dataclasses
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import results_page
 import torch
 from coremltools_pruner import CoremltoolsPruner
 from dense_model import EPOCHS, checkpoint, train_dense
-from litert_files import provenance, shown_speed, table, timed
+from litert_files import timed
+from results_page import CHANNELS, DENSE, FLOAT16, Peer, Result, slug
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
@@ -39,7 +39,6 @@ from converters import coreml, litert
 from converters.facts import Normalization, size_bytes
 from converters.files import replacing, write_text
 from converters.runtimes.environments import runtime
-from converters.targets import TARGETS, Format
 from edgeprune import data as datasets
 from edgeprune import environment, models, pipeline, processes, pruning, training
 from edgeprune.data import Data
@@ -47,8 +46,6 @@ from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
-from edgeprune.report import plots
-from edgeprune.report.records import Report, Row
 from edgeprune.training import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -59,12 +56,8 @@ THEIRS = "coremltools75"
 THEIR_SPARSITY = 0.75  # Where Apple's advice for the Neural Engine begins.
 THEIR_THRESHOLD = 1e-12
 RAMP, MASK_UPDATES = 0.6, 50
-WITHIN_POINTS = 0.5
 L2 = "squared_magnitude"
 LEARNING_RATE = 7e-4  # Twice that undoes what the dense model knows: 78 % right after two epochs, not 82.
-DENSE, CHANNELS = "dense", "channels"
-# What "times smaller" is measured against: float16 as Core ML packages are by default, float32 in LiteRT.
-BASELINES = {"Core ML": "coreml-ios16", "LiteRT": "litert-arm64"}
 BATCH = 100
 CALIBRATION = 64
 RUNTIMES = {"arm64": ("litert-arm64", "litert-arm64-int8", "litert-arm64-static-int8"),
@@ -73,23 +66,6 @@ TARGET_NAMES = (
     "coreml-ios16", "coreml-ios16-6bit", "coreml-ios16-4bit", "coreml-ios18-int8", "coreml-ios18-6bit",
     "coreml-ios18-4bit", *RUNTIMES["arm64"], *RUNTIMES["browser"],
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A file that someone would ship instead of ours.
-
-    Attributes:
-        name: what was done.
-        file: its format in words.
-        bytes: on disk.
-        top1: of the file on all held-out images, 0 to 1.
-    """
-
-    name: str
-    file: str
-    bytes: int
-    top1: float
 
 
 def recipe_for(model: str, data: Path, work: Path, epochs: int) -> Recipe:
@@ -139,13 +115,26 @@ def peers(recipe: Recipe, data: Data, work: Path) -> list[Peer]:
 
 
 def float16(dense: nn.Module, data: Data, work: Path) -> Peer:
-    """Dense weights as float16 by ai-edge-quantizer, computed in float32."""
+    """Dense weights as float16, computed in float32."""
+    path = work / f"{FLOAT16}.tflite"
+    write_float16(dense, TRAINED_PX, path)
+    return Peer(
+        "dense, ai-edge-quantizer float16",
+        "LiteRT",
+        size_bytes(path),
+        top1_of(litert.load(path), data),
+        FLOAT16,
+    )
+
+
+def write_float16(dense: nn.Module, size_px: int, path: Path) -> None:
+    """By ai-edge-quantizer, from the dense float32 file."""
     from ai_edge_quantizer import quantizer, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
 
-    plain, path = work / "dense.tflite", work / "dense-float16.tflite"
-    litert.convert(dense, example(), plain, target="litert-arm64", normalization=normalization())
+    plain = path.with_name("dense.tflite")
+    litert.convert(dense, example(size_px), plain, target="litert-arm64", normalization=normalization())
     manager = recipe_manager.RecipeManager()
     manager.add_weight_only_config(
         ".*",
@@ -156,9 +145,6 @@ def float16(dense: nn.Module, data: Data, work: Path) -> Peer:
     quantized = quantizer.Quantizer(str(plain), manager.get_quantization_recipe()).quantize()
     with replacing(path) as temporary:
         temporary.write_bytes(bytes(quantized.quantized_model))
-    return Peer(
-        "dense, ai-edge-quantizer float16", "LiteRT", size_bytes(path), top1_of(litert.load(path), data)
-    )
 
 
 def by_coremltools(recipe: Recipe, dense: nn.Module, data: Data, work: Path) -> Peer:
@@ -232,7 +218,7 @@ def speeds(recipe: Recipe, data: Data, work: Path, rounds: int) -> dict[int, dic
         files = files_at(recipe, data, work, size_px)
         found[size_px] = {
             where: timed(
-                [path for path, target in files.items() if target in targets],
+                [path for path, target in files.items() if target in (*targets, FLOAT16)],
                 where,
                 rounds,
                 work / f"{where}-{size_px}.json",
@@ -272,7 +258,10 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
                     model, shape, path, target=target, normalization=normalization(), lowered=lowered, **own
                 )
         found |= paths
-    return found
+    half = work / f"{size_px}px" / f"{FLOAT16}.tflite"
+    if not half.exists():
+        write_float16(trained(recipe, data, DENSE), size_px, half)
+    return found | {half: FLOAT16}
 
 
 def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
@@ -280,175 +269,6 @@ def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
     model = models.build(recipe.model, len(data.classes), recipe.image_size_px)
     pruning.resize(model, load_file(recipe.output / "variants" / f"{variant}.safetensors"))
     return model.eval()
-
-
-def page(
-    title: str,
-    epochs: Sequence[int],
-    report: Report,
-    pictures: Sequence[str],
-    found: Sequence[Peer],
-    times: Mapping[int, Any],
-) -> list[str]:
-    """The tables of one model on one data set; `epochs` of the dense one, cycle by cycle."""
-    about = report.environment
-    dense = next(training for training in report.trainings if training.variant == DENSE)
-    return [
-        f"# {title}",
-        "",
-        f"{about['data']['train_images']:,} training images, {about['data']['held_out_images']:,} held-out "
-        f"ones, {TRAINED_PX} px. Trained on {about['trained_on']}, {' + '.join(map(str, epochs))} "
-        f"epochs dense and {len(report.trainings[-1].epochs)} more for each variant, taught by the dense "
-        "model. The float32 torch model has "
-        f"**{100 * dense.top1:.2f} %**. Bytes and top-1 are those of the file, on all held-out images.",
-        "",
-        *(f"![size against accuracy]({picture})" for picture in pictures),
-        "",
-        f"## Within {WITHIN_POINTS:g} points of dense",
-        "",
-        *best_lines(report, dense.top1, times),
-        "",
-        "## What was trained",
-        "",
-        *table(
-            ("variant", "top-1 of the torch model", "weights", "multiplications", "hours"),
-            [
-                [
-                    t.variant,
-                    f"{100 * t.top1:.2f} %",
-                    f"{t.parameters:,}",
-                    f"{t.macs:,}",
-                    f"{t.seconds / 3600:.2f}" if t.epochs else "–",
-                ]
-                for t in report.trainings
-            ],
-        ),
-        "",
-        "## Files",
-        "",
-        *table(
-            ("target, variant", "bytes", "times smaller", "top-1", "points lost", "sparse kernels"),
-            file_rows(report, dense.top1, found),
-        ),
-        "",
-        *(line for size_px, by_runtime in times.items() for line in speed_lines(size_px, by_runtime)),
-        "## Not measured",
-        "",
-        "- Anything on a phone. Core ML files were run by our evaluator, not by Apple's runtime.",
-        *([] if times else ["- Speed: this run was made with `--skip-speed`."]),
-        "- More than one seed.",
-        "- What the dense model would gain from as many epochs more, taught by itself.",
-        "",
-        f"Made by `{provenance()['command']}` on {environment.processor()}; torch {about['torch']}, "
-        f"coremltools {about['coremltools']}, litert-torch {about['litert_torch']}.",
-    ]
-
-
-def best_lines(report: Report, dense_top1: float, times: Mapping[int, Any]) -> list[str]:
-    """The smallest file of each format, and the fastest on each runtime, that lose little enough."""
-    near = [row for row in report.rows if 100 * (dense_top1 - row.top1) <= WITHIN_POINTS]
-    sizes = [
-        smallest_line(f"{form}, {what}", rows, baseline, dense_top1)
-        for form, target in BASELINES.items()
-        for baseline in report.rows
-        if (baseline.variant, baseline.target) == (DENSE, target)
-        for what, rows in (
-            ("the smallest file", [row for row in near if _form(row.target) == form]),
-            (
-                "the smallest by removed channels alone",
-                [row for row in near if row.target == target and row.variant == CHANNELS],
-            ),
-        )
-    ]
-    names = {f"{row.variant}-{row.target}" for row in near}
-    fastest = [
-        fastest_line(f"{where} at {size_px} px", names, timing["files"])
-        for size_px, by_runtime in times.items()
-        for where, timing in by_runtime.items()
-    ]
-    return [*sizes, *fastest]
-
-
-def smallest_line(what: str, rows: Sequence[Row], dense: Row, dense_top1: float) -> str:
-    """The smallest of these files, against the dense one."""
-    if not rows:
-        return f"- {what}: none."
-    best = min(rows, key=lambda row: row.bytes)
-    return (
-        f"- {what}: {best.variant} as {best.target}, {best.bytes:,} bytes, "
-        f"{dense.bytes / best.bytes:.2f} times smaller than dense {dense.target} "
-        f"({100 * (1 - best.bytes / dense.bytes):.1f} % less), "
-        f"{100 * (dense_top1 - best.top1):.2f} points lost."
-    )
-
-
-def fastest_line(what: str, names: set[str], files: Sequence[Mapping[str, Any]]) -> str:
-    """The fastest of the named files, against dense float32 and, where there is one, dense static int8."""
-    speed = {Path(row["path"]).stem: row["speed"] for row in files if row["speed"]}
-    timed_names = names & set(speed)
-    if not timed_names:
-        return f"- {what}, the fastest: none."
-    best = max(timed_names, key=lambda name: speed[name])
-    static = speed.get(f"{DENSE}-litert-arm64-static-int8")
-    against = f", {speed[best] / static:.2f} times as fast as dense static int8" if static else ""
-    return f"- {what}, the fastest: {best}, {speed[best]:.2f} times as fast as dense float32{against}."
-
-
-def file_rows(report: Report, dense_top1: float, found: Sequence[Peer]) -> list[list[str]]:
-    """A line a file: ours, then the peers'."""
-    words = {True: "yes", False: "no", None: "unknown"}
-    dense = {
-        form: next(row.bytes for row in report.rows if row.target == target and row.variant == DENSE)
-        for form, target in BASELINES.items()
-    }
-    ours = [
-        (f"{row.target}, {row.variant}", _form(row.target), row.bytes, row.top1, words[row.sparse_runtime])
-        for row in report.rows
-    ]
-    theirs = [(f"{peer.file}: {peer.name}", peer.file, peer.bytes, peer.top1, "–") for peer in found]
-    return [
-        [title, f"{size:,}", f"{dense[form] / size:.2f}", f"{100 * top1:.2f} %",
-         f"{100 * (dense_top1 - top1):.2f}", sparse]
-        for title, form, size, top1, sparse in (*ours, *theirs)
-    ]  # fmt: skip
-
-
-def speed_lines(size_px: int, by_runtime: Mapping[str, Any]) -> list[str]:
-    """Speeds against the dense float32 file of the same runtime."""
-    lines = [f"## Speed at {size_px} px, dense float32 = 1", ""]
-    for where, timing in by_runtime.items():
-        rows = [[Path(row["path"]).stem, shown_speed(row)] for row in timing["files"]]
-        lines += [
-            f"{where}: {timing['description']}; {timing['clock']}.",
-            "",
-            *table(("file", "speed"), rows),
-            "",
-        ]
-    return lines
-
-
-def _form(target: str) -> str:
-    return "Core ML" if TARGETS[target].format is Format.COREML else "LiteRT"
-
-
-def slug(model: str, name: str) -> str:
-    """What the pages of a model on a data set are called."""
-    return f"{model.removeprefix('timm/')}_{name.replace('-', '_')}"
-
-
-def picture_name(slug: str, form: str) -> str:
-    """The file of a picture of size against accuracy."""
-    return f"{slug}_{form.lower().replace(' ', '')}.svg"
-
-
-def standing_alone(picture: str) -> str:
-    """The report's picture with colours of its own, on white: the report's page brings them otherwise."""
-    colours = {"ink": "#1b1f24", "muted": "#57606a", "line": "#d0d7de", "card": "#ffffff"}
-    colours |= {f"series-{place}": colour for place, colour in enumerate(SERIES_COLOURS)}
-    style = "".join(f"--{key}:{value};" for key, value in colours.items())
-    return picture.replace(
-        "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="{style}background:#fff" ', 1
-    )
 
 
 def example(size_px: int = TRAINED_PX) -> torch.Tensor:
@@ -462,24 +282,6 @@ def normalization() -> Normalization:
     return Normalization(default.mean, default.std)
 
 
-def write_index(folder: Path) -> None:
-    """`README.md` of the results: every page there with its title."""
-    pages = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
-    titles = {
-        path.name: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for path in pages
-    }
-    lines = [
-        "# Results",
-        "",
-        "Everything here was written by a script of `benchmarks/`, never by hand; each page names its",
-        "command, its machine, and what was not measured.",
-        "",
-        *(f"- [{title}]({name})" for name, title in titles.items()),
-    ]
-    write_text(folder / "README.md", "\n".join(lines) + "\n")
-
-
-SERIES_COLOURS = ("#0b62c4", "#b3400d", "#1a7f4b", "#8250df", "#9a6700", "#bf3989")
 QUIET = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
 
 
@@ -513,17 +315,9 @@ def main() -> None:
             continue
         found = peers(recipe, data, work)
         times = {} if options.skip_speed else speeds(recipe, data, work, options.rounds)
-        options.output.mkdir(parents=True, exist_ok=True)
-        pictures = {
-            picture_name(own, form): standing_alone(picture)
-            for form, picture in plots.size_against_accuracy(report).items()
-        }
-        for file, picture in pictures.items():
-            write_text(options.output / file, picture)
-        title = f"{options.model} on {name}"
-        lines = page(title, options.dense_epochs, report, list(pictures), found, times)
-        write_text(options.output / f"{own}.md", "\n".join(lines) + "\n")
-        write_index(options.output)
+        results_page.write(
+            Result(options.model, name, options.dense_epochs, report, found, times), options.output
+        )
 
 
 if __name__ == "__main__":

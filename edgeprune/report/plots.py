@@ -53,6 +53,8 @@ _STYLE: dict[Any, Any] = {
     "axes.unicode_minus": False,
 }
 _SIZE_INCHES = (4.0, 2.9)
+LOGARITHMIC_FROM = 8
+"""How many times larger the largest file must be than the smallest."""
 
 
 def size_against_accuracy(report: Report) -> dict[str, str]:
@@ -131,11 +133,27 @@ def _scatter(axes: Axes, rows: Sequence[Row], order: Sequence[str]) -> None:
             clip_on=False,
             zorder=2,
         )
-    axes.set_xlim(0, 1.08 * max(row.bytes for row in rows) / 1e6)
-    axes.set_xlabel("size, MB")
+    _size_axis(axes, [row.bytes / 1e6 for row in rows])
     axes.set_ylabel(f"{HEADINGS[rows[0].metric]}, %")
     axes.margins(y=0.22)
     _place_names(axes, efficient, rows)
+
+
+def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+    """From zero, so that lengths are sizes; where they differ too much for that, by powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    least, most = min(sizes), max(sizes)
+    if most < LOGARITHMIC_FROM * least:
+        axes.set_xlim(0, 1.08 * most)
+        axes.set_xlabel("size, MB")
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(least / 1.25, 1.25 * most)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("size, MB (logarithmic)")
 
 
 def _place_names(axes: Axes, named: Sequence[Row], rows: Sequence[Row]) -> None:
@@ -159,10 +177,12 @@ def _place_names(axes: Axes, named: Sequence[Row], rows: Sequence[Row]) -> None:
         (0, 28, "center"),
         (0, -29, "center"),
     ]
-    for row in named:
+    # Targets that differ in the runtime's version alone give all but the same file: one name for them.
+    names = {f"{row.variant}, {_storage(row.target)}": row for row in reversed(named)}
+    for name, row in names.items():
         for dx, dy, side in places:
             text = axes.annotate(
-                f"{row.variant}, {_storage(row.target)}",
+                name,
                 (row.bytes / 1e6, 100 * row.score),
                 (dx, dy),
                 textcoords="offset points",

@@ -296,6 +296,16 @@ def test_pictures_show_every_file_and_name_the_efficient_ones(report):
     assert "block80, float16" not in figures["Core ML"], "the smaller int8 file is as accurate"
     assert {"block80, float32", "block80, int8", "channels, int8"} <= set(Page(text).picture_text)
     assert not re.search(r"#[0-9a-fA-F]{6}", "".join(figures.values())), "every colour is the page's"
+    assert "size, MB (logarithmic)" not in text
+
+
+def test_sizes_that_differ_much_stand_by_powers_of_ten(report):
+    made = report()
+    dense = max(row.bytes for row in made.rows if row.target.startswith("litert"))
+    rows = tuple(
+        dataclasses.replace(row, bytes=dense // 20) if row.variant == "channels" else row for row in made.rows
+    )
+    assert "size, MB (logarithmic)" in Page(html(dataclasses.replace(made, rows=rows))).picture_text
 
 
 def _table(text: str, first: str) -> list[dict[str, str]]:
