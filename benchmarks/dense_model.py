@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from converters.files import replacing
+from converters.files import replacing, write_text
 from edgeprune import models, training
+from edgeprune.environment import training_hardware
 from edgeprune.processes import is_first, shared
 from edgeprune.recipe import Augment, Fit
 from edgeprune.training import Hooks, Setting
@@ -41,8 +43,9 @@ def train_dense(setting: Setting, model: str, work: Path, epochs: Sequence[int] 
         if not shared(path.exists):
             own = dataclasses.replace(setting, seed=cycle, augment=augment)
             told = hooks(f"dense, cycle {cycle}", work / f"dense-{cycle}.part")
-            training.train(dense, own, dataclasses.replace(fit, epochs=count), told)
-            shared(lambda path=path: save(dense, path))
+            _, seconds = training.train(dense, own, dataclasses.replace(fit, epochs=count), told)
+            facts = {"epochs": count, "seconds": seconds, "trained_on": training_hardware()}
+            shared(lambda path=path, facts=facts: _finish(dense, path, facts))
         models.load_checkpoint(dense, path)
     return dense.eval()
 
@@ -50,6 +53,18 @@ def train_dense(setting: Setting, model: str, work: Path, epochs: Sequence[int] 
 def checkpoint(work: Path) -> Path:
     """The weights that `train_dense` leaves."""
     return work / f"dense-{len(CYCLES) - 1}.pt"
+
+
+def how_trained(work: Path) -> list[dict[str, Any]]:
+    """Epochs, seconds and hardware of each cycle, as far as they were written down."""
+    notes = [work / f"dense-{cycle}.json" for cycle in range(len(CYCLES))]
+    return [json.loads(note.read_text()) for note in notes if note.exists()]
+
+
+def _finish(model: nn.Module, path: Path, facts: dict[str, Any]) -> None:
+    """Keep a trained model and, beside it, how it came to be."""
+    write_text(path.with_suffix(".json"), json.dumps(facts))
+    save(model, path)
 
 
 def save(model: nn.Module, path: Path) -> None:

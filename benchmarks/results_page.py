@@ -54,6 +54,7 @@ class Result:
         model: of torchvision, or timm/NAME.
         data: the data set's name.
         dense_epochs: of each cycle.
+        dense_trainings: how each cycle was trained, as far as it was written down.
         report: of the run.
         peers: files of other tools.
         times: by image size in pixels and runtime, what `edgeprune bench` says; empty: nothing was timed.
@@ -62,6 +63,7 @@ class Result:
     model: str
     data: str
     dense_epochs: Sequence[int]
+    dense_trainings: Sequence[Mapping[str, Any]]
     report: Report
     peers: Sequence[Peer]
     times: Mapping[int, Mapping[str, Any]]
@@ -120,7 +122,7 @@ def write(result: Result, folder: Path) -> None:
         "summary": summary_cells(result),
         "pictures": list(pictures),
         **{key: provenance()[key] for key in ("command", "date", "processor")},
-        "trained_on": result.report.environment["trained_on"],
+        "trained_on": trained_on(result),
         "not_measured": not_measured(result),
         "times": {str(size_px): times for size_px, times in result.times.items()},
     }
@@ -150,9 +152,7 @@ def page(result: Result, pictures: Sequence[str]) -> list[str]:
         "",
         "## What was trained",
         "",
-        *training_table(result.report.trainings),
-        "",
-        f"On {about['trained_on']} ({provenance()['processor']}).",
+        *training_table(result),
         "",
         "## Files",
         "",
@@ -241,22 +241,38 @@ def lost(dense_top1: float, top1: float) -> str:
     return f"{points:.2f} points lost" if points >= 0 else f"{-points:.2f} points above dense"
 
 
-def training_table(trainings: Sequence[Training]) -> list[str]:
-    """What became of the weights."""
+def training_table(result: Result) -> list[str]:
+    """What became of the weights; the dense ones were trained before the run."""
     return table(
-        ("variant", "epochs", "top-1 of the torch model", "weights", "multiplications", "hours"),
+        ("variant", "epochs", "top-1 of the torch model", "weights", "multiplications", "minutes",
+         "trained on"),
         [
             [
                 training.variant,
-                str(len(training.epochs) or "–"),
+                f"{len(training.epochs) or sum(result.dense_epochs)}",
                 f"{100 * training.score:.2f} %",
                 f"{training.parameters:,}",
                 f"{training.macs:,}",
-                f"{training.seconds / 3600:.2f}" if training.epochs else "–",
+                *how(training, result.dense_trainings),
             ]
-            for training in trainings
+            for training in result.report.trainings
         ],
-    )
+    )  # fmt: skip
+
+
+def trained_on(result: Result) -> str:
+    """All hardware that trained something of it."""
+    named = [cycle["trained_on"] for cycle in result.dense_trainings]
+    named += [training.trained_on for training in result.report.trainings]
+    return ", ".join(dict.fromkeys(filter(None, named))) or "hardware that was not recorded"
+
+
+def how(training: Training, dense: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Minutes and hardware, where they were written down."""
+    cycles = [{"seconds": training.seconds, "trained_on": training.trained_on}] if training.epochs else dense
+    hardware = dict.fromkeys(cycle["trained_on"] for cycle in cycles if cycle["trained_on"])
+    seconds = sum(cycle["seconds"] for cycle in cycles)
+    return f"{seconds / 60:.0f}" if cycles else "not recorded", ", ".join(hardware) or "not recorded"
 
 
 def file_table(result: Result) -> list[str]:

@@ -27,7 +27,7 @@ import numpy as np
 import results_page
 import torch
 from coremltools_pruner import CoremltoolsPruner
-from dense_model import EPOCHS, checkpoint, train_dense
+from dense_model import EPOCHS, checkpoint, how_trained, train_dense
 from litert_files import timed
 from results_page import CHANNELS, DENSE, FLOAT16, Peer, Result, slug
 from rich.console import Console
@@ -316,7 +316,8 @@ def main() -> None:
         found = peers(recipe, data, work)
         times = {} if options.skip_speed else speeds(recipe, data, work, options.rounds)
         results_page.write(
-            Result(options.model, name, options.dense_epochs, report, found, times), options.output
+            Result(options.model, name, options.dense_epochs, how_trained(work), report, found, times),
+            options.output,
         )
 
 

@@ -32,7 +32,6 @@ def describe(data: Data, image_size_px: int, command: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": processes.joined(),
-        "trained_on": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "data": {
             "source": data.source,
             "train_images": len(data.train),
@@ -42,6 +41,14 @@ def describe(data: Data, image_size_px: int, command: str) -> dict[str, Any]:
             "sha256": data.sha256,
         },
     }
+
+
+def training_hardware() -> str:
+    """The GPU or processor that trains here, for people: "AMD EPYC, 2 processes"."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    return f"{name}, {processes.count()} processes" if processes.count() > 1 else name
 
 
 def package_version(name: str) -> str | None:

@@ -396,6 +396,7 @@ def _finish(
         seconds=seconds,
         epochs=history,
         left_dense=left_dense,
+        trained_on=environment.training_hardware() if history else "",
     )
     write_json(folder.training(name), dataclasses.asdict(record))
     with replacing(folder.weights(name)) as temporary:

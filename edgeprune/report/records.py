@@ -109,6 +109,8 @@ class Training(Scored):
         left_dense: why, by name, of each layer that the pattern did not fit.
         miou: of the float32 torch model on the held-out images, 0 to 1; None: see `Row`.
         not_measured: why, of each metric that is None.
+        trained_on: the processor or GPU, and how many processes where there were several; "": it was not
+            trained here, or by a version that did not write it down.
     """
 
     variant: str
@@ -120,6 +122,7 @@ class Training(Scored):
     left_dense: dict[str, str] = field(default_factory=dict)
     miou: float | None = None
     not_measured: dict[str, str] = field(default_factory=dict)
+    trained_on: str = ""
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,7 @@ def make_report(budget: dict[str, Any] | None = None) -> Report:
                 parameters=1_528_106 - 700_000 * (variant == "channels"),
                 macs=5_812_345,
                 seconds=94.2,
+                trained_on="Some GPU, 2 processes",
                 epochs=tuple(
                     {
                         "epoch": i,

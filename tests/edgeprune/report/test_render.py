@@ -160,7 +160,7 @@ def test_the_tables_of_models_and_of_proof_are_the_jsons(report):
         assert _without_glyph(cells[0]) == training.variant
         assert _number(cells[1]) == pytest.approx(100 * training.top1, abs=0.0051)
         assert _number(cells[2]) == training.parameters
-        assert cells[3:] == ["5.81 M", "6", "1 min 34 s"]
+        assert cells[3:] == ["5.81 M", "6", "1 min 34 s", "Some GPU, 2 processes"]
     for cells, row in zip(tables["File"][1:], made.rows, strict=True):
         assert (cells[0], _number(cells[1]), cells[5]) == (row.path, row.images, row.sha256)
         assert _number(cells[2]) == pytest.approx(100 * row.agreement, abs=0.0051)
@@ -297,6 +297,12 @@ def test_pictures_show_every_file_and_name_the_efficient_ones(report):
     assert {"block80, float32", "block80, int8", "channels, int8"} <= set(Page(text).picture_text)
     assert not re.search(r"#[0-9a-fA-F]{6}", "".join(figures.values())), "every colour is the page's"
     assert "size, MB (logarithmic)" not in text
+
+
+def test_each_training_names_its_hardware(report):
+    made = report()
+    assert html(made).count("<td>Some GPU, 2 processes</td>") == len(made.trainings)
+    assert render.markdown(made).count("| Some GPU, 2 processes |") == len(made.trainings)
 
 
 def test_sizes_that_differ_much_stand_by_powers_of_ten(report):
