@@ -15,7 +15,7 @@ from converters.files import write_text
 from edgeprune.report import plots, summary
 from edgeprune.report.records import Report, Row, Training
 
-DENSE, CHANNELS = "dense", "channels"
+DENSE, CHANNELS, LEAN = "dense", "channels", "lean"
 FLOAT16 = "dense-float16"
 WITHIN_POINTS = 0.5
 # What "times smaller" is measured against: float16 as Core ML packages are by default, float32 in LiteRT.
@@ -193,7 +193,7 @@ def best_lines(result: Result) -> list[str]:
             ("the smallest file", [row for row in result.near if summary.format_name(row.target) == form]),
             (
                 "the smallest by removed channels alone",
-                [row for row in result.near if row.target == target and row.variant == CHANNELS],
+                [row for row in result.near if row.target == target and row.variant in (CHANNELS, LEAN)],
             ),
         )
     ]

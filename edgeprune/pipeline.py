@@ -99,9 +99,11 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
         if shared(lambda: data.sha256) != data.sha256:
             raise UserError("the images here are not those of the first process: give every machine the same")
         baseline = _dense(recipe, setting, dense, folder, progress)
-        finished = [baseline]
-        for name, variant in recipe.named_variants.items():
-            finished.append(_variant(name, variant, recipe, setting, baseline, folder, progress))
+        started = {"": baseline}
+        for (name, variant), key in zip(recipe.named_variants.items(), recipe.variants, strict=True):
+            start = started[variant.after].module
+            started[key] = _variant(name, variant, recipe, setting, baseline, start, folder, progress)
+        finished = list(started.values())
         if not is_first():
             return None
         rows = [
@@ -216,12 +218,16 @@ def _refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:
         for where, fit in recipe.fits.items()
         if fit.compile and not training.cpp_compiler()
     ]
-    for name, variant in recipe.named_variants.items():
+    tried = {"": dense}
+    for (name, variant), key in zip(recipe.named_variants.items(), recipe.variants, strict=True):
+        if variant.after not in tried:  # Already told.
+            continue
         try:
-            module = copy.deepcopy(dense)
+            module = copy.deepcopy(tried[variant.after])
             _shrink(module, variant, recipe, setting, SHRINKING_TRIAL_IMAGES)
             rules, _ = _rules(variant, module, setting)
             pruning.select(module, rules)
+            tried[key] = module
         except UserError as error:
             problems += [f"variant {name}: {problem}" for problem in error.problems]
     if problems:
@@ -254,11 +260,12 @@ def _variant(
     recipe: Recipe,
     setting: Setting,
     baseline: Model,
+    start: nn.Module,
     folder: Run,
     progress: Progress,
 ) -> Model:
     if not shared(folder.weights(name).exists):
-        module = copy.deepcopy(baseline.module)
+        module = copy.deepcopy(start)
         _shrink(module, variant, recipe, setting, SHRINKING_IMAGES)
         rules, left_dense = _rules(variant, module, setting, progress)
         sparsifier = _sparsifier(module, rules, variant, setting)

@@ -99,6 +99,9 @@ class Variant:
     matter least, on training images, for what they cost: for speed."""
     parameters_left: float = 0.0
     """Or: fraction of the weights that stays, in the same way: for bytes."""
+    after: str = ""
+    """An earlier variant with channels removed, whose trained weights this one starts from instead of the
+    dense model's; fractions that stay are then of that one."""
     round_to: int = 8
     """Remaining widths are multiples of this."""
     sparsity: float = 0.0
@@ -138,7 +141,7 @@ class Variant:
                 "channels, macs_left and parameters_left: choose one of them",
             ),
             (
-                self.shrinks or self._prunes,
+                self.shrinks or self.prunes,
                 "channels, macs_left, parameters_left and sparsity are all 0: nothing would be done",
             ),
             (self.round_to >= 1, f"round_to {self.round_to}: 1 or more"),
@@ -194,7 +197,8 @@ class Variant:
         return bool(self.channels or self.macs_left or self.parameters_left)
 
     @property
-    def _prunes(self) -> bool:
+    def prunes(self) -> bool:
+        """Whether weights become zero."""
         return self.sparsity > 0 or bool(self.bytes) or any(sparsity > 0 for sparsity in self.layers.values())
 
 
@@ -265,6 +269,7 @@ class Recipe:
             for where, fit in self.fits.items()
             if fit.first_px > self.image_size_px
         ]
+        problems += self._order_problems()
         for key, variant in self.variants.items():
             if not key or not key.replace("+", "").replace("_", "").isalnum():
                 problems.append(
@@ -278,6 +283,19 @@ class Recipe:
             if getattr(limits, limit) is not None
         ]
         return problems + self.budget.problems() + self._task_problems()
+
+    def _order_problems(self) -> list[str]:
+        """Variants that start from one that cannot be started from."""
+        problems, earlier = [], list[str]()
+        for key, variant in self.variants.items():
+            if variant.after and variant.after not in earlier:
+                problems.append(
+                    f"variants.{key}.after {variant.after!r}: name a variant before it that has channels "
+                    f"removed and no zeros: {', '.join(earlier) or 'there is none'}"
+                )
+            if not variant.prunes:
+                earlier.append(key)
+        return problems
 
     def _task_problems(self) -> list[str]:
         """What another task would make sense of."""

@@ -175,21 +175,24 @@ def test_calibration_images_are_training_images_of_every_class():
     assert set(chosen[:, 0, 0, 0]) == set(range(10))
 
 
-def test_channels_go_by_what_is_left_and_weights_regrow(small_recipe, tmp_path):
+def test_channels_go_by_what_is_left_step_by_step_and_weights_regrow(small_recipe, tmp_path):
     fit = Fit(epochs=1, batch_size=16)
-    lean = Variant(macs_left=0.6, sparsity=0.8, criterion="squared_magnitude", regrow=True, fit=fit)
+    lean = Variant(
+        after="channels", macs_left=0.7, sparsity=0.8, criterion="squared_magnitude", regrow=True, fit=fit
+    )
     recipe = replace(
         small_recipe,
         dense=fit,
-        variants={"lean": lean},
+        variants={"channels": Variant(macs_left=0.6, fit=fit), "lean": lean},
         targets=("litert-arm64-int8",),
         output=tmp_path / "run",
     )
     assert run_recipe(recipe, "", []) == 0
     report = records.read(tmp_path / "run")
     macs = {training.variant: training.macs for training in report.trainings}
-    assert macs["lean80"] / macs["dense"] == pytest.approx(0.6, abs=0.03)
-    assert report.rows[1].prunable_zero_fraction == pytest.approx(0.8, abs=0.01)
+    assert macs["channels"] / macs["dense"] == pytest.approx(0.6, abs=0.03)
+    assert macs["lean80"] / macs["channels"] == pytest.approx(0.7, abs=0.03)
+    assert report.rows[2].prunable_zero_fraction == pytest.approx(0.8, abs=0.01)
 
 
 def test_the_dense_weights_are_the_baseline_of_the_variants(finished_run):

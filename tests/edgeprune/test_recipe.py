@@ -68,6 +68,17 @@ SENSELESS = {
     "variants.x.channels, macs_left and parameters_left: choose one of them": {
         "variants": {"x": Variant(channels=0.5, parameters_left=0.5)}
     },
+    "variants.x.after 'y': name a variant before it that has channels removed and no zeros: w": {
+        "variants": {
+            "w": Variant(channels=0.5),
+            "b": Variant(sparsity=0.5),
+            "x": Variant(channels=0.5, after="y"),
+            "y": Variant(channels=0.5),
+        }
+    },
+    "variants.x.after 'b': name a variant before it that has channels removed and no zeros: there is none": {
+        "variants": {"b": Variant(sparsity=0.5), "x": Variant(channels=0.5, after="b")}
+    },
     "dense.first_px 16: 0, or 32 or more": {"dense": Fit(first_px=16)},
     "variants.x.fit.first_px 96: at most image_size_px, 64": {
         "variants": {"x": Variant(channels=0.5, fit=Fit(first_px=96))}
