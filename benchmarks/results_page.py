@@ -15,7 +15,7 @@ from converters.files import write_text
 from edgeprune.report import plots, summary
 from edgeprune.report.records import Report, Row, Training
 
-DENSE, CHANNELS, LEAN = "dense", "channels", "lean"
+DENSE, CHANNELS, LEAN, CHANNELS_AND_BLOCKS = "dense", "channels", "lean", "channels+block"
 FLOAT16 = "dense-float16"
 WITHIN_POINTS = 0.5
 # What "times smaller" is measured against: float16 as Core ML packages are by default, float32 in LiteRT.

@@ -20,6 +20,7 @@ import copy
 import dataclasses
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import torch
 from coremltools_pruner import CoremltoolsPruner
 from dense_model import EPOCHS, checkpoint, how_trained, train_dense
 from litert_files import timed
-from results_page import CHANNELS, DENSE, FLOAT16, LEAN, Peer, Result, slug
+from results_page import CHANNELS, CHANNELS_AND_BLOCKS, DENSE, FLOAT16, LEAN, Peer, Result, slug
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
@@ -68,8 +69,16 @@ TARGET_NAMES = (
 )  # fmt: skip
 
 
-def recipe_for(model: str, data: Path, work: Path, epochs: int) -> Recipe:
-    """The recipe of a model on one data set: channels removed, alone and with zeros in blocks."""
+VARIANTS = {
+    CHANNELS: Variant(macs_left=0.4),
+    LEAN: Variant(after=CHANNELS, macs_left=0.66),  # For speed: more goes, in a second step.
+    CHANNELS_AND_BLOCKS: Variant(macs_left=0.5, sparsity=0.75, criterion=L2),
+}
+LONGER = {LEAN: 2}  # Times as many epochs: what has lost most needs them.
+
+
+def recipe_for(model: str, data: Path, work: Path, epochs: int, variants: Sequence[str]) -> Recipe:
+    """The recipe of a model on one data set; `variants` names some of `VARIANTS`."""
     fit = Fit(
         epochs=epochs,
         batch_size=128,
@@ -85,10 +94,11 @@ def recipe_for(model: str, data: Path, work: Path, epochs: int) -> Recipe:
         image_size_px=TRAINED_PX,
         augment=Augment(shift_px=4),
         variants={
-            CHANNELS: Variant(macs_left=0.4, fit=fit),
-            # For speed: more goes, in a second step.
-            LEAN: Variant(after=CHANNELS, macs_left=0.66, fit=dataclasses.replace(fit, epochs=2 * epochs)),
-            "channels+block": Variant(macs_left=0.5, sparsity=0.75, criterion=L2, fit=fit),
+            name: dataclasses.replace(
+                variant, fit=dataclasses.replace(fit, epochs=LONGER.get(name, 1) * epochs)
+            )
+            for name, variant in VARIANTS.items()
+            if name in variants
         },
         targets=TARGET_NAMES,
         output=work / "run",
@@ -294,7 +304,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ARCHIVES, default=list(ARCHIVES))
     parser.add_argument("--model", default=MOBILENET, help="of torchvision, or timm/NAME")
     parser.add_argument("--dense-epochs", type=int, nargs=len(EPOCHS), default=EPOCHS, help="of each cycle")
-    parser.add_argument("--epochs", type=int, default=10, help="of every variant")
+    parser.add_argument("--epochs", type=int, default=10, help="of every variant; lean, twice as many")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=10, help="of the timings")
     parser.add_argument("--train-only", action="store_true", help="write the run folder, no page")
     parser.add_argument("--skip-speed", action="store_true")
@@ -309,7 +320,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         folder = processes.shared(lambda name=name: unpacked(options.archives / ARCHIVES[name], options.work))
         data = datasets.load(folder, TRAINED_PX, progress)
-        recipe = recipe_for(options.model, folder, work, options.epochs)
+        recipe = recipe_for(options.model, folder, work, options.epochs, options.variants)
         setting = Setting(data, normalization(), recipe.augment, recipe.seed)
         train_dense(setting, options.model, work, options.dense_epochs)
         report = pipeline.run(recipe, progress, environment.command_line())
