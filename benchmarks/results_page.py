@@ -15,7 +15,7 @@ from converters.files import write_text
 from edgeprune.report import plots, summary
 from edgeprune.report.records import Report, Row, Training
 
-DENSE, CHANNELS, LEAN, LEANER = "dense", "channels", "lean", "leaner"
+DENSE, CHANNELS, LEAN = "dense", "channels", "lean"
 CHANNELS_AND_BLOCKS = "channels+block"
 FLOAT16 = "dense-float16"
 WITHIN_POINTS = 0.5
@@ -201,7 +201,7 @@ def best_lines(result: Result) -> list[str]:
                 [
                     row
                     for row in result.near
-                    if row.target == target and row.variant in (CHANNELS, LEAN, LEANER)
+                    if row.target == target and row.variant in (CHANNELS, LEAN)
                 ],
             ),
         )

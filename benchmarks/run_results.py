@@ -30,7 +30,7 @@ import torch
 from coremltools_pruner import CoremltoolsPruner
 from dense_model import EPOCHS, checkpoint, how_trained, train_dense
 from litert_files import timed
-from results_page import CHANNELS, CHANNELS_AND_BLOCKS, DENSE, FLOAT16, LEAN, LEANER, Peer, Result, slug
+from results_page import CHANNELS, CHANNELS_AND_BLOCKS, DENSE, FLOAT16, LEAN, Peer, Result, slug
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
@@ -71,9 +71,7 @@ TARGET_NAMES = (
 
 VARIANTS = {
     CHANNELS: Variant(macs_left=0.4),
-    # For speed: more goes, step by step.
-    LEAN: Variant(after=CHANNELS, macs_left=0.66),
-    LEANER: Variant(after=LEAN, macs_left=0.93),
+    LEAN: Variant(after=CHANNELS, macs_left=0.66),  # For speed: more goes, in a second step.
     CHANNELS_AND_BLOCKS: Variant(macs_left=0.5, sparsity=0.75, criterion=L2),
 }
 LONGER = {LEAN: 2}  # Times as many epochs: what has lost most needs them.
