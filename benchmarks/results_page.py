@@ -129,11 +129,25 @@ def write(result: Result, folder: Path) -> None:
         **{key: provenance()[key] for key in ("command", "date", "processor")},
         "trained_on": trained_on(result),
         "not_measured": not_measured(result),
-        "times": {str(size_px): times for size_px, times in result.times.items()},
+        "times": {str(size_px): told_times(times) for size_px, times in result.times.items()},
     }
     write_text(folder / f"{result.slug}.json", json.dumps(facts, indent=1) + "\n")
     write_text(folder / f"{result.slug}.md", "\n".join(page(result, list(pictures))) + "\n")
     write_index(folder)
+
+
+def told_times(by_runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """What was timed at one image size, without the single rounds."""
+    return {
+        where: {
+            **{key: run[key] for key in ("version", "description", "clock", "threads", "rounds")},
+            "files": [
+                {key: row[key] for key in ("path", "median_ms", "quartiles_ms", "speed", "speed_quartiles")}
+                for row in run["files"]
+            ],
+        }
+        for where, run in by_runtime.items()
+    }
 
 
 def page(result: Result, pictures: Sequence[str]) -> list[str]:
@@ -198,11 +212,7 @@ def best_lines(result: Result) -> list[str]:
             ("the smallest file", [row for row in result.near if summary.format_name(row.target) == form]),
             (
                 "the smallest by removed channels alone",
-                [
-                    row
-                    for row in result.near
-                    if row.target == target and row.variant in (CHANNELS, LEAN)
-                ],
+                [row for row in result.near if row.target == target and row.variant in (CHANNELS, LEAN)],
             ),
         )
     ]
@@ -273,7 +283,7 @@ def trained_on(result: Result) -> str:
     """All hardware that trained something of it."""
     named = [cycle["trained_on"] for cycle in result.dense_trainings]
     named += [training.trained_on for training in result.report.trainings]
-    return ", ".join(dict.fromkeys(filter(None, named))) or "hardware that was not recorded"
+    return "; ".join(dict.fromkeys(filter(None, named))) or "hardware that was not recorded"
 
 
 def how(training: Training, dense: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
