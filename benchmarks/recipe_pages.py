@@ -29,7 +29,6 @@ from edgeprune.report.wording import HEADINGS
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
 OUTPUT = ROOT / "docs" / "recipes"
-WORDS = {True: "yes", False: "no", None: "unknown"}
 # An example for the user's own images; times are scaled by images and pixels.
 THEIR_IMAGES, THEIR_PX = 10_000, 128
 
@@ -106,7 +105,7 @@ def file_rows(report: Report) -> list[list[str]]:
     return [
         [f"{row.target}, {row.variant}", f"{row.bytes:,}", f"{dense[row.target] / row.bytes:.1f}",
          f"{100 * row.score:.1f} %", points(row.drop_points), f"{row.zero_fraction:.0%}",
-         WORDS[row.sparse_runtime]]
+         summary.sparse_word(row)]
         for row in sorted(report.rows, key=lambda row: row.target)
     ]  # fmt: skip
 

@@ -13,16 +13,15 @@ from litert_files import provenance, table
 
 from converters.files import write_text
 from edgeprune.report import plots, summary
+from edgeprune.report.budget import RECOMMENDED_DROP_POINTS
 from edgeprune.report.records import Report, Row, Training
 
 DENSE, CHANNELS, LEAN = "dense", "channels", "lean"
 CHANNELS_AND_BLOCKS = "channels+block"
 FLOAT16 = "dense-float16"
-WITHIN_POINTS = 0.5
 # What "times smaller" is measured against: float16 as Core ML packages are by default, float32 in LiteRT.
 BASELINES = {"Core ML": "coreml-ios16", "LiteRT": "litert-arm64"}
 STATIC_INT8 = f"{DENSE}-litert-arm64-static-int8"
-SPARSE_WORDS = {True: "yes", False: "no", None: "unknown"}
 SERIES_COLOURS = ("#0b62c4", "#b3400d", "#1a7f4b", "#8250df", "#9a6700", "#bf3989")
 COMMAND = re.compile(r"`((?:python |torchrun )?[^`]*benchmarks/\w+\.py[^`]*)`")
 RUN_RESULTS = "benchmarks/run_results.py"
@@ -90,7 +89,8 @@ class Result:
         return [
             row
             for row in self.report.rows
-            if round(100 * (self.dense_top1 - row.score), 6) <= WITHIN_POINTS  # 0.8505 - 0.8455 is 0.005.
+            if round(100 * (self.dense_top1 - row.score), 6)
+            <= RECOMMENDED_DROP_POINTS  # 0.8505 - 0.8455 is 0.005.
         ]
 
     def dense_file(self, form: str) -> Row:
@@ -165,7 +165,7 @@ def page(result: Result, pictures: Sequence[str]) -> list[str]:
         "",
         f"{legend(result.report)}; filled and named: no other file is both smaller and better.",
         "",
-        f"## Within {WITHIN_POINTS:g} points of dense",
+        f"## Within {RECOMMENDED_DROP_POINTS:g} points of dense",
         "",
         *(f"- {line}" for line in best_lines(result)),
         "",
@@ -239,7 +239,7 @@ def smallest(result: Result, form: str, rows: Sequence[Row]) -> str:
 def fastest(result: Result, size_px: int, where: str) -> str:
     """The fastest of the files near enough, against dense float32 and dense static int8, if it was timed."""
     speeds = result.speeds(size_px, where)
-    best = next(iter(sorted_by_speed(result.near, speeds)), None)
+    best = fastest_of(result.near, speeds)
     if best is None:
         return "none."
     speed, static = speeds[stem(best)], speeds.get(STATIC_INT8)
@@ -299,7 +299,7 @@ def file_table(result: Result) -> list[str]:
     timed = [(size_px, where) for where in RUNTIME_ORDER for size_px in result.times]
     rows = [
         (f"{row.target}, {row.variant}", summary.format_name(row.target), row.bytes, row.score,
-         SPARSE_WORDS[row.sparse_runtime], stem(row))
+         summary.sparse_word(row), stem(row))
         for row in result.report.rows
     ]  # fmt: skip
     rows += [
@@ -412,16 +412,17 @@ def summary_cells(result: Result) -> dict[str, str]:
     size_px = max(result.times, default=0)
     for where in RUNTIME_ORDER if result.times else ():
         speeds = result.speeds(size_px, where)
-        best = next(iter(sorted_by_speed(result.near, speeds)), None)
+        best = fastest_of(result.near, speeds)
         cells[f"fastest, {where} {size_px} px"] = (
             f"{speeds[stem(best)]:.2f}x ({best.variant})" if best else "none"
         )
     return cells
 
 
-def sorted_by_speed(rows: Sequence[Row], speeds: Mapping[str, float]) -> list[Row]:
-    """Those that were timed, the fastest first."""
-    return sorted((row for row in rows if stem(row) in speeds), key=lambda row: -speeds[stem(row)])
+def fastest_of(rows: Sequence[Row], speeds: Mapping[str, float]) -> Row | None:
+    """The fastest of those that were timed."""
+    timed = (row for row in rows if stem(row) in speeds)
+    return max(timed, key=lambda row: speeds[stem(row)], default=None)
 
 
 def standing_alone(picture: str) -> str:
@@ -458,9 +459,9 @@ def index(folder: Path) -> Iterator[str]:
         "",
         "## Models trained, pruned and exported on real images",
         "",
-        f"The smallest and the fastest file that lose at most {WITHIN_POINTS:g} points of top-1, against the "
-        "dense file of the same format (Core ML: float16, LiteRT: float32) and runtime. Every number is that "
-        "of the file, on all held-out images.",
+        f"The smallest and the fastest file that lose at most {RECOMMENDED_DROP_POINTS:g} points of top-1, "
+        "against the dense file of the same format (Core ML: float16, LiteRT: float32) and runtime. Every "
+        "number is that of the file, on all held-out images.",
         "",
     )
     headings = list(dict.fromkeys(key for facts in results.values() for key in facts["summary"]))
