@@ -24,7 +24,7 @@ from edgeprune import environment
 from edgeprune.cli import DONE, OVER_BUDGET
 from edgeprune.report import records, summary
 from edgeprune.report.records import Report
-from edgeprune.report.wording import HEADINGS
+from edgeprune.report.wording import HEADINGS, points_lost
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
@@ -113,7 +113,7 @@ def file_rows(report: Report) -> list[list[str]]:
 def recommended(report: Report) -> list[str]:
     """The smallest file within half a point, target by target."""
     return [
-        f"- {target}: {found.variant}, {found.bytes:,} bytes, {lost(found.drop_points)}."
+        f"- {target}: {found.variant}, {found.bytes:,} bytes, {points_lost(found.drop_points)}."
         if (found := summary.recommendation(target, report).smallest)
         else f"- {target}: no file is within {summary.RECOMMENDED_DROP_POINTS:g} points."
         for target in dict.fromkeys(row.target for row in report.rows)
@@ -148,21 +148,6 @@ def expectations(report: Report) -> list[str]:
 def points(value: float) -> str:
     """For people: "0.4"; never "-0.0"."""
     return f"{round(value, 1) + 0.0:.1f}"
-
-
-def lost(drop_points: float) -> str:
-    """In words.
-
-    >>> lost(0.4), lost(0.0), lost(-0.2)
-    ('0.4 points lost', 'nothing lost', '0.2 points above dense')
-    """
-    if points(drop_points) == "0.0":
-        return "nothing lost"
-    return (
-        f"{points(drop_points)} points lost"
-        if drop_points > 0
-        else f"{points(-drop_points)} points above dense"
-    )
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from converters.files import write_text
 from edgeprune.report import plots, summary
 from edgeprune.report.budget import RECOMMENDED_DROP_POINTS
 from edgeprune.report.records import Report, Row, Training
+from edgeprune.report.wording import points_lost
 
 DENSE, CHANNELS, LEAN = "dense", "channels", "lean"
 CHANNELS_AND_BLOCKS = "channels+block"
@@ -232,7 +233,8 @@ def smallest(result: Result, form: str, rows: Sequence[Row]) -> str:
     return (
         f"{best.variant} as {best.target}, {best.bytes:,} bytes, "
         f"{dense.bytes / best.bytes:.2f} times smaller than dense {dense.target} "
-        f"({100 * (1 - best.bytes / dense.bytes):.1f} % less), {lost(result.dense_top1, best.score)}."
+        f"({100 * (1 - best.bytes / dense.bytes):.1f} % less), "
+        f"{points_lost(100 * (result.dense_top1 - best.score))}."
     )
 
 
@@ -246,18 +248,8 @@ def fastest(result: Result, size_px: int, where: str) -> str:
     against = f", {speed / static:.2f} times as fast as dense static int8" if static else ""
     return (
         f"{best.variant} as {best.target}, {speed:.2f} times as fast as dense float32{against}, "
-        f"{lost(result.dense_top1, best.score)}."
+        f"{points_lost(100 * (result.dense_top1 - best.score))}."
     )
-
-
-def lost(dense_top1: float, top1: float) -> str:
-    """What a file lost, in words.
-
-    >>> lost(0.8505, 0.8474), lost(0.8505, 0.8531)
-    ('0.31 points lost', '0.26 points above dense')
-    """
-    points = round(100 * (dense_top1 - top1), 2)
-    return f"{points:.2f} points lost" if points >= 0 else f"{-points:.2f} points above dense"
 
 
 def training_table(result: Result) -> list[str]:
