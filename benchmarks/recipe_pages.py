@@ -24,7 +24,7 @@ from edgeprune import environment
 from edgeprune.cli import DONE, OVER_BUDGET
 from edgeprune.report import records, summary
 from edgeprune.report.records import Report
-from edgeprune.report.wording import HEADINGS, points_lost
+from edgeprune.report.wording import HEADINGS, duration, points_lost
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
@@ -148,12 +148,6 @@ def expectations(report: Report) -> list[str]:
 def points(value: float) -> str:
     """For people: "0.4"; never "-0.0"."""
     return f"{round(value, 1) + 0.0:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """For people: "9 min 5 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def index(titles: dict[str, str]) -> list[str]:
