@@ -19,7 +19,7 @@ from edgeprune.processes import is_first, shared
 from edgeprune.recipe import Augment, Fit
 from edgeprune.training import Hooks, Setting
 
-COMMON = Fit(batch_size=128, weight_decay=0.05, label_smoothing=0.1, compile=True)
+COMMON = Fit(batch_size=128, weight_decay=0.05, label_smoothing=0.1)
 # Trained in two cycles of the learning rate; the second one sees its images nearly as they are.
 CYCLES = (
     (

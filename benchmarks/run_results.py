@@ -85,7 +85,6 @@ def recipe_for(model: str, data: Path, work: Path, epochs: int, variants: Sequen
         learning_rate=LEARNING_RATE,
         weight_decay=0.05,
         label_smoothing=0.1,
-        compile=True,
     )
     return Recipe(
         model=model,
