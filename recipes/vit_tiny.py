@@ -22,9 +22,9 @@ RECIPE = Recipe(
     dense=Fit(epochs=20, learning_rate=1e-3),
     variants={
         # 80 % zeros in the linear layers, one output by four inputs.
-        "block": Variant(sparsity=0.8, block=(1, 4), fit=Fit(epochs=20, learning_rate=1e-3)),
+        "block": Variant(sparsity=0.8, block=(1, 4), fit=Fit(epochs=15, learning_rate=1e-3)),
         # One head of three, and a third of each MLP.
-        "channels": Variant(channels=0.35, fit=Fit(epochs=15, learning_rate=1e-3)),
+        "channels": Variant(channels=0.35, fit=Fit(epochs=10, learning_rate=1e-3)),
     },
     budget=Budget(
         bytes={
