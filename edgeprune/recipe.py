@@ -44,8 +44,8 @@ class Fit:
     """Side of the images in the first epoch: they grow to full size over two thirds of the epochs, which
     saves time (progressive learning, Tan & Le 2021); 0: full size throughout."""
     compile: bool = False
-    """Whether torch.compile makes machine code of the training first: minutes for each size of image. By machine
-    an epoch then takes half the time, or as long as before: try two epochs each. Needs a C++ compiler."""
+    """Whether torch.compile makes machine code of the training first: minutes for each size of image. An
+    epoch then takes half the time or, on other machines, as long as before. Needs a C++ compiler."""
 
     def problems(self, where: str) -> list[str]:
         """What makes no sense, one line each."""
