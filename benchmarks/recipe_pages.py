@@ -23,8 +23,8 @@ from converters.files import write_text
 from edgeprune import environment
 from edgeprune.cli import DONE, OVER_BUDGET
 from edgeprune.report import records, summary
+from edgeprune.report.formatting import HEADINGS, duration, points_lost
 from edgeprune.report.records import Report
-from edgeprune.report.wording import HEADINGS, duration, points_lost
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}

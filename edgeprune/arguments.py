@@ -202,7 +202,7 @@ def _report(command: argparse.ArgumentParser) -> None:
 
 
 def _check(command: argparse.ArgumentParser) -> None:
-    from edgeprune.report.budget import LIMITS
+    from edgeprune.budget import LIMITS
 
     command.add_argument(
         "paths",

@@ -21,7 +21,7 @@ from converters.runtimes.environments import Runtime, runtime
 from converters.runtimes.running import Answer, Task, run
 from edgeprune.environment import processor
 from edgeprune.errors import ToolError, UserError
-from edgeprune.report.wording import bytes_human
+from edgeprune.report.formatting import bytes_human
 
 SCHEMA = 1
 # Rounds before those that count: the first ones fill caches, and a browser still compiles.

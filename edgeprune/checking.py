@@ -14,13 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from converters.facts import sha256, size_bytes
 from converters.targets import FORMATS, SUFFIXES, TARGETS, Format
+from edgeprune import budget as budgets
+from edgeprune.budget import Budget, Limits
 from edgeprune.errors import UserError
-from edgeprune.report import benched, budget, records
+from edgeprune.report import benched, records
 from edgeprune.report.alongside import BENCHES
 from edgeprune.report.benched import Benched
-from edgeprune.report.budget import Budget, Judgement, Limits, Measured, TargetVerdict
+from edgeprune.report.formatting import bytes_exact, points_fine
 from edgeprune.report.records import Row
-from edgeprune.report.wording import bytes_exact, points_fine
+from edgeprune.report.verdict import (
+    Judgement,
+    Measured,
+    TargetVerdict,
+    evaluate,
+    judge,
+    reasons,
+    target_lines,
+    with_scores,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,7 +157,7 @@ def check(asked: Asked) -> Checked:
         problems.append(f"--target: unknown target {asked.target!r}: choose from {', '.join(TARGETS)}")
     limits, measurements = None, []
     try:
-        limits = None if asked.budget is None else _narrowed(budget.read(asked.budget), asked)
+        limits = None if asked.budget is None else _narrowed(budgets.read(asked.budget), asked)
     except UserError as error:
         problems += error.problems
     benches = asked.bench
@@ -190,11 +201,11 @@ def _check_run(
 ) -> Checked:
     report = records.read(folder)
     if limits is None:
-        own = budget.from_plain(report.recipe.get("budget"))
+        own = budgets.from_plain(report.recipe.get("budget"))
         if not own:
             raise UserError(f"{folder}: its recipe sets no budget: give one with --budget budget.toml")
         limits = _narrowed(own, asked)
-    verdict = budget.evaluate(limits, report.rows, _measuring(folder, report.rows, limits, measurements))
+    verdict = evaluate(limits, report.rows, _measuring(folder, report.rows, limits, measurements))
     entries = [_target_entry(folder, target) for target in verdict.targets if target.budgeted]
     changed = _changed(folder, report.rows)
     headline, next_step = verdict.headline, verdict.next_step()
@@ -215,7 +226,7 @@ def _target_entry(folder: Path, target: TargetVerdict) -> Entry:
         Status.WITHIN if target.ok else Status.UNJUDGED if target.open else Status.OVER,
         tuple(files.values()),
         None if nearest is None else files[nearest.row.path],
-        tuple(budget.target_lines(target)),
+        tuple(target_lines(target)),
     )
 
 
@@ -261,7 +272,7 @@ def _measuring(
             benched.time_ratio(measurements, row.sha256, reference.sha256) if reference else None,
             missing if reference else {**missing, "time_ratio": "the run has no dense file to compare with"},
         )
-        return budget.with_scores(found, row)
+        return with_scores(found, row)
 
     return measured
 
@@ -273,7 +284,7 @@ def _how_to_bench(
     runtime = "host" if limits.time_ratio is None else _runtime(target)
     on = "" if runtime == "host" else f" --runtime {runtime}"
     command = f"edgeprune bench {shlex.join(files)}{on} --json {shlex.quote(str(output))}"
-    return dict.fromkeys(budget.BENCHED, f"run {command}, then {then}")
+    return dict.fromkeys(budgets.BENCHED, f"run {command}, then {then}")
 
 
 def _elsewhere(limits: Budget, targets: Sequence[str], measurements: Sequence[Benched]) -> Iterator[str]:
@@ -376,18 +387,18 @@ def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[
         benched.time_ratio(measurements, digest),
         {
             **dict.fromkeys(
-                budget.DROPS,
+                budgets.DROPS,
                 "a file carries no labelled images: check the run that made it, "
                 "or leave this limit out: --only bytes",
             ),
             **_how_to_bench(limits, target, compared, Path("bench.json"), "check with --bench bench.json"),
         },
     )
-    held = Held(path, budget.judge(limits, measured))
-    reasons = budget.reasons(held.judgements)
+    held = Held(path, judge(limits, measured))
+    why = reasons(held.judgements)
     over = any(judgement.ok is False for judgement in held.judgements)
-    status = Status.OVER if over else Status.UNJUDGED if reasons else Status.WITHIN
-    told = "; ".join(reasons) or status.value
+    status = Status.OVER if over else Status.UNJUDGED if why else Status.WITHIN
+    told = "; ".join(why) or status.value
     size = f"{bytes_exact(measured.bytes)} bytes"
     return Entry(str(path), target, status, (held,), held, (f"{path}: {size} for {target}; {told}",))
 

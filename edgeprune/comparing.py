@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.report import records
+from edgeprune.report.formatting import HEADINGS, MINUS, bits, bytes_exact, percent, plain, shape, zeros
 from edgeprune.report.records import Report, Row
 from edgeprune.report.summary import flat
-from edgeprune.report.wording import HEADINGS, MINUS, bits, bytes_exact, percent, plain, shape, zeros
 
 if TYPE_CHECKING:
     from rich.console import Console

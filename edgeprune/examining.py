@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from converters.facts import Normalization, sha256
 from converters.files import replacing
-from edgeprune import robustness
+from edgeprune import parsing, robustness
 from edgeprune.data import Data, Split
 from edgeprune.errors import UserError
-from edgeprune.report import strict
 from edgeprune.report.records import Confusion, Examination, MapExamination, Sample, thumbnail
 from edgeprune.run import Run, write_json
 from edgeprune.sensitivity import fixed_subset
@@ -100,7 +99,7 @@ def read_kept(folder: Run, variant: str, record: type[T]) -> T | None:
         plain: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; delete it, and the run makes it anew") from None
-    found = strict.build(record, plain, str(path))
+    found = parsing.build(record, plain, str(path))
     digests = {variant: found.weights_sha256, DENSE: found.dense_sha256}
     weights = {name: folder.weights(name) for name in digests}
     changed = [name for name, file in weights.items() if file.exists() and sha256(file) != digests[name]]

@@ -29,6 +29,7 @@ from edgeprune import (
     maps,
     measure,
     models,
+    parsing,
     pruning,
     robustness,
     training,
@@ -39,7 +40,7 @@ from edgeprune.errors import UserError
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
-from edgeprune.report import alongside, records, render, strict
+from edgeprune.report import alongside, records, render
 from edgeprune.report.records import Examination, MapExamination, Report, Row, Training
 from edgeprune.run import RECIPE_FILE, Run, open_run, write_json
 from edgeprune.tasks import SEGMENTATION
@@ -170,7 +171,7 @@ def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequenc
 
 
 def _training_record(folder: Run, name: str) -> Training:
-    return strict.build(Training, _read_json(folder.training(name)), str(folder.training(name)))
+    return parsing.build(Training, _read_json(folder.training(name)), str(folder.training(name)))
 
 
 def _measured(folder: Run, variant: str, target: str) -> Row | None:
@@ -178,7 +179,7 @@ def _measured(folder: Run, variant: str, target: str) -> Row | None:
     path = folder.row(variant, target)
     if not path.exists():
         return None
-    row = strict.build(Row, _read_json(path), str(path))
+    row = parsing.build(Row, _read_json(path), str(path))
     file = folder.folder / row.path
     return row if file.exists() and sha256(file) == row.sha256 else None
 

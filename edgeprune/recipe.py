@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from converters.targets import BLOCK, TARGETS, Storage
+from edgeprune import parsing
+from edgeprune.budget import BENCHED, Budget
 from edgeprune.errors import UserError
-from edgeprune.report import strict
-from edgeprune.report.budget import BENCHED, Budget
 
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
@@ -343,7 +343,7 @@ def from_data(data: Mapping[str, Any]) -> Recipe:
     Raises:
         UserError: every unknown key, wrong type and senseless value, by its place.
     """
-    return strict.build(Recipe, data, "recipe")
+    return parsing.build(Recipe, data, "recipe")
 
 
 def read(path: Path) -> Recipe:

@@ -26,14 +26,13 @@ from torch.nn import functional as F
 from converters.facts import Normalization
 from converters.files import replacing, write_text
 from edgeprune import data as datasets
-from edgeprune import loading, models, pruning, training
+from edgeprune import loading, models, parsing, pruning, training
 from edgeprune import recipe as recipes
 from edgeprune.data import Split
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Selected, Unstructured
 from edgeprune.pruning.allocation import Curves
-from edgeprune.report import strict
 from edgeprune.run import RECIPE_FILE, Run
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
@@ -250,7 +249,7 @@ def read(path: Path) -> Sensitivity:
         plain: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; edgeprune sensitivity RUN writes one") from None
-    return strict.build(Sensitivity, plain, str(path))
+    return parsing.build(Sensitivity, plain, str(path))
 
 
 def to_json(result: Sensitivity) -> str:

@@ -12,9 +12,9 @@ for every target; each file is run on the held-out images; the report says which
 import sys
 from pathlib import Path
 
+from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
 
 RECIPE = Recipe(
     model="timm/efficientnet_lite0",

@@ -18,9 +18,9 @@ there, removed channels time as well.
 import sys
 from pathlib import Path
 
+from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
 
 RECIPE = Recipe(
     model="lraspp_mobilenet_v3_large",

@@ -15,9 +15,9 @@ save bytes there, removed channels time as well.
 import sys
 from pathlib import Path
 
+from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
 
 RECIPE = Recipe(
     model="timm/mobilenetv4_conv_small",

@@ -12,9 +12,9 @@ file is run on the held-out images, and the report says which to ship.
 import sys
 from pathlib import Path
 
+from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
 
 RECIPE = Recipe(
     model="resnet18",

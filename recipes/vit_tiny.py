@@ -12,9 +12,9 @@ held-out images; the report says which to ship. LiteRT runs its linear layers de
 import sys
 from pathlib import Path
 
+from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
 
 RECIPE = Recipe(
     model="timm/vit_tiny_patch16_224",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune import parsing
 from edgeprune.errors import UserError
-from edgeprune.report import strict
 
 SCHEMA = 1
 
@@ -77,7 +77,7 @@ def read(path: Path) -> Benched:
         raise UserError(f"{advice}: no 'files' of schema {SCHEMA} in it")
     try:
         known = _known(Benched, data) | {"files": [_known(Timed, file) for file in data["files"]]}
-        return strict.build(Benched, known, "bench")
+        return parsing.build(Benched, known, "bench")
     except UserError as error:
         raise UserError([f"{advice}: {problem}" for problem in error.problems]) from None
 

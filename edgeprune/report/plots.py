@@ -10,9 +10,9 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from edgeprune.report.formatting import HEADINGS, capital, strength
 from edgeprune.report.records import Report, Row, Training
 from edgeprune.report.summary import Trial, format_name, is_efficient, trials, variants
-from edgeprune.report.wording import HEADINGS, capital, strength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from converters.files import write_text
+from edgeprune import parsing
 from edgeprune.errors import UserError
-from edgeprune.report import strict
 
 SCHEMA = 1
 FILE_NAME = "report.json"
@@ -410,7 +410,7 @@ def to_json(report: Report) -> dict[str, Any]:
     """
     fields = dataclasses.asdict(report)
     data = {"schema": fields.pop("schema"), **fields}
-    problems = [problem for key in data for problem in strict.not_plain(data[key], key)]
+    problems = [problem for key in data for problem in parsing.not_plain(data[key], key)]
     if problems:
         raise UserError(problems)
     return {key: _lists(value) for key, value in data.items()}
@@ -432,7 +432,7 @@ def from_json(data: object) -> Report:
             "make the report again with this version, or read it with the version that wrote it"
         )
     try:
-        report = strict.build(Report, data, "report")
+        report = parsing.build(Report, data, "report")
         problems = list(_problems(report))
     except UserError as error:
         problems = list(error.problems)
@@ -505,7 +505,7 @@ def _problems(report: Report) -> Iterator[str]:
             yield f"{where}.sparse_runtime is null without a sparse_runtime_reason"
         for index, layer in enumerate(row.layers):
             try:
-                strict.build(LayerFacts, layer, f"{where}.layers[{index}]")
+                parsing.build(LayerFacts, layer, f"{where}.layers[{index}]")
             except UserError as error:
                 yield from error.problems
     for place, training in enumerate(report.trainings):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.files import write_text
-from edgeprune.report import summary, wording
-from edgeprune.report.budget import RECOMMENDED_DROP_POINTS
+from edgeprune.report import formatting, summary
 from edgeprune.report.records import Report, thumbnail
+from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -24,23 +24,23 @@ MARKDOWN_NAME = "report.md"
 PICTURES_LIMIT_BYTES = 1_500_000
 _TEMPLATES = Path(__file__).parent / "templates"
 _NUMBERS: tuple[Callable[..., str], ...] = (
-    wording.bits,
-    wording.bytes_exact,
-    wording.bytes_human,
-    wording.capital,
-    wording.confidence,
-    wording.count_human,
-    wording.duration,
-    wording.error,
-    wording.milliseconds,
-    wording.percent,
-    wording.plain,
-    wording.points,
-    wording.points_lost,
-    wording.shape,
-    wording.strength,
-    wording.times,
-    wording.zeros,
+    formatting.bits,
+    formatting.bytes_exact,
+    formatting.bytes_human,
+    formatting.capital,
+    formatting.confidence,
+    formatting.count_human,
+    formatting.duration,
+    formatting.error,
+    formatting.milliseconds,
+    formatting.percent,
+    formatting.plain,
+    formatting.points,
+    formatting.points_lost,
+    formatting.shape,
+    formatting.strength,
+    formatting.times,
+    formatting.zeros,
 )
 
 
@@ -168,7 +168,7 @@ def print_table(report: Report, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    verdict, score = summary.verdict(report), wording.HEADINGS[summary.metric(report)]
+    verdict, score = summary.verdict(report), formatting.HEADINGS[summary.metric(report)]
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("target\n  variant", overflow="fold")
     for heading in (
@@ -188,13 +188,13 @@ def print_table(report: Report, console: Console) -> None:
             row = file.row
             cells = (
                 f"  {row.variant}",
-                wording.bytes_human(row.bytes),
-                wording.bytes_exact(row.bytes),
-                "–" if file.times_smaller is None else wording.times(file.times_smaller),
-                wording.percent(row.score).removesuffix(" %"),
-                wording.points(row.drop_points),
-                wording.zeros(row.zero_fraction).removesuffix(" %"),
-                wording.bits(row.bits_per_weight),
+                formatting.bytes_human(row.bytes),
+                formatting.bytes_exact(row.bytes),
+                "–" if file.times_smaller is None else formatting.times(file.times_smaller),
+                formatting.percent(row.score).removesuffix(" %"),
+                formatting.points(row.drop_points),
+                formatting.zeros(row.zero_fraction).removesuffix(" %"),
+                formatting.bits(row.bits_per_weight),
                 summary.sparse_word(row),
             )
             # Text, not str: a name with [brackets] is a name, not a style.
@@ -234,7 +234,7 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
     verdict = summary.verdict(report)
     groups, names = summary.groups(report, verdict), summary.variants(report)
     metric = summary.metric(report)
-    heading = wording.HEADINGS[metric]
+    heading = formatting.HEADINGS[metric]
     environment.filters.update({number.__name__: number for number in _NUMBERS})
     environment.filters["sparse_word"] = summary.sparse_word
     return environment.get_template(template).render(

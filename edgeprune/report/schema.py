@@ -70,7 +70,7 @@ def to_text(schema: Mapping[str, Any]) -> str:
 
 
 def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a type that `strict.build` knows; dataclasses go into `definitions`."""
+    """The schema of a type that `parsing.build` knows; dataclasses go into `definitions`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return {}

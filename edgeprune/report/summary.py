@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.targets import TARGETS, Format
-from edgeprune.report import budget
-from edgeprune.report.budget import RECOMMENDED_DROP_POINTS, FileVerdict, TargetVerdict, Verdict
+from edgeprune import budget as budgets
 from edgeprune.report.records import Bench, ClassTop1, Examination, LayerDrops, Report, Row, Timing
+from edgeprune.report.verdict import (
+    RECOMMENDED_DROP_POINTS,
+    FileVerdict,
+    TargetVerdict,
+    Verdict,
+    evaluate,
+    smallest_first,
+)
 
 DENSE = "dense"
 CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
@@ -121,7 +128,7 @@ def verdict(report: Report) -> Verdict:
     Raises:
         UserError: that budget makes no sense.
     """
-    return budget.evaluate(budget.from_plain(report.recipe.get("budget")), report.rows)
+    return evaluate(budgets.from_plain(report.recipe.get("budget")), report.rows)
 
 
 def metric(report: Report) -> str:
@@ -148,7 +155,7 @@ def recommendation(target: str, report: Report) -> Recommendation:
     # Rounded: 5 images of 1,000 are 0.5 points, but 0.5000000000000004 as a difference of floats.
     own = [row for row in report.rows if row.target == target]
     accurate = [row for row in own if round(row.drop_points, 6) <= RECOMMENDED_DROP_POINTS]
-    smallest = min(accurate, key=budget.smallest_first, default=None)
+    smallest = min(accurate, key=smallest_first, default=None)
     fastest = tuple(found for bench in report.benches if (found := _fastest(target, accurate, bench)))
     if smallest is None or any(found.on_target for found in fastest):
         return Recommendation(len(accurate), smallest, fastest, "", "")

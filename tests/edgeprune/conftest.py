@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
 
 from .images import write_folder
 

@@ -4,10 +4,10 @@ import pytest
 
 from edgeprune import pruning
 from edgeprune import recipe as recipes
+from edgeprune.budget import Budget
 from edgeprune.errors import UserError
 from edgeprune.pruning.sparsifier import IN_TRAINING
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
 
 FULL = Recipe(
     model="mobilenet_v3_small",

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from converters import coreml, litert
 from converters.facts import Normalization
 from edgeprune import loading, models, pruning, training
+from edgeprune.budget import Budget, Limits
 from edgeprune.cli import main, run_recipe
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
 from edgeprune.report import records
-from edgeprune.report.budget import Budget, Limits
 from edgeprune.tasks import SEGMENTATION
 
 from .images import write_masks

@@ -4,10 +4,11 @@ import math
 
 import pytest
 
+from edgeprune import budget as budgets
+from edgeprune.budget import Budget, Limits
 from edgeprune.errors import UserError
 from edgeprune.recipe import Recipe, to_data
-from edgeprune.report import budget
-from edgeprune.report.budget import Budget, Limits, Measured, evaluate
+from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS, Measured, evaluate
 
 WEB, ARM = "litert-web", "litert-arm64"
 
@@ -147,7 +148,7 @@ def test_a_sensible_budget_has_no_problems():
 def test_a_budget_file_is_read(tmp_path):
     path = tmp_path / "budget.toml"
     path.write_text("top1_drop_points = 1\n[bytes]\nlitert-arm64 = 400_000\n")
-    assert budget.read(path) == Budget({ARM: 400_000}, 1.0)
+    assert budgets.read(path) == Budget({ARM: 400_000}, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_every_mistake_in_a_budget_file_is_one_message(tmp_path, content, messag
     path = tmp_path / "budget.toml"
     path.write_text(content)
     with pytest.raises(UserError) as caught:
-        budget.read(path)
+        budgets.read(path)
     for message in messages:
         assert message in str(caught.value)
     assert all(str(path) in problem for problem in caught.value.problems)
@@ -177,7 +178,7 @@ def test_every_mistake_in_a_budget_file_is_one_message(tmp_path, content, messag
 
 def test_a_budget_file_that_is_not_there_says_so(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the budget .*none\.toml: No such file"):
-        budget.read(tmp_path / "none.toml")
+        budgets.read(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_a_recipe_refuses_limits_that_a_run_does_not_measure():
     ):
         Recipe(model="mobilenet_v3_small", budget=limit)
     taken = Recipe(model="mobilenet_v3_small", budget=Budget(target={ARM: Limits(bytes=5)}))
-    assert budget.from_plain(to_data(taken)["budget"]) == taken.budget
+    assert budgets.from_plain(to_data(taken)["budget"]) == taken.budget
 
 
 def test_maps_are_judged_by_mean_iou(row):
@@ -249,7 +250,7 @@ def test_maps_are_judged_by_mean_iou(row):
     (unjudged,) = evaluate(Budget(top1_drop_points=1.0), [maps]).targets
     assert unjudged.files[0].reasons == ("accuracy not measured: it gives maps",)
     (advised,) = evaluate(Budget(), [maps]).targets
-    assert advised.most.miou_drop_points == budget.RECOMMENDED_DROP_POINTS
+    assert advised.most.miou_drop_points == RECOMMENDED_DROP_POINTS
     assert advised.most.top1_drop_points is None
 
 
