@@ -29,7 +29,8 @@ from litert_files import (
 )
 from torch import nn
 
-from edgeprune import models, pruning
+from edgeprune import pruning
+from edgeprune.models import build as models
 
 MODEL = "mobilenet_v3_large"
 FRACTIONS = (0.25, 0.35, 0.5)

@@ -22,8 +22,10 @@ from converters import litert
 from converters.files import write_text
 from converters.litert.lowering import lower
 from converters.runtimes.environments import RUNTIMES
-from edgeprune import bench, models, pruning
-from edgeprune.environment import package_version, processor
+from edgeprune import pruning
+from edgeprune.commands import bench
+from edgeprune.models import build as models
+from edgeprune.pipeline.environment import package_version, processor
 from edgeprune.progress import Progress
 from edgeprune.pruning import Pattern, Rule, Sparsifier
 

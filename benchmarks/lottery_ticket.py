@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.facts import Normalization
-from edgeprune import data as datasets
-from edgeprune import training
+from edgeprune.data import image_folder as datasets
+from edgeprune.evaluation.sensitivity import fixed_subset
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Rule, Sparsifier, Unstructured
 from edgeprune.pruning.rewinding import hold, rewind, rules_of_round, snapshot
 from edgeprune.recipe import Augment, Fit
-from edgeprune.sensitivity import fixed_subset
-from edgeprune.training import Hooks, Setting
+from edgeprune.training import loop as training
+from edgeprune.training.loop import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMALIZATION = Normalization((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))

@@ -25,10 +25,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from converters.facts import Normalization
-from edgeprune import data, models, pruning, training
+from edgeprune import pruning
+from edgeprune.data import image_folder as data
+from edgeprune.models import build as models
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
 from edgeprune.recipe import Augment
+from edgeprune.training import loop as training
 
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PATTERNS: dict[str, tuple[Pattern, float]] = {

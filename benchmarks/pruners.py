@@ -34,12 +34,15 @@ from torch import Tensor, nn
 from converters import coreml
 from converters.facts import Normalization
 from converters.files import replacing
-from edgeprune import data as datasets
-from edgeprune import environment, models, pruning, training
+from edgeprune import pruning
+from edgeprune.data import image_folder as datasets
+from edgeprune.models import build as models
+from edgeprune.pipeline import environment
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
 from edgeprune.recipe import Augment, Fit
-from edgeprune.training import Setting
+from edgeprune.training import loop as training
+from edgeprune.training.loop import Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

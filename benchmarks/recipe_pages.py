@@ -20,8 +20,8 @@ from pathlib import Path
 from litert_files import table
 
 from converters.files import write_text
-from edgeprune import environment
 from edgeprune.cli import DONE, OVER_BUDGET
+from edgeprune.pipeline import environment
 from edgeprune.report import records, summary
 from edgeprune.report.formatting import HEADINGS, duration, points_lost
 from edgeprune.report.records import Report

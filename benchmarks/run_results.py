@@ -40,14 +40,18 @@ from converters import coreml, litert
 from converters.facts import Normalization, size_bytes
 from converters.files import replacing, write_text
 from converters.runtimes.environments import runtime
-from edgeprune import data as datasets
-from edgeprune import environment, models, pipeline, processes, pruning, training
-from edgeprune.data import Data
+from edgeprune import processes, pruning
+from edgeprune.data import image_folder as datasets
+from edgeprune.data.dataset import Data
 from edgeprune.errors import UserError
+from edgeprune.models import build as models
+from edgeprune.pipeline import environment
+from edgeprune.pipeline import steps as pipeline
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
-from edgeprune.training import Hooks, Setting
+from edgeprune.training import loop as training
+from edgeprune.training.loop import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ARCHIVES = {"cifar10": "cifar10-jpeg.tar.xz", "tiny-imagenet-50": "tiny-imagenet-50.tar.xz"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune import processes
-from edgeprune.arguments import parser
+from edgeprune.commands.options import parser
 from edgeprune.errors import EdgepruneError, UserError
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def _run_file(options: argparse.Namespace) -> int:
 def _run(recipe: Recipe, output: Path | None = None) -> int:
     from rich.console import Console
 
-    from edgeprune.environment import command_line
-    from edgeprune.pipeline import run
+    from edgeprune.pipeline.environment import command_line
+    from edgeprune.pipeline.steps import run
     from edgeprune.progress import Progress
 
     console = Console(quiet=not processes.is_first(), stderr=output == STDOUT)
@@ -101,7 +101,7 @@ def _run(recipe: Recipe, output: Path | None = None) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from edgeprune.pipeline import rebuild_report
+    from edgeprune.pipeline.steps import rebuild_report
 
     _refuse_unwritable(options.json)
     return _finish(rebuild_report(options.run), options.run, options.json)
@@ -120,7 +120,8 @@ def _finish(report: Report, folder: Path, output: Path | None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from converters.files import write_text
-    from edgeprune import checking, ci
+    from edgeprune.commands import check as checking
+    from edgeprune.commands import ci
 
     _refuse_unwritable(options.json, options.junit)
     asked = checking.Asked(
@@ -143,7 +144,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from edgeprune import comparing
+    from edgeprune.commands import compare as comparing
 
     _refuse_unwritable(options.json)
     found = comparing.compare(options.before, options.after)
@@ -156,7 +157,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from edgeprune import converting
+    from edgeprune.commands import convert as converting
     from edgeprune.progress import Progress
 
     _refuse_unwritable(options.json)
@@ -175,7 +176,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from edgeprune import inspecting
+    from edgeprune.commands import inspect as inspecting
 
     _refuse_unwritable(options.json)
     if options.json is not None:
@@ -189,7 +190,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from edgeprune import bench
+    from edgeprune.commands import bench
     from edgeprune.progress import Progress
 
     plan = bench.plan(
@@ -208,7 +209,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _sensitivity(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from edgeprune import sensitivity
+    from edgeprune.evaluation import sensitivity
     from edgeprune.progress import Progress
 
     _refuse_unwritable(options.json)
@@ -228,7 +229,7 @@ def _sensitivity(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from edgeprune import verifying
+    from edgeprune.commands import verify as verifying
     from edgeprune.progress import Progress
 
     _refuse_unwritable(options.json)
@@ -252,7 +253,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from edgeprune import doctor
+    from edgeprune.commands import doctor
 
     _refuse_unwritable(options.json)
     findings = doctor.examine()
@@ -261,7 +262,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _completion(options: argparse.Namespace) -> int:
-    from edgeprune.arguments import completion
+    from edgeprune.commands.options import completion
 
     sys.stdout.write(completion(COMMANDS, options.shell))
     return DONE

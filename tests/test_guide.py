@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeprune import models, recipe
-from edgeprune.arguments import parser
+from edgeprune import recipe
 from edgeprune.cli import COMMANDS
+from edgeprune.commands.options import parser
+from edgeprune.models import build as models
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 

@@ -19,7 +19,7 @@ def sensitivity(folder: Path) -> Sensitivity | None:
     Raises:
         UserError: it holds something else.
     """
-    from edgeprune import sensitivity as measured  # brings torch
+    from edgeprune.evaluation import sensitivity as measured
 
     path = folder / SENSITIVITY
     if not path.exists():

@@ -11,14 +11,16 @@ from torch import nn
 
 from converters import litert
 from converters.facts import Normalization
-from edgeprune import models, pipeline, training
-from edgeprune.allocating import allocate, measured_curves
-from edgeprune.data import Data, Split
+from edgeprune.data.dataset import Data, Split
 from edgeprune.errors import UserError
+from edgeprune.models import build as models
+from edgeprune.pipeline import steps as pipeline
+from edgeprune.pipeline.allocation import allocate, measured_curves
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Sparsifier
 from edgeprune.recipe import Augment, Recipe, Variant
-from edgeprune.training import Setting
+from edgeprune.training import loop as training
+from edgeprune.training.loop import Setting
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 
 from converters.litert import metadata
 from converters.litert.graph import read_file
-from edgeprune import bench
 from edgeprune.cli import main
+from edgeprune.commands import bench
 from tests.converters.litert.conftest import Network, eligible
 
 EMULATED = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")

@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 import pytest
 
 from converters.facts import sha256
-from edgeprune import ci
-from edgeprune.checking import Checked, Entry, Held, Status
 from edgeprune.cli import main
+from edgeprune.commands import ci
+from edgeprune.commands.check import Checked, Entry, Held, Status
 from edgeprune.report import records
 from edgeprune.report.records import Report
 from tests.edgeprune.report.conftest import make_row

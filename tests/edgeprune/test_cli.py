@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edgeprune import arguments
 from edgeprune.cli import COMMANDS, main
+from edgeprune.commands import options as arguments
 from edgeprune.report import records
 from tests.edgeprune.runs import TARGET, write_network
 

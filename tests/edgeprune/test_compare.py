@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgeprune import comparing
 from edgeprune.cli import main
+from edgeprune.commands import compare as comparing
 from edgeprune.report import records
 from tests.edgeprune.report.conftest import make_report, make_row
 from tests.edgeprune.runs import TARGET, write_run

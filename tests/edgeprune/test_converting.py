@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from converters import coreml, litert
-from edgeprune import models
 from edgeprune.cli import main
 from edgeprune.errors import UserError
+from edgeprune.models import build as models
 
 NAME = "mobilenet_v3_small"
 EXAMPLE = torch.zeros(1, 3, 64, 64)

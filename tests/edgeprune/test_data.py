@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from edgeprune import data
+from edgeprune.data import image_folder as data
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 

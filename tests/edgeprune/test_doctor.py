@@ -13,9 +13,9 @@ from packaging.requirements import Requirement
 
 from converters.runtimes import environments
 from converters.targets import TARGETS
-from edgeprune import doctor
 from edgeprune.cli import main
-from edgeprune.doctor import Part
+from edgeprune.commands import doctor
+from edgeprune.commands.doctor import Part
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from edgeprune import examining
 from edgeprune.cli import main, run_recipe
-from edgeprune.examining import confusions, samples
+from edgeprune.evaluation import errors as examining
+from edgeprune.evaluation.errors import confusions, samples
+from edgeprune.pipeline.run_folder import Run
 from edgeprune.report import records
-from edgeprune.run import Run
 
 CLASSES = ("ant", "bee", "cat")
 

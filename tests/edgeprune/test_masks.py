@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from edgeprune import data, masks
+from edgeprune.data import image_folder as data
+from edgeprune.data import segmentation_folder as masks
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
-from edgeprune.tasks import IGNORED
+from edgeprune.tasks.task import IGNORED
 
 from .images import COLOURS, write_masks
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from edgeprune.errors import ToolError
-from edgeprune.measure import by_class
+from edgeprune.evaluation.exported_file import by_class
 
 
 def test_what_a_file_calls_a_class_is_what_counts():

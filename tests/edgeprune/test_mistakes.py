@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edgeprune import models
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
 from edgeprune.errors import UserError
+from edgeprune.models import build as models
+from edgeprune.pipeline.run_folder import open_run
 from edgeprune.recipe import Recipe, Variant
-from edgeprune.run import open_run
 
 
 def refuse(recipe, options, capsys):

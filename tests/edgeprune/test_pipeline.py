@@ -22,14 +22,15 @@ from converters import coreml, litert
 from converters.facts import Normalization, sha256, size_bytes
 from converters.litert.graph import read_file
 from converters.litert.storage import MIN_INT8_VALUES
-from edgeprune import models, training
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
-from edgeprune.data import Split
-from edgeprune.pipeline import _calibration_images, _schedule
+from edgeprune.data.dataset import Split
+from edgeprune.models import build as models
+from edgeprune.pipeline.steps import _calibration_images, _schedule
 from edgeprune.pruning import Block, Rule, Sparsifier, resize
 from edgeprune.recipe import Fit, Variant
 from edgeprune.report import records
+from edgeprune.training import loop as training
 
 VARIANTS = ("dense", "block80", "channels")
 
@@ -78,7 +79,7 @@ def test_rows_tell_what_is_on_disk(finished_run):
 def test_top1_is_that_of_the_file(finished_run, small_recipe, target):
     from rich.console import Console
 
-    from edgeprune import data
+    from edgeprune.data import image_folder as data
     from edgeprune.progress import Progress
 
     held_out = data.load(small_recipe.data, 32, Progress(Console(quiet=True))).held_out

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization
-from edgeprune import robustness
-from edgeprune.data import Split
-from edgeprune.robustness import CORRUPTIONS, corrupt
+from edgeprune.data.dataset import Split
+from edgeprune.evaluation import corruptions as robustness
+from edgeprune.evaluation.corruptions import CORRUPTIONS, corrupt
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 BY_NAME = {corruption.name: corruption for corruption in CORRUPTIONS}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgeprune import data, scenes
-from edgeprune.tasks import SEGMENTATION
+from edgeprune.data import image_folder as data
+from edgeprune.data import scenes
+from edgeprune.tasks.task import SEGMENTATION
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,17 @@ from safetensors.torch import load_file
 
 from converters import coreml, litert
 from converters.facts import Normalization
-from edgeprune import loading, models, pruning, training
+from edgeprune import pruning
 from edgeprune.budget import Budget, Limits
 from edgeprune.cli import main, run_recipe
+from edgeprune.data import sources as loading
 from edgeprune.errors import UserError
+from edgeprune.models import build as models
 from edgeprune.progress import Progress
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
 from edgeprune.report import records
-from edgeprune.tasks import SEGMENTATION
+from edgeprune.tasks.task import SEGMENTATION
+from edgeprune.training import loop as training
 
 from .images import write_masks
 

@@ -15,15 +15,15 @@ from PIL import Image
 from torch import nn
 
 from converters.facts import Normalization
-from edgeprune import data as datasets
-from edgeprune import sensitivity
 from edgeprune.cli import main
-from edgeprune.data import Split
+from edgeprune.data import image_folder as datasets
+from edgeprune.data.dataset import Split
+from edgeprune.evaluation import sensitivity
+from edgeprune.evaluation.sensitivity import Asked, fixed_subset, measure
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Rule, prune, select
-from edgeprune.pruning.allocation import by_sensitivity
-from edgeprune.sensitivity import Asked, fixed_subset, measure
-from edgeprune.training import predict, score
+from edgeprune.pruning.allocation.shares import by_sensitivity
+from edgeprune.training.loop import predict, score
 
 PLAIN = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from edgeprune import tasks
-from edgeprune.tasks import CLASSIFICATION, IGNORED, SEGMENTATION, task_of
+from edgeprune.tasks import task as tasks
+from edgeprune.tasks.task import CLASSIFICATION, IGNORED, SEGMENTATION, task_of
 
 # One map of 2x4 pixels; class 3 is neither there nor named.
 LABELS = torch.tensor([[[0, 0, 1, 1], [0, IGNORED, 1, 2]]], dtype=torch.int16)

@@ -9,12 +9,13 @@ from rich.console import Console
 from torch import nn
 
 from converters.facts import Normalization
-from edgeprune import data, training
+from edgeprune.data import image_folder as data
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, OneShot, Rule, Sparsifier
 from edgeprune.recipe import Augment, Fit
-from edgeprune.training import Hooks, Setting
+from edgeprune.training import loop as training
+from edgeprune.training.loop import Hooks, Setting
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from converters.sizes import SizeModel
 from converters.targets import TARGETS
 from edgeprune.errors import UserError
 from edgeprune.pruning import Block, NofM, OneShot, Sparsifier, Unstructured, prune
-from edgeprune.pruning.allocation import (
+from edgeprune.pruning.allocation.shares import (
     Allocation,
     Curves,
     by_importance,

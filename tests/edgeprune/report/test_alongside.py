@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from edgeprune import sensitivity
 from edgeprune.errors import UserError
+from edgeprune.evaluation import sensitivity
 from edgeprune.report import alongside, records, summary
 
 

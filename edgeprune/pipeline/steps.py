@@ -21,30 +21,27 @@ from converters import litert
 from converters.facts import Normalization, sha256
 from converters.files import replacing
 from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
-from edgeprune import (
-    allocating,
-    environment,
-    examining,
-    loading,
-    maps,
-    measure,
-    models,
-    parsing,
-    pruning,
-    robustness,
-    training,
-)
-from edgeprune import data as datasets
+from edgeprune import parsing, pruning
 from edgeprune import recipe as recipes
+from edgeprune.data import sources as loading
+from edgeprune.data.dataset import Data, Split
 from edgeprune.errors import UserError
+from edgeprune.evaluation import corruptions as robustness
+from edgeprune.evaluation import errors as examining
+from edgeprune.evaluation import exported_file as measure
+from edgeprune.evaluation import maps
+from edgeprune.models import build as models
+from edgeprune.pipeline import allocation as allocating
+from edgeprune.pipeline import environment
+from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, open_run, write_json
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import alongside, records, render
 from edgeprune.report.records import Examination, MapExamination, Report, Row, Training
-from edgeprune.run import RECIPE_FILE, Run, open_run, write_json
-from edgeprune.tasks import SEGMENTATION
-from edgeprune.training import Hooks, Setting
+from edgeprune.tasks.task import SEGMENTATION
+from edgeprune.training import loop as training
+from edgeprune.training.loop import Hooks, Setting
 
 ROUNDS = 5  # Of a stepwise schedule.
 MASK_UPDATES = 50  # Times that masks are chosen anew while zeros grow.
@@ -193,7 +190,7 @@ def _read_json(path: Path) -> Any:
         ) from None
 
 
-def _untrained(recipe: Recipe, data: datasets.Data) -> nn.Module:
+def _untrained(recipe: Recipe, data: Data) -> nn.Module:
     torch.manual_seed(recipe.seed)
     model = models.build(recipe.model, len(data.classes), recipe.image_size_px).eval()
     if recipe.checkpoint is not None:
@@ -511,7 +508,7 @@ def _examine(model: Model, baseline: Model, setting: Setting, folder: Run, progr
         )
 
 
-def _calibration_images(train: datasets.Split) -> np.ndarray:
+def _calibration_images(train: Split) -> np.ndarray:
     """Plain pixels (n, 3, size, size) float32 of training images of every class: they are kept by class."""
     places = torch.linspace(0, len(train) - 1, min(CALIBRATION_IMAGES, len(train))).long()
     pixels: np.ndarray = train.images[places].float().numpy()
@@ -528,7 +525,7 @@ def _needed_bytes(recipe: Recipe, dense: nn.Module) -> int:
     return SPARE_BYTES + weights_bytes * (4 + (1 + len(recipe.variants)) * (1 + len(recipe.targets)))
 
 
-def _pin_inputs(folder: Run, recipe: Recipe, data: datasets.Data) -> None:
+def _pin_inputs(folder: Run, recipe: Recipe, data: Data) -> None:
     """Refuse to go on with a run whose images or checkpoint have changed since it began."""
     inputs = {"data": data.sha256, "checkpoint": sha256(recipe.checkpoint) if recipe.checkpoint else None}
     if not folder.inputs.exists():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.data import Data, Digits, Split, as_data, as_split, digits
+from edgeprune.data.dataset import Data, Split, as_data, as_split
+from edgeprune.data.digits import Digits, digits
 
 CLASSES = ("background", *map(str, range(10)))
 TRAIN_SCENES, HELD_OUT_SCENES = 1200, 300

@@ -21,10 +21,12 @@ from converters import verify
 from converters.facts import InputSpec, Normalization
 from converters.targets import TARGETS
 from converters.verify import Check, Reference, Verification
-from edgeprune import loading, models, pruning
+from edgeprune import pruning
 from edgeprune import recipe as recipes
+from edgeprune.data import sources as loading
 from edgeprune.errors import UserError
-from edgeprune.run import RECIPE_FILE, Run
+from edgeprune.models import build as models
+from edgeprune.pipeline.run_folder import RECIPE_FILE, Run
 
 SCHEMA = 1
 IMAGES = 100

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization
-from edgeprune.data import Split
+from edgeprune.data.dataset import Split
 from edgeprune.report.records import ClassTop1, Condition, Robustness
-from edgeprune.training import EVALUATION_BATCH, predict
+from edgeprune.training.loop import EVALUATION_BATCH, predict
 
 SEED = 0
 

@@ -10,10 +10,11 @@ from torch import nn
 
 from converters.sizes import SizeModel, calibrated
 from converters.targets import SUFFIXES, TARGETS
-from edgeprune import measure, sensitivity, training
+from edgeprune.evaluation import exported_file as measure
+from edgeprune.evaluation import sensitivity
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
-from edgeprune.pruning.allocation import (
+from edgeprune.pruning.allocation.shares import (
     Allocation,
     Curves,
     by_importance,
@@ -23,7 +24,8 @@ from edgeprune.pruning.allocation import (
     to_budget,
 )
 from edgeprune.recipe import Variant
-from edgeprune.training import Setting
+from edgeprune.training import loop as training
+from edgeprune.training.loop import Setting
 
 MEASURED = ("sensitivity", "budget")
 

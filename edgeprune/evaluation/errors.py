@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from converters.facts import Normalization, sha256
 from converters.files import replacing
-from edgeprune import parsing, robustness
-from edgeprune.data import Data, Split
+from edgeprune import parsing
+from edgeprune.data.dataset import Data, Split
 from edgeprune.errors import UserError
+from edgeprune.evaluation import corruptions as robustness
+from edgeprune.evaluation.sensitivity import fixed_subset
+from edgeprune.pipeline.run_folder import Run, write_json
 from edgeprune.report.records import Confusion, Examination, MapExamination, Sample, thumbnail
-from edgeprune.run import Run, write_json
-from edgeprune.sensitivity import fixed_subset
 
 T = TypeVar("T", Examination, MapExamination)
 DENSE = "dense"

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from converters.layers import kind_of, weighted_layers
 from edgeprune.errors import UserError
-from edgeprune.models import count_macs, count_parameters
+from edgeprune.models.build import count_macs, count_parameters
 from edgeprune.pruning.calibration import (
     Batch,
     Calibration,
@@ -29,8 +29,8 @@ from edgeprune.pruning.calibration import (
     read_batches,
     run,
 )
-from edgeprune.pruning.channels import narrowed
-from edgeprune.pruning.transformers import attention_blocks, is_attention
+from edgeprune.pruning.channels.shrink import narrowed
+from edgeprune.pruning.channels.transformers import attention_blocks, is_attention
 
 COUNTS: dict[str, Callable[[nn.Module, Tensor], int]] = {
     "macs": count_macs,

@@ -18,10 +18,11 @@ from torch import nn
 from converters import litert, verify
 from converters.facts import InputSpec, Normalization
 from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
-from edgeprune import measure, models
+from edgeprune.commands.verify import random_images
 from edgeprune.errors import ToolError, UserError
+from edgeprune.evaluation import exported_file as measure
+from edgeprune.models import build as models
 from edgeprune.progress import Progress
-from edgeprune.verifying import random_images
 
 if TYPE_CHECKING:
     from rich.console import Console

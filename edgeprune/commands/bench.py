@@ -19,8 +19,8 @@ from converters.litert.graph import read_file
 from converters.litert.linter import lint_graph
 from converters.runtimes.environments import Runtime, runtime
 from converters.runtimes.running import Answer, Task, run
-from edgeprune.environment import processor
 from edgeprune.errors import ToolError, UserError
+from edgeprune.pipeline.environment import processor
 from edgeprune.report.formatting import bytes_human
 
 SCHEMA = 1

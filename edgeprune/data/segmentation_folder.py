@@ -15,24 +15,20 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from edgeprune import scenes
-from edgeprune.data import (
-    Data,
-    Split,
-    as_data,
-    as_split,
+from edgeprune.data import scenes
+from edgeprune.data.dataset import Data, Split, as_data, as_split, spread
+from edgeprune.data.files import (
     decode,
     find_splits,
     in_threads,
     refuse_too_many,
     shortened,
-    spread,
     unreadable,
     visible,
 )
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
-from edgeprune.tasks import IGNORED
+from edgeprune.tasks.task import IGNORED
 
 IMAGES, MASKS, CLASSES_FILE = "images", "masks", "classes.txt"
 FOLDERS = f"{IMAGES}/ and {MASKS}/ in it"

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from converters.facts import sha256
 from converters.files import replacing
-from edgeprune.data import Data
-from edgeprune.examining import DENSE, read_kept
+from edgeprune.data.dataset import Data
+from edgeprune.evaluation.errors import DENSE, read_kept
+from edgeprune.pipeline.run_folder import Run, write_json
 from edgeprune.report.records import ClassIou, MapExamination
-from edgeprune.run import Run, write_json
-from edgeprune.tasks import IGNORED, confusion, ious
+from edgeprune.tasks.task import IGNORED, confusion, ious
 
 NOT_EXAMINED = "confusions and worse images are told for models that name one class an image"
 PICTURES = 4

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edgeprune import data, masks
-from edgeprune.data import Data, Split
+from edgeprune.data import image_folder as data
+from edgeprune.data import segmentation_folder as masks
+from edgeprune.data.dataset import Data, Split
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 

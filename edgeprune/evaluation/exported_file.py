@@ -15,11 +15,11 @@ from torch import Tensor
 from converters.errors import ToolError
 from converters.facts import Converted, LayerFacts, Normalization, sha256
 from converters.targets import Format, Target
-from edgeprune.data import Split
+from edgeprune.data.dataset import Split
 from edgeprune.progress import Progress
 from edgeprune.pruning.select import PRUNABLE_KINDS
 from edgeprune.report.records import Row
-from edgeprune.training import normalized
+from edgeprune.training.loop import normalized
 
 BATCH = 50
 NO_CORE_ML = (

@@ -25,15 +25,17 @@ from torch.nn import functional as F
 
 from converters.facts import Normalization
 from converters.files import replacing, write_text
-from edgeprune import data as datasets
-from edgeprune import loading, models, parsing, pruning, training
+from edgeprune import parsing, pruning
 from edgeprune import recipe as recipes
-from edgeprune.data import Split
+from edgeprune.data import sources as loading
+from edgeprune.data.dataset import Data, Split
 from edgeprune.errors import UserError
+from edgeprune.models import build as models
+from edgeprune.pipeline.run_folder import RECIPE_FILE, Run
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Selected, Unstructured
-from edgeprune.pruning.allocation import Curves
-from edgeprune.run import RECIPE_FILE, Run
+from edgeprune.pruning.allocation.shares import Curves
+from edgeprune.training import loop as training
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 IMAGES = 500
@@ -292,7 +294,7 @@ def print_result(result: Sensitivity, console: Console) -> None:
         console.print(f"{name} takes no part: {why}", highlight=False, markup=False)
 
 
-def _dense(folder: Run, recipe: recipes.Recipe, data: datasets.Data) -> nn.Module:
+def _dense(folder: Run, recipe: recipes.Recipe, data: Data) -> nn.Module:
     """The dense model of a run, if its images are still the same."""
     from safetensors.torch import load_file
 

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from converters.facts import Normalization
 from edgeprune import processes
-from edgeprune.data import Data, Split
+from edgeprune.data.dataset import Data, Split
 from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
 from edgeprune.recipe import Augment, Fit
-from edgeprune.tasks import confusion
+from edgeprune.tasks.task import confusion
 
 DISTILL_TEMPERATURE = 2.0
 EVALUATION_BATCH = 250

@@ -13,10 +13,15 @@ from torch.nn import functional as F
 
 from converters.layers import WeightedLayer, weighted_layers
 from edgeprune.errors import ToolError, UserError
-from edgeprune.models import count_macs
+from edgeprune.models.build import count_macs
 from edgeprune.pruning.calibration import Batch, Calibration, Loss, evaluating, read_batches, run
+from edgeprune.pruning.channels.transformers import (
+    attention_blocks,
+    is_attention,
+    set_heads,
+    shrink_transformer,
+)
 from edgeprune.pruning.criteria import fpgm
-from edgeprune.pruning.transformers import attention_blocks, is_attention, set_heads, shrink_transformer
 
 CHANNEL_CRITERIA = ("squared_magnitude", "magnitude", "bn_scale", "fpgm", "taylor", "random")
 

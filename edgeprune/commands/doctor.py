@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from converters.targets import TARGETS, Format
 from edgeprune import __version__
-from edgeprune.environment import package_version
 from edgeprune.errors import EdgepruneError
+from edgeprune.pipeline.environment import package_version
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

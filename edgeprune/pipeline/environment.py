@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune import __version__, processes
-from edgeprune.data import Data
+from edgeprune.data.dataset import Data
 
 PACKAGES = (
     "torch", "torchvision", "coremltools", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",

@@ -1,0 +1,1 @@
+"""What a model answers: a file for each task, and the table of them."""
