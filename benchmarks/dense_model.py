@@ -14,6 +14,7 @@ from torch import nn
 
 from converters.files import replacing, write_text
 from edgeprune.models import build as models
+from edgeprune.models import weights
 from edgeprune.pipeline.environment import training_hardware
 from edgeprune.processes import is_first, shared
 from edgeprune.recipe import Augment, Fit
@@ -47,7 +48,7 @@ def train_dense(setting: Setting, model: str, work: Path, epochs: Sequence[int] 
             _, seconds = training.train(dense, own, dataclasses.replace(fit, epochs=count), told)
             facts = {"epochs": count, "seconds": seconds, "trained_on": training_hardware()}
             shared(lambda path=path, facts=facts: _finish(dense, path, facts))
-        models.load_checkpoint(dense, path)
+        weights.load_checkpoint(dense, path)
     return dense.eval()
 
 

@@ -36,11 +36,12 @@ from converters.facts import Normalization
 from converters.files import replacing
 from edgeprune import pruning
 from edgeprune.data import image_folder as datasets
-from edgeprune.models import build as models
+from edgeprune.models import cost, weights
 from edgeprune.pipeline import environment
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
 from edgeprune.recipe import Augment, Fit
+from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
 from edgeprune.training.loop import Setting
 
@@ -130,8 +131,8 @@ def run_row(
         "top1": _top1(model, setting),
         "untrained_top1": untrained,
         "zeros": _zeros(model, method),
-        "macs_left": models.count_macs(model, example) / models.count_macs(dense, example),
-        "parameters_left": models.count_parameters(model) / models.count_parameters(dense),
+        "macs_left": cost.count_macs(model, example) / cost.count_macs(dense, example),
+        "parameters_left": cost.count_parameters(model) / cost.count_parameters(dense),
         "seconds": time.monotonic() - began,
     }
     return row, model
@@ -147,7 +148,7 @@ def core_ml_row(name: str, model: nn.Module, setting: Setting, size_px: int, wor
         torch.from_numpy(package.predict(images.float().numpy()))
         for images in torch.split(setting.data.held_out.images, EVALUATION_BATCH)
     ]
-    return {"bytes": converted.bytes, "top1": training.score(torch.cat(outputs), setting.data.held_out)}
+    return {"bytes": converted.bytes, "top1": predict.score(torch.cat(outputs), setting.data.held_out)}
 
 
 def core_ml_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -214,7 +215,7 @@ def _calibration(setting: Setting) -> list[tuple[Tensor, Tensor]]:
     train = setting.data.train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setting.seed))
     return [
-        (training.normalized(train.images[part], setting.normalization), train.labels[part])
+        (predict.normalized(train.images[part], setting.normalization), train.labels[part])
         for part in order[:CALIBRATION_IMAGES].split(CALIBRATION_BATCH)
     ]
 
@@ -237,9 +238,9 @@ def _shrink_with_torch_pruning(model: nn.Module, example: Tensor) -> None:
     def left(fraction: float) -> float:
         trial = copy.deepcopy(model)
         shrink(trial, fraction)
-        return models.count_macs(trial, example) / dense
+        return cost.count_macs(trial, example) / dense
 
-    dense = models.count_macs(model, example)
+    dense = cost.count_macs(model, example)
     shrink(model, _bisected(left, LEFT))
 
 
@@ -265,8 +266,8 @@ def _zeros(model: nn.Module, method: Method) -> float:
 
 
 def _top1(model: nn.Module, setting: Setting) -> float:
-    outputs = training.predict(model, setting.data.held_out, setting.normalization)
-    return training.score(outputs, setting.data.held_out)
+    outputs = predict.predict(model, setting.data.held_out, setting.normalization)
+    return predict.score(outputs, setting.data.held_out)
 
 
 def _untrained_top1(model: nn.Module, setting: Setting, fit: Fit) -> float:
@@ -305,7 +306,7 @@ def _write_table(
     rows = _read_rows(arguments.work)
     seeds = sorted({seed for _, seed in rows})
     dense_epochs = " + ".join(str(cycle.epochs) for cycle, _ in CYCLES)
-    sizes = [training.size_px(epoch, fit, arguments.image_size) for epoch in range(fit.epochs)]
+    sizes = [augment.size_px(epoch, fit, arguments.image_size) for epoch in range(fit.epochs)]
     grows = f" on images of {', '.join(map(str, sizes))} px" if fit.first_px else ""
     text = (
         f"# Pruners compared on {source}, {arguments.model}\n\n"
@@ -393,7 +394,7 @@ def _core_ml_rows(
             continue
         path = arguments.work / f"{name}-seed0.pt"
         if path.exists():
-            found[name] = models.from_checkpoint(arguments.model, path)
+            found[name] = weights.from_checkpoint(arguments.model, path)
     return {
         name: core_ml_row(name, model, setting, arguments.image_size, arguments.work)
         for name, model in found.items()

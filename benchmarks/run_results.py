@@ -45,12 +45,14 @@ from edgeprune.data import image_folder as datasets
 from edgeprune.data.dataset import Data
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
+from edgeprune.models.weights import load_checkpoint
 from edgeprune.pipeline import environment
 from edgeprune.pipeline import steps as pipeline
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
 from edgeprune.training import loop as training
+from edgeprune.training import predict
 from edgeprune.training.loop import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -172,7 +174,7 @@ def by_coremltools(recipe: Recipe, dense: nn.Module, data: Data, work: Path) -> 
     model = copy.deepcopy(dense)
     path = work / f"{THEIRS}.pt"
     if path.exists():
-        models.load_checkpoint(model, path)
+        load_checkpoint(model, path)
     else:
         steps = round(RAMP * fit.epochs * training.steps_per_epoch(setting, fit))
         pruner = CoremltoolsPruner(
@@ -223,7 +225,7 @@ def top1_of(loaded: Any, data: Data) -> float:
     """Share of all held-out images that a file has right; it takes plain pixels."""
     parts = torch.split(data.held_out.images, BATCH)
     outputs = [torch.from_numpy(np.asarray(loaded.predict(part.float().numpy()))) for part in parts]
-    return training.score(torch.cat(outputs), data.held_out)
+    return predict.score(torch.cat(outputs), data.held_out)
 
 
 def speeds(recipe: Recipe, data: Data, work: Path, rounds: int) -> dict[int, dict[str, dict[str, Any]]]:

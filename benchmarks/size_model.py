@@ -22,7 +22,8 @@ from converters.facts import Converted
 from converters.sizes import SizeModel, calibrated
 from converters.targets import TARGETS, Format, Storage
 from edgeprune.pruning import Block, OneShot, Sparsifier, Unstructured
-from edgeprune.pruning.allocation.shares import Allocation, by_importance, erdos_renyi, uniform
+from edgeprune.pruning.allocation.result import Allocation
+from edgeprune.pruning.allocation.shares import by_importance, erdos_renyi, uniform
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "results" / "size_model.md"
 EXAMPLE = torch.zeros(1, 3, 224, 224)

@@ -21,7 +21,7 @@ from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
 from edgeprune.commands.verify import random_images
 from edgeprune.errors import ToolError, UserError
 from edgeprune.evaluation import exported_file as measure
-from edgeprune.models import build as models
+from edgeprune.models import weights
 from edgeprune.progress import Progress
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def load(asked: Asked) -> nn.Module:
         UserError: it is not there, cannot be read safely, or is no torch module.
     """
     if asked.model is not None:
-        return models.from_checkpoint(asked.model, Path(asked.source), asked.image_size_px)
+        return weights.from_checkpoint(asked.model, Path(asked.source), asked.image_size_px)
     module_name, _, name = asked.source.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))  # As `python -m` finds modules.
     try:

@@ -26,6 +26,7 @@ from edgeprune import recipe as recipes
 from edgeprune.data import sources as loading
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
+from edgeprune.models import weights
 from edgeprune.pipeline.run_folder import RECIPE_FILE, Run
 
 SCHEMA = 1
@@ -129,7 +130,7 @@ def source(asked: Asked, spec: InputSpec, values: int) -> Source:
     folder = asked.run or _run_around(asked.file)
     if asked.model is not None and asked.checkpoint is not None:
         model = models.build(asked.model, values, spec.shape[1]).eval()
-        models.load_checkpoint(model, asked.checkpoint)
+        weights.load_checkpoint(model, asked.checkpoint)
         told = f"{asked.model} with the weights of {asked.checkpoint}, random images"
         return Source(model, Normalization(asked.mean, asked.std), random_images(spec, count), told)
     if folder is not None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from converters.facts import Normalization
 from edgeprune.data.dataset import Split
 from edgeprune.report.records import ClassTop1, Condition, Robustness
-from edgeprune.training.loop import EVALUATION_BATCH, predict
+from edgeprune.training.predict import EVALUATION_BATCH, predict
 
 SEED = 0
 

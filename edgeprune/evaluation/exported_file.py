@@ -19,7 +19,7 @@ from edgeprune.data.dataset import Split
 from edgeprune.progress import Progress
 from edgeprune.pruning.select import PRUNABLE_KINDS
 from edgeprune.report.records import Row
-from edgeprune.training.loop import normalized
+from edgeprune.training.predict import normalized
 
 BATCH = 50
 NO_CORE_ML = (

@@ -34,8 +34,8 @@ from edgeprune.models import build as models
 from edgeprune.pipeline.run_folder import RECIPE_FILE, Run
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Selected, Unstructured
-from edgeprune.pruning.allocation.shares import Curves
-from edgeprune.training import loop as training
+from edgeprune.pruning.allocation.result import Curves
+from edgeprune.training import predict
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 IMAGES = 500
@@ -328,8 +328,8 @@ def _choose(model: nn.Module, pattern: Pattern, glob: str) -> tuple[list[Selecte
 
 
 def _evaluate(model: nn.Module, split: Split, normalization: Normalization) -> tuple[float, float]:
-    outputs = training.predict(model, split, normalization)
-    return training.score(outputs, split), float(F.cross_entropy(outputs, split.labels.long()))
+    outputs = predict.predict(model, split, normalization)
+    return predict.score(outputs, split), float(F.cross_entropy(outputs, split.labels.long()))
 
 
 def _draw(result: Sensitivity, path: Path) -> None:

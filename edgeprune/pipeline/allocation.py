@@ -14,9 +14,8 @@ from edgeprune.evaluation import exported_file as measure
 from edgeprune.evaluation import sensitivity
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
+from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.pruning.allocation.shares import (
-    Allocation,
-    Curves,
     by_importance,
     by_multiplications,
     by_sensitivity,
@@ -24,7 +23,7 @@ from edgeprune.pruning.allocation.shares import (
     to_budget,
 )
 from edgeprune.recipe import Variant
-from edgeprune.training import loop as training
+from edgeprune.training import predict
 from edgeprune.training.loop import Setting
 
 MEASURED = ("sensitivity", "budget")
@@ -53,7 +52,7 @@ def allocate(
     if variant.allocation == "global":
         return by_importance(model, pattern, variant.sparsity, criterion="lamp")
     if variant.allocation == "multiplications":
-        example = training.normalized(setting.data.train.images[:1], setting.normalization)
+        example = predict.normalized(setting.data.train.images[:1], setting.normalization)
         return by_multiplications(model, example, pattern, variant.sparsity)
     return erdos_renyi(model, pattern, variant.sparsity)
 
@@ -87,7 +86,7 @@ def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progre
 
 def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) -> dict[str, SizeModel]:
     """The size model of each target, from one conversion of the dense model."""
-    example = training.normalized(setting.data.held_out.images[:1], setting.normalization)
+    example = predict.normalized(setting.data.held_out.images[:1], setting.normalization)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in targets:

@@ -31,6 +31,7 @@ from edgeprune.evaluation import errors as examining
 from edgeprune.evaluation import exported_file as measure
 from edgeprune.evaluation import maps
 from edgeprune.models import build as models
+from edgeprune.models import cost, weights
 from edgeprune.pipeline import allocation as allocating
 from edgeprune.pipeline import environment
 from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, open_run, write_json
@@ -41,6 +42,7 @@ from edgeprune.report import alongside, records, render
 from edgeprune.report.records import Examination, MapExamination, Report, Row, Training
 from edgeprune.tasks.task import SEGMENTATION
 from edgeprune.training import loop as training
+from edgeprune.training import predict
 from edgeprune.training.loop import Hooks, Setting
 
 ROUNDS = 5  # Of a stepwise schedule.
@@ -194,7 +196,7 @@ def _untrained(recipe: Recipe, data: Data) -> nn.Module:
     torch.manual_seed(recipe.seed)
     model = models.build(recipe.model, len(data.classes), recipe.image_size_px).eval()
     if recipe.checkpoint is not None:
-        models.load_checkpoint(model, recipe.checkpoint)
+        weights.load_checkpoint(model, recipe.checkpoint)
     return model
 
 
@@ -295,7 +297,7 @@ def _shrink(module: nn.Module, variant: Variant, recipe: Recipe, setting: Settin
     train = setting.data.train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(recipe.seed))[:images]
     batches = [
-        (training.normalized(train.images[part], setting.normalization), train.labels[part].long())
+        (predict.normalized(train.images[part], setting.normalization), train.labels[part].long())
         for part in torch.split(order, SHRINKING_BATCH)
     ]
     cut = shared(  # Gradients of different machines differ in their last bits.
@@ -392,12 +394,12 @@ def _finish(
     from safetensors.torch import save
 
     held_out = setting.data.held_out
-    outputs = training.predict(module, held_out, setting.normalization)
+    outputs = predict.predict(module, held_out, setting.normalization)
     record = Training(
         variant=name,
-        **held_out.task.fields(training.score(outputs, held_out)),
-        parameters=models.count_parameters(module),
-        macs=models.count_macs(module, _example(recipe)),
+        **held_out.task.fields(predict.score(outputs, held_out)),
+        parameters=cost.count_parameters(module),
+        macs=cost.count_macs(module, _example(recipe)),
         seconds=seconds,
         epochs=history,
         left_dense=left_dense,
@@ -415,7 +417,7 @@ def _load(name: str, recipe: Recipe, setting: Setting, folder: Run, progress: Pr
 
     module = models.build(recipe.model, len(setting.data.classes), recipe.image_size_px).eval()
     pruning.resize(module, shared(lambda: load_file(folder.weights(name))))
-    outputs = training.predict(module, setting.data.held_out, setting.normalization)
+    outputs = predict.predict(module, setting.data.held_out, setting.normalization)
     record = shared(lambda: _training_record(folder, name))
     reached = f"{setting.data.held_out.task.heading} {100 * record.score:.1f} %"
     progress.say(f"{name}: {reached} on {len(setting.data.held_out)} held-out images")
@@ -431,7 +433,7 @@ def _files(
     progress: Progress,
 ) -> Iterator[Row]:
     """Convert one variant for every target and measure the files, but for those that were measured before."""
-    example = training.normalized(setting.data.held_out.images[:1], setting.normalization)
+    example = predict.normalized(setting.data.held_out.images[:1], setting.normalization)
 
     @functools.cache  # The slow half of a conversion, the same for every LiteRT target.
     def lowered() -> bytes:
@@ -521,7 +523,7 @@ def _example(recipe: Recipe) -> Tensor:
 
 def _needed_bytes(recipe: Recipe, dense: nn.Module) -> int:
     """Room for every variant's weights and files, as large as the dense ones, and one training state."""
-    weights_bytes = 4 * models.count_parameters(dense)
+    weights_bytes = 4 * cost.count_parameters(dense)
     return SPARE_BYTES + weights_bytes * (4 + (1 + len(recipe.variants)) * (1 + len(recipe.targets)))
 
 

@@ -1,7 +1,8 @@
 """Pruning methods: patterns, criteria, schedules, and removed channels."""
 
+from edgeprune.models.resize import resize
 from edgeprune.pruning.channels.budget import least_channels, remove, shrink_to
-from edgeprune.pruning.channels.shrink import fraction_for_macs, resize, shrink
+from edgeprune.pruning.channels.shrink import fraction_for_macs, shrink
 from edgeprune.pruning.channels.transformers import shrink_transformer
 from edgeprune.pruning.criteria import CRITERIA
 from edgeprune.pruning.oneshot import prune, prune_by_rules

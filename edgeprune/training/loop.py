@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -22,12 +21,10 @@ from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
 from edgeprune.recipe import Augment, Fit
 from edgeprune.tasks.task import confusion
+from edgeprune.training.augment import erased, mirror, moved, random_shift, resized, size_px
+from edgeprune.training.predict import normalized, predict
+from edgeprune.training.recover import copy_parameters, distillation, running_average
 
-DISTILL_TEMPERATURE = 2.0
-EVALUATION_BATCH = 250
-GREY = 128
-GROWN = 2 / 3  # Share of the epochs after which images have their full size.
-SIZE_STEP_PX = 8
 RECALIBRATION_IMAGES = 4096
 
 
@@ -116,7 +113,7 @@ def train(
     _placed(model, accelerator.device, torch.channels_last)  # A third faster on the CPU.
     if teacher is not None:
         _placed(teacher, accelerator.device, torch.channels_last).eval()
-    averaged = _averaged(model, fit.ema)
+    averaged = running_average(model, fit.ema)
     objective = _Objective(
         _compiled(model, fit),
         _compiled(teacher, fit) if teacher is not None else None,
@@ -164,7 +161,7 @@ def train(
         hooks.show(epoch + 1, remark=f"loss {loss:.3f}, {task.heading} {100 * reached:.1f} %")
 
     if averaged is not None:
-        _copy_parameters(averaged.module, model)
+        copy_parameters(averaged.module, model)
     if sparsifier is not None:
         sparsifier.finalize()  # Also because averages reach back to when pruned weights were not zero yet.
     recalibrate(model, setting, fit.batch_size)
@@ -176,22 +173,6 @@ def cpp_compiler() -> str | None:
     """The one that torch.compile would use, if there is one."""
     own = os.environ.get("CXX")
     return next(filter(None, map(shutil.which, [own] if own else ["g++", "clang++"])), None)
-
-
-def size_px(epoch: int, fit: Fit, full_px: int) -> int:
-    """Side of the training images in an epoch, counted from 0.
-
-    Images begin at `fit.first_px` and grow evenly, in steps of 8 pixels, until two thirds of the epochs
-    are over (progressive learning, Tan & Le, 2021: EfficientNetV2).
-
-    >>> [size_px(epoch, Fit(epochs=6, first_px=32), 64) for epoch in range(6)]
-    [32, 40, 48, 56, 64, 64]
-    """
-    grown = epoch / (GROWN * fit.epochs)
-    if not 0 < fit.first_px < full_px or grown >= 1:
-        return full_px
-    steps = math.floor(grown * (full_px - fit.first_px) / SIZE_STEP_PX + 1e-9)
-    return fit.first_px + SIZE_STEP_PX * steps
 
 
 def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:
@@ -210,40 +191,17 @@ def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:
         update_bn(batches, model)
 
 
-@torch.no_grad()
-def predict(model: nn.Module, split: Split, normalization: Normalization) -> Tensor:
-    """Outputs (n, classes, ...) of a torch model in eval mode, float32, for all images of `split`."""
-    model.eval()
-    device = next(model.parameters()).device
-    parts = torch.split(split.images, EVALUATION_BATCH)
-    return torch.cat([model(normalized(part.to(device), normalization)).float().cpu() for part in parts])
-
-
-def score(outputs: Tensor, split: Split) -> float:
-    """What outputs (n, classes, ...) are worth by the metric of the split's task, 0 to 1."""
-    return split.task.score(outputs, split.labels)
-
-
 def _shared_score(model: nn.Module, setting: Setting, fit: Fit, epoch: int, accelerator: Any) -> float:
     """The metric on the held-out images, as large as the epoch's; each process runs its part of them."""
     held_out, classes = setting.data.held_out, len(setting.data.classes)
     part = slice(accelerator.process_index, None, accelerator.num_processes)
     side_px = size_px(epoch, fit, held_out.images.shape[-1])
-    own = Split(*_resized(held_out.images[part], held_out.labels[part], side_px))
+    own = Split(*resized(held_out.images[part], held_out.labels[part], side_px))
     counts = torch.zeros(classes, classes, dtype=torch.int64)
     if len(own):
         counts = confusion(predict(model, own, setting.normalization).argmax(1), own.labels, classes)
     together: Tensor = accelerator.reduce(counts.to(accelerator.device), reduction="sum")
     return held_out.task.of(together.cpu())
-
-
-def normalized(images: Tensor, normalization: Normalization) -> Tensor:
-    """Turn uint8 pixels (n, 3, h, w) into what the torch model takes, float32."""
-    mean, std = (
-        torch.tensor(v, device=images.device).view(1, 3, 1, 1)
-        for v in (normalization.mean, normalization.std)
-    )
-    return (images.float() / 255 - mean) / std
 
 
 @dataclass(frozen=True)
@@ -260,7 +218,7 @@ class _Objective:
         loss = F.cross_entropy(outputs, labels, label_smoothing=self.label_smoothing)
         if self.teacher is None:
             return loss
-        return torch.lerp(loss, _distillation(outputs, self.teacher, images), self.distill)
+        return torch.lerp(loss, distillation(outputs, self.teacher, images), self.distill)
 
 
 def _train_epoch(
@@ -314,41 +272,11 @@ def _compiled(model: nn.Module, fit: Fit) -> nn.Module:
     return cast(nn.Module, torch.compile(model))
 
 
-def _averaged(model: nn.Module, decay: float) -> Any:
-    """A running average of the weights; None where none is wanted."""
-    if not decay:
-        return None
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-
-
-@torch.no_grad()
-def _copy_parameters(source: nn.Module, model: nn.Module) -> None:
-    for parameter, value in zip(model.parameters(), source.parameters(), strict=True):
-        parameter.copy_(value)
-
-
 def _average(tensors: Sequence[Tensor], accelerator: Any) -> None:
     """Replace each tensor by its mean over all processes, which all get the very same numbers."""
     together = accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduction="mean")
     for tensor, mean in zip(tensors, together.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(mean.view(tensor.shape))
-
-
-def _distillation(outputs: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
-    """How far the outputs are from the teacher's, both softened."""
-    with torch.no_grad():
-        taught = teacher(images)
-    # A map is as many answers as it has pixels: (n, classes, h, w) -> (n * h * w, classes).
-    given, taught = (part.movedim(1, -1).flatten(0, -2) / DISTILL_TEMPERATURE for part in (outputs, taught))
-    # Scaled by the square of the temperature so that gradients keep their size.
-    return DISTILL_TEMPERATURE**2 * F.kl_div(
-        F.log_softmax(given, dim=1),
-        F.log_softmax(taught, dim=1),
-        log_target=True,
-        reduction="batchmean",
-    )
 
 
 def _decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -374,12 +302,12 @@ def _training_batches(
     order = torch.randperm(len(train), generator=generator)
     for part in _parts(order, fit.batch_size):
         images, labels = train.images[part], train.labels[part].long()
-        images, labels = _moved(images, labels, _shift(images, setting.augment.shift_px, generator))
+        images, labels = moved(images, labels, random_shift(images, setting.augment.shift_px, generator))
         if flip:
             mirrored = (torch.rand(len(part), generator=generator) < 0.5)[:, None, None, None]
-            images, labels = _moved(images, labels, partial(_mirrored, which=mirrored))
-        images = _erased(images, setting.augment.erase_px, generator)
-        images, labels = _resized(images, labels, side_px)
+            images, labels = moved(images, labels, partial(mirror, which=mirrored))
+        images = erased(images, setting.augment.erase_px, generator)
+        images, labels = resized(images, labels, side_px)
         yield normalized(images.to(device), setting.normalization), labels.to(device)
 
 
@@ -391,50 +319,6 @@ def _parts(order: Tensor, size: int) -> list[Tensor]:
     """Whole batches only, unless there is less than one: a batch norm cannot train on a single image."""
     whole = len(order) // size * size
     return list(torch.split(order[: whole or len(order)], size))
-
-
-def _moved(images: Tensor, labels: Tensor, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Move the pixels of images (n, 3, h, w), and the labels of pixels (n, h, w) with them."""
-    return move(images), labels if labels.ndim == 1 else move(labels[:, None])[:, 0]
-
-
-def _shift(images: Tensor, most_px: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """A shift of each image by up to `most_px` in both directions; edges are repeated."""
-    if not most_px:
-        return lambda pixels: pixels
-    count, _, height, width = images.shape
-    shifts = torch.randint(-most_px, most_px + 1, (2, count, 1), generator=generator)
-    rows = (torch.arange(height) + shifts[0]).clamp(0, height - 1)[:, None, :, None]  # (n, 1, h, 1)
-    columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)[:, None, None, :]  # (n, 1, 1, w)
-    return lambda pixels: pixels.gather(2, rows.expand_as(pixels)).gather(3, columns.expand_as(pixels))
-
-
-def _mirrored(pixels: Tensor, which: Tensor) -> Tensor:
-    """Those of (n, channels, h, w) that `which` (n, 1, 1, 1) names mirrored left to right."""
-    return torch.where(which, pixels.flip(3), pixels)
-
-
-def _resized(images: Tensor, labels: Tensor, side_px: int) -> tuple[Tensor, Tensor]:
-    if side_px == images.shape[-1]:
-        return images, labels
-    size = (side_px, side_px)
-    images = F.interpolate(images, size, mode="bilinear", antialias=True)
-    if labels.ndim == 1:
-        return images, labels
-    # Nearest: between two classes there is none.
-    return images, F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
-
-
-def _erased(images: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
-    """Make a square of this side grey in each image, partly outside of it where it lies at the edge."""
-    if not side_px:
-        return images
-    count, _, height, width = images.shape
-    top = torch.randint(-side_px // 2, height - side_px // 2, (count, 1), generator=generator)
-    left = torch.randint(-side_px // 2, width - side_px // 2, (count, 1), generator=generator)
-    rows = (torch.arange(height) >= top) & (torch.arange(height) < top + side_px)  # (n, h)
-    columns = (torch.arange(width) >= left) & (torch.arange(width) < left + side_px)  # (n, w)
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], GREY)
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

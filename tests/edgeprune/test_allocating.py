@@ -19,7 +19,7 @@ from edgeprune.pipeline.allocation import allocate, measured_curves
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Sparsifier
 from edgeprune.recipe import Augment, Recipe, Variant
-from edgeprune.training import loop as training
+from edgeprune.training import predict
 from edgeprune.training.loop import Setting
 
 
@@ -74,7 +74,7 @@ def test_a_budget_becomes_a_file_of_that_size(setting: Setting, tmp_path: Path):
     Sparsifier(model, allocation.rules, OneShot()).finalize()
     file = litert.convert(
         model,
-        training.normalized(setting.data.held_out.images[:1], setting.normalization),
+        predict.normalized(setting.data.held_out.images[:1], setting.normalization),
         tmp_path / "file.tflite",
         target=target,
         labels=setting.data.classes,

@@ -14,6 +14,7 @@ from converters import coreml, litert
 from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
+from edgeprune.models import cost, weights
 
 NAME = "mobilenet_v3_small"
 EXAMPLE = torch.zeros(1, 3, 64, 64)
@@ -80,7 +81,7 @@ def test_a_checkpoint_of_each_tool_gives_the_pruned_model_back(tool, dense, tmp_
     tool(pruned)
     pruned.eval()
     torch.save(pruned.state_dict(), tmp_path / "pruned.pt")
-    loaded = models.from_checkpoint(NAME, tmp_path / "pruned.pt")
+    loaded = weights.from_checkpoint(NAME, tmp_path / "pruned.pt")
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), pruned(images))
@@ -108,7 +109,7 @@ def test_masks_of_torch_become_sparse_files_in_both_formats(dense, tmp_path, cap
         assert file["max_relative_error"] < 5e-3
     assert lite["sparse_runtime"] is True
     assert litert.lint(lite["path"], runtime="arm64").sparse
-    assert lite["bytes"] < 0.4 * 4 * models.count_parameters(dense)
+    assert lite["bytes"] < 0.4 * 4 * cost.count_parameters(dense)
     assert any(layer.encoding == "sparse float16" for layer in coreml.inspect(package["path"]).layers)
     assert litert.load(lite["path"]).input.labels == tuple(map(str, range(10)))
 
@@ -164,4 +165,4 @@ def test_a_mistake_is_named_and_nothing_is_written(message, tmp_path, monkeypatc
 def test_weights_of_another_architecture_are_named(dense, tmp_path):
     torch.save(dense.state_dict(), tmp_path / "small.pt")
     with pytest.raises(UserError, match="does not fit mobilenet_v3_large"):
-        models.from_checkpoint("mobilenet_v3_large", tmp_path / "small.pt")
+        weights.from_checkpoint("mobilenet_v3_large", tmp_path / "small.pt")

@@ -30,7 +30,7 @@ from edgeprune.pipeline.steps import _calibration_images, _schedule
 from edgeprune.pruning import Block, Rule, Sparsifier, resize
 from edgeprune.recipe import Fit, Variant
 from edgeprune.report import records
-from edgeprune.training import loop as training
+from edgeprune.training import predict
 
 VARIANTS = ("dense", "block80", "channels")
 
@@ -104,7 +104,7 @@ def test_int8_files_answer_as_the_torch_model_with_rounded_weights(finished_run,
     images = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
     normalization = Normalization(small_recipe.mean, small_recipe.std)
     with torch.no_grad():
-        expected = rounded_to_int8(model)(training.normalized(images, normalization)).numpy()
+        expected = rounded_to_int8(model)(predict.normalized(images, normalization)).numpy()
     file = finished_run / "files" / f"{variant}-litert-arm64-int8.tflite"
     # Folding alone moves a model trained so little by 2e-5, rounding its weights by 0.6.
     assert np.abs(litert.load(file).predict(images.numpy()) - expected).max() < 1e-3 * np.abs(expected).max()

@@ -16,11 +16,12 @@ from edgeprune.cli import main, run_recipe
 from edgeprune.data import sources as loading
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
+from edgeprune.models import weights
 from edgeprune.progress import Progress
 from edgeprune.recipe import Augment, Fit, Recipe, Variant
 from edgeprune.report import records
 from edgeprune.tasks.task import SEGMENTATION
-from edgeprune.training import loop as training
+from edgeprune.training import augment, predict
 
 from .images import write_masks
 
@@ -95,7 +96,7 @@ def test_files_give_the_maps_of_their_torch_models(target, most, variant, finish
     row = next(r for r in records.read(finished).rows if (r.variant, r.target) == (variant, target))
     model = torch_model(finished, variant, recipe)
     normalization = Normalization(recipe.mean, recipe.std)
-    expected = training.predict(model, held_out, normalization).numpy()
+    expected = predict.predict(model, held_out, normalization).numpy()
     outputs = load_of(row, finished).predict(held_out.images.float().numpy())
     assert np.abs(outputs - expected).max() < most * np.abs(expected).max()
     assert row.max_relative_error < most
@@ -197,11 +198,11 @@ def test_labels_move_with_their_pixels():
         0, 256, (6, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
     labels = images[:, 0].long()
-    shift = training._shift(images, 4, torch.Generator().manual_seed(1))
-    moved, moved_labels = training._moved(images, labels, shift)
+    shift = augment._shift(images, 4, torch.Generator().manual_seed(1))
+    moved, moved_labels = augment._moved(images, labels, shift)
     assert torch.equal(moved[:, 0].long(), moved_labels)
     assert not torch.equal(moved, images)
-    mirrored = training._mirrored(images, torch.tensor([True, False] * 3)[:, None, None, None])
+    mirrored = augment._mirrored(images, torch.tensor([True, False] * 3)[:, None, None, None])
     assert torch.equal(mirrored[::2], images[::2].flip(3))
     assert torch.equal(mirrored[1::2], images[1::2])
 
@@ -221,7 +222,7 @@ def test_torchvision_s_own_weights_fit(tmp_path):
     theirs = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4).eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
     ours = models.build("lraspp_mobilenet_v3_large", 4).eval()
-    models.load_checkpoint(ours, tmp_path / "theirs.pt")
+    weights.load_checkpoint(ours, tmp_path / "theirs.pt")
     images = torch.rand(1, 3, 64, 48)
     with torch.no_grad():
         assert torch.equal(ours(images), theirs(images)["out"])

@@ -23,7 +23,7 @@ from edgeprune.evaluation.sensitivity import Asked, fixed_subset, measure
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Rule, prune, select
 from edgeprune.pruning.allocation.shares import by_sensitivity
-from edgeprune.training.loop import predict, score
+from edgeprune.training.predict import predict, score
 
 PLAIN = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

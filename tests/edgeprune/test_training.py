@@ -14,6 +14,7 @@ from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, OneShot, Rule, Sparsifier
 from edgeprune.recipe import Augment, Fit
+from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
 from edgeprune.training.loop import Hooks, Setting
 
@@ -83,7 +84,7 @@ def test_a_run_with_an_average_goes_on_where_it_stopped(digits):
 
 def test_a_grey_square_lies_somewhere_in_each_image():
     images = torch.zeros(200, 3, 32, 32, dtype=torch.uint8)
-    erased = training._erased(images, 8, torch.Generator().manual_seed(0)) == training.GREY
+    erased = augment._erased(images, 8, torch.Generator().manual_seed(0)) == augment.GREY
     assert torch.equal(erased[:, 0], erased[:, 2])
     sizes = erased[:, 0].sum((1, 2))
     assert int(sizes.max()) == 64
@@ -103,8 +104,8 @@ def test_a_student_moves_to_its_teacher_without_labels(digits):
     fit = Fit(epochs=4, batch_size=64)
     training.train(student, blind, fit, hooks, teacher=copy.deepcopy(teacher), distill=1.0)
     held_out = digits.data.held_out
-    taught, learnt = (training.predict(model, held_out, digits.normalization) for model in (teacher, student))
-    assert training.score(taught, held_out) > 0.8
+    taught, learnt = (predict.predict(model, held_out, digits.normalization) for model in (teacher, student))
+    assert predict.score(taught, held_out) > 0.8
     assert float((taught.argmax(1) == learnt.argmax(1)).double().mean()) > 0.9
 
 
@@ -116,7 +117,7 @@ def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 64, 10))
     train(model, digits, Fit(epochs=1, batch_size=64))
-    images = training.normalized(digits.data.train.images, digits.normalization)
+    images = predict.normalized(digits.data.train.images, digits.normalization)
     with torch.no_grad():
         maps = model[0](images)
     torch.testing.assert_close(model[1].running_mean, maps.mean((0, 2, 3)), atol=1e-3, rtol=1e-2)

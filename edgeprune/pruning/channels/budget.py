@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from converters.layers import kind_of, weighted_layers
 from edgeprune.errors import UserError
-from edgeprune.models.build import count_macs, count_parameters
+from edgeprune.models.attention import attention_blocks, is_attention
+from edgeprune.models.cost import count_macs, count_parameters
 from edgeprune.pruning.calibration import (
     Batch,
     Calibration,
@@ -30,7 +31,6 @@ from edgeprune.pruning.calibration import (
     run,
 )
 from edgeprune.pruning.channels.shrink import narrowed
-from edgeprune.pruning.channels.transformers import attention_blocks, is_attention
 
 COUNTS: dict[str, Callable[[nn.Module, Tensor], int]] = {
     "macs": count_macs,

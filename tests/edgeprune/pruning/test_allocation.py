@@ -16,9 +16,8 @@ from converters.sizes import SizeModel
 from converters.targets import TARGETS
 from edgeprune.errors import UserError
 from edgeprune.pruning import Block, NofM, OneShot, Sparsifier, Unstructured, prune
+from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.pruning.allocation.shares import (
-    Allocation,
-    Curves,
     by_importance,
     by_multiplications,
     by_sensitivity,

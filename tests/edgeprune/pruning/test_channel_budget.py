@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v3_small, resnet18
 
 from edgeprune.errors import UserError
-from edgeprune.models.build import count_macs, count_parameters
+from edgeprune.models.cost import count_macs, count_parameters
 from edgeprune.pruning import least_channels, remove, resize, shrink_to
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)

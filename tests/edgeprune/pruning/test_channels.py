@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18
 
 from edgeprune.errors import UserError
-from edgeprune.models.build import count_macs
+from edgeprune.models.cost import count_macs
 from edgeprune.pruning import fraction_for_macs, resize, shrink
 
 EXAMPLE = torch.zeros(1, 3, 64, 64)
