@@ -9,8 +9,7 @@ import pytest
 from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit, Recipe, Variant
-
-from .images import write_folder
+from tests.support.images import write_folder
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import yaml
 from edgeprune.cli import COMMANDS, main
 from edgeprune.commands import options as arguments
 from edgeprune.report import records
-from tests.edgeprune.runs import TARGET, write_network
+from tests.support.runs import TARGET, write_network
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / "docs" / "ci" / "github-workflow.yml"

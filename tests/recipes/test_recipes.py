@@ -11,7 +11,7 @@ import pytest
 from edgeprune.cli import run_recipe
 from edgeprune.recipe import Fit
 from edgeprune.report import records
-from tests.edgeprune.images import write_folder, write_masks
+from tests.support.images import write_folder, write_masks
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
 EPOCH = Fit(epochs=1, batch_size=16)

@@ -21,8 +21,8 @@ from edgeprune.commands import ci
 from edgeprune.commands.check import Checked, Entry, Held, Status
 from edgeprune.report import records
 from edgeprune.report.records import Report
-from tests.edgeprune.report.conftest import make_row
-from tests.edgeprune.runs import TARGET, write_network, write_run
+from tests.support.reports import make_row
+from tests.support.runs import TARGET, write_network, write_run
 
 BLOCK = f"files/block80-{TARGET}.tflite"
 

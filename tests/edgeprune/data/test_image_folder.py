@@ -7,8 +7,7 @@ from rich.console import Console
 from edgeprune.data import image_folder as data
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
-
-from .images import write_folder
+from tests.support.images import write_folder
 
 
 def load(path, size_px=32):

@@ -22,8 +22,7 @@ from edgeprune.recipe import Augment, Fit, Recipe, Variant
 from edgeprune.report import records
 from edgeprune.tasks.task import SEGMENTATION
 from edgeprune.training import augment, predict
-
-from .images import write_masks
+from tests.support.images import write_masks
 
 SIZE_PX = 32
 TARGETS = ("coreml-ios16", "litert-arm64", "litert-arm64-static-int8")

@@ -12,8 +12,8 @@ import pytest
 from edgeprune.cli import main
 from edgeprune.commands import compare as comparing
 from edgeprune.report import records
-from tests.edgeprune.report.conftest import make_report, make_row
-from tests.edgeprune.runs import TARGET, write_run
+from tests.support.reports import make_report, make_row
+from tests.support.runs import TARGET, write_run
 
 
 @pytest.fixture(scope="module")

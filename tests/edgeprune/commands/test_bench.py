@@ -15,7 +15,7 @@ from converters.litert import metadata
 from converters.litert.graph import read_file
 from edgeprune.cli import main
 from edgeprune.commands import bench
-from tests.converters.litert.conftest import Network, eligible
+from tests.support.networks import Network, eligible
 
 EMULATED = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
 SIZE_PX = 32

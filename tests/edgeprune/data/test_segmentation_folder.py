@@ -12,8 +12,7 @@ from edgeprune.data import segmentation_folder as masks
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.tasks.task import IGNORED
-
-from .images import COLOURS, write_masks
+from tests.support.images import COLOURS, write_masks
 
 
 def load(path, size_px=32):

@@ -10,8 +10,8 @@ from converters import litert
 from converters.facts import sha256
 from edgeprune.report import records
 from edgeprune.report.records import Report, Row
-from tests.converters.litert.conftest import Network
-from tests.edgeprune.report.conftest import make_row
+from tests.support.networks import Network
+from tests.support.reports import make_row
 
 SIZE_PX = 32
 TARGET = "litert-arm64"
