@@ -29,6 +29,7 @@ from edgeprune.evaluation.sensitivity import fixed_subset
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Rule, Sparsifier, Unstructured
 from edgeprune.pruning.rewinding import hold, rewind, rules_of_round, snapshot
+from edgeprune.tasks import TASKS
 from edgeprune.training import loop as training
 from edgeprune.training import predict
 from edgeprune.training.config import Augment, TrainConfig
@@ -119,7 +120,7 @@ def main() -> None:
 
 def tickets(data: datasets.Data, plan: Plan, seed: int) -> Iterator[Point]:
     """The dense model, then each round."""
-    setting = Setting(data, NORMALIZATION, Augment(shift_px=plan.pixels // 8), seed)
+    setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment(shift_px=plan.pixels // 8), seed)
     rules = [Rule(Unstructured(), plan.sparsity, "*.conv?")]
     model = resnet20(seed)
     fit(model, setting, plan.warm_up_epochs, None)

@@ -51,6 +51,7 @@ from edgeprune.pipeline import steps as pipeline
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
 from edgeprune.recipe import Recipe, Variant
+from edgeprune.tasks import TASKS
 from edgeprune.training import loop as training
 from edgeprune.training import predict
 from edgeprune.training.config import Augment, TrainConfig
@@ -171,7 +172,7 @@ def by_coremltools(recipe: Recipe, dense: nn.Module, data: Data, work: Path) -> 
     from coremltools.optimize import coreml as compression
 
     fit = next(iter(recipe.variants.values())).fit
-    setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+    setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
     model = copy.deepcopy(dense)
     path = work / f"{THEIRS}.pt"
     if path.exists():
@@ -327,7 +328,7 @@ def main() -> None:
         folder = processes.shared(lambda name=name: unpacked(options.archives / ARCHIVES[name], options.work))
         data = datasets.load(folder, TRAINED_PX, progress)
         recipe = recipe_for(options.model, folder, work, options.epochs, options.variants)
-        setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+        setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
         train_dense(setting, options.model, work, options.dense_epochs)
         report = pipeline.run(recipe, progress, environment.command_line())
         if report is None or options.train_only:  # One of several processes, not the first.

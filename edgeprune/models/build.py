@@ -49,11 +49,11 @@ def build(name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -
     return model
 
 
-def task(name: str) -> str:
-    """The task of a model, of `edgeprune.recipe.TASKS`; classification where there is no such model."""
+def gives_maps(name: str) -> bool:
+    """Whether a model of this name gives a map of classes for an image: torchvision's segmentation models."""
     from torchvision import models
 
-    return "segmentation" if name in models.list_models(module=models.segmentation) else "classification"
+    return name in models.list_models(module=models.segmentation)
 
 
 def _from_torchvision(name: str, classes: int) -> nn.Module:
