@@ -14,9 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from converters.facts import InputSpec, sha256, size_bytes
-from converters.litert.evaluation import image_input
-from converters.litert.graph import read_file
-from converters.litert.linter import lint_graph
+from converters.format import format_of, timed_suffixes
 from converters.runtimes.environments import Runtime, runtime
 from converters.runtimes.running import Answer, Task, run
 from edgeprune.errors import ToolError, UserError
@@ -29,7 +27,6 @@ WARMUP = 2
 # A step that takes longer hangs; emulated ones take seconds.
 SECONDS_TO_START, SECONDS_PER_STEP = 300.0, 60.0
 SEED = 0
-SUFFIX = ".tflite"
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def plan(
     """Check all that can be wrong before anything runs.
 
     Args:
-        paths: `.tflite` files, one or more; a file may come twice.
+        paths: one or more; a file may come twice.
         runtime_name: of `converters.runtimes.environments.RUNTIMES`.
         rounds: how often each file is timed, 1 or more.
         threads: of the runtime, 1 or more.
@@ -335,12 +332,11 @@ def _shown(figure: Spread | None) -> str:
 
 
 def _read(path: Path, where: Runtime | None) -> File:
-    if path.suffix != SUFFIX:
-        raise UserError(f"{path}: expected a {SUFFIX} file")
-    graph = read_file(path)
-    spec, channels_last = image_input(graph, path)
-    verdict = lint_graph(graph, where.lint_runtime if where is not None else "host")
-    return File(path, spec, channels_last, verdict.sparse, tuple(map(str, verdict.problems)))
+    if path.suffix not in timed_suffixes():
+        raise UserError(f"{path}: expected a {' or '.join(timed_suffixes())} file")
+    lint_runtime = where.lint_runtime if where is not None else "host"
+    found = format_of(path).timing_input(path, lint_runtime)
+    return File(path, found.spec, found.channels_last, found.sparse, found.problems)
 
 
 def _differing_sizes(files: Sequence[File]) -> list[str]:

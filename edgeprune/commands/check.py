@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.facts import sha256, size_bytes
-from converters.targets import FORMATS, SUFFIXES, TARGETS, Format
+from converters.format import FORMATS, format_of, suffixes
+from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune.budget import Budget, Limits
 from edgeprune.errors import UserError
@@ -64,7 +65,7 @@ class Asked:
     """What the command line asks for.
 
     Attributes:
-        paths: one run folder, or `.tflite` files and `.mlpackage` folders.
+        paths: one run folder, or files from anywhere.
         budget: a budget.toml; None: that of the run's recipe.
         target: of files, where the budget and the file do not say it.
         bench: what `edgeprune bench --json` wrote, for times and load memory; empty: of a run what its
@@ -144,10 +145,10 @@ def check(asked: Asked) -> Checked:
         UserError: all mistakes in what was asked for, the budget's among them.
     """
     problems = []
-    runs = [path for path in asked.paths if path.suffix not in FORMATS]
+    runs = [path for path in asked.paths if path.suffix not in suffixes()]
     if runs and len(asked.paths) > 1:
         problems.append(
-            f"{', '.join(map(str, runs))}: check one run folder, or {' and '.join(FORMATS)} files"
+            f"{', '.join(map(str, runs))}: check one run folder, or {' and '.join(suffixes())} files"
         )
     if runs and asked.target is not None:
         problems.append("--target: a run says itself what its files are for")
@@ -333,14 +334,14 @@ def guess_target(path: Path, budgeted: Sequence[str]) -> str:
     """The target a file is for: what its name ends in, or else the only one of the budget that it can be for.
 
     Args:
-        path: `.tflite` file or `.mlpackage` folder.
+        path: of the file.
         budgeted: the targets the budget names; none: it holds for every target.
 
     Raises:
         UserError: there is no such file, or it may be for several targets or for none.
     """
-    format = _format(path)
-    own = [name for name, target in TARGETS.items() if target.format is format]
+    format = format_of(path)
+    own = [name for name, target in TARGETS.items() if target.format == format.name]
     named = [name for name in own if path.stem == name or path.stem.endswith(f"-{name}")]
     if named:
         return max(named, key=len)
@@ -356,15 +357,10 @@ def guess_target(path: Path, budgeted: Sequence[str]) -> str:
     return candidates[0]
 
 
-def _format(path: Path) -> Format:
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    return FORMATS[path.suffix]
-
-
 def _refuse_format(path: Path, target: str) -> None:
-    if TARGETS[target].format is not _format(path):
-        raise UserError(f"{path}: {target} takes {SUFFIXES[TARGETS[target].format]} files")
+    format = FORMATS[TARGETS[target].format]
+    if format is not format_of(path):
+        raise UserError(f"{path}: {target} takes {format.suffix} files")
 
 
 def _limits_of(limits: Budget, target: str, path: Path) -> Limits:
@@ -404,11 +400,7 @@ def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[
 
 
 def _layers(path: Path) -> Sequence[LayerFacts]:
-    from converters import coreml, litert
-
-    layers: Sequence[LayerFacts]
-    layers = (coreml if FORMATS[path.suffix] is Format.COREML else litert).inspect(path).layers
-    return layers
+    return format_of(path).inspect(path).layers
 
 
 def _storage(layers: Sequence[LayerFacts]) -> str:

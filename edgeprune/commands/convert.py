@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from converters import litert, verify
+from converters import verify
 from converters.facts import InputSpec, Normalization
-from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
+from converters.format import FORMATS
+from converters.targets import TARGETS, Storage
 from edgeprune.commands.verify import random_images
 from edgeprune.errors import ToolError, UserError
 from edgeprune.evaluation import exported_file as measure
@@ -145,27 +146,19 @@ def run(asked: Asked, progress: Progress) -> tuple[Made, ...]:
     normalization = Normalization(*(_triple(values) for values in (asked.mean, asked.std)))
     _refuse_misfits(model, example, labels)
 
-    @functools.cache  # The slow half of a conversion, the same for every LiteRT target.
-    def lowered() -> bytes:
-        return litert.lower(model, example, normalization)
+    @functools.cache  # The slow half of a conversion, the same for every target of a format.
+    def prepared(format: str) -> Any:
+        return FORMATS[format].prepare(model, example, normalization)
 
     asked.output.mkdir(parents=True, exist_ok=True)
     made = []
     for target in (TARGETS[name] for name in asked.targets):
-        path = asked.output / f"{asked.stem}-{target.name}{SUFFIXES[target.format]}"
+        format = FORMATS[target.format]
+        path = asked.output / f"{asked.stem}-{target.name}{format.suffix}"
         with progress.track(f"writing {path.name}", 1):
-            own: dict[str, Any] = {"lowered": lowered()} if target.format is Format.LITERT else {}
-            converted = measure.converter(target).convert(
-                model,
-                example,
-                path,
-                target=target.name,
-                labels=labels,
-                normalization=normalization,
-                **own,
-            )
+            converted = format.write(prepared(target.format), target, path, labels=labels)
         sparse, reason = measure.sparse_runtime(converted, target)
-        error, agreement = _compared(path, model, normalization, asked.image_size_px, target)
+        error, agreement = _compared(path, model, normalization, asked.image_size_px)
         made.append(
             Made(
                 target=target.name,
@@ -245,12 +238,11 @@ def print_result(made: Sequence[Made], console: Console) -> None:
 
 
 def _compared(
-    path: Path, model: nn.Module, normalization: Normalization, size_px: int, target: Target
+    path: Path, model: nn.Module, normalization: Normalization, size_px: int
 ) -> tuple[float, float]:
     """Largest relative error and agreement with the model; what cannot be rounding is refused."""
     images = random_images(InputSpec((3, size_px, size_px), (0.0, 255.0), None), IMAGES)
-    runtimes = (verify.HOST,) if target.format is Format.LITERT else None
-    result = verify.verify(path, images, model, normalization=normalization, runtimes=runtimes)
+    result = verify.verify_here(path, images, model, normalization)
     if not result.agrees or result.model_error is None or result.model_agreement is None:
         reasons = [*result.problems, *(check.reason for check in result.checks if check.reason)]
         raise ToolError(f"{path} does not compute what the torch model does: {'; '.join(reasons)}")

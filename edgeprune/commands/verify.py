@@ -41,7 +41,7 @@ class Asked:
     """What the command line says.
 
     Attributes:
-        file: `.tflite` or `.mlpackage`.
+        file: of any format.
         model, checkpoint: name and weights of the torch model; both or neither.
         mean, std: what that model wants done to RGB in [0, 1].
         run: run folder that the file was made in; None: the one it lies in, if it does.

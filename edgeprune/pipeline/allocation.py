@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from converters.format import FORMATS
 from converters.sizes import SizeModel, calibrated
-from converters.targets import SUFFIXES, TARGETS
-from edgeprune.evaluation import exported_file as measure
+from converters.targets import TARGETS
 from edgeprune.evaluation import sensitivity
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
@@ -88,16 +89,13 @@ def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) ->
     """The size model of each target, from one conversion of the dense model."""
     example = predict.normalized(setting.data.held_out.images[:1], setting.normalization)
     found = {}
+    prepared: dict[str, Any] = {}  # What the targets of a format share.
     with tempfile.TemporaryDirectory() as folder:
         for name in targets:
-            target = TARGETS[name]
-            converted = measure.converter(target).convert(
-                model,
-                example,
-                Path(folder) / f"dense{SUFFIXES[target.format]}",
-                target=name,
-                labels=setting.data.classes,
-                normalization=setting.normalization,
-            )
+            format = FORMATS[TARGETS[name].format]
+            if format.name not in prepared:
+                prepared[format.name] = format.prepare(model, example, setting.normalization)
+            path = Path(folder) / f"dense{format.suffix}"
+            converted = format.write(prepared[format.name], TARGETS[name], path, labels=setting.data.classes)
             found[name] = calibrated(converted)
     return found

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converters import litert
 from converters.facts import Normalization, sha256
 from converters.files import replacing
-from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
+from converters.format import FORMATS
+from converters.targets import TARGETS, Storage, Target
 from edgeprune import parsing, pruning
 from edgeprune import recipe as recipes
 from edgeprune.data import sources as loading
@@ -435,22 +435,21 @@ def _files(
     """Convert one variant for every target and measure the files, but for those that were measured before."""
     example = predict.normalized(setting.data.held_out.images[:1], setting.normalization)
 
-    @functools.cache  # The slow half of a conversion, the same for every LiteRT target.
-    def lowered() -> bytes:
-        return litert.lower(model.module, example, setting.normalization)
+    @functools.cache  # The slow half of a conversion, the same for every target of a format.
+    def prepared(format: str) -> Any:
+        return FORMATS[format].prepare(model.module, example, setting.normalization)
 
     for target in (TARGETS[name] for name in targets):
         row = _measured(folder, model.name, target.name)
         if row is None:
-            row = _file(model, target, example, lowered, baseline, setting, folder, progress)
+            row = _file(model, target, prepared, baseline, setting, folder, progress)
         yield row
 
 
 def _file(
     model: Model,
     target: Target,
-    example: Tensor,
-    lowered: Callable[[], bytes],
+    prepared: Callable[[str], Any],
     baseline: Model,
     setting: Setting,
     folder: Run,
@@ -458,19 +457,16 @@ def _file(
 ) -> Row:
     """Convert one variant for one target and measure the file."""
     held_out = setting.data.held_out
-    path = folder.file(model.name, target.name, SUFFIXES[target.format])
+    format = FORMATS[target.format]
+    path = folder.file(model.name, target.name, format.suffix)
+    needs_images = target.storage is Storage.STATIC_INT8
     with progress.track(f"writing {path.name}", 1):
-        own: dict[str, Any] = {"lowered": lowered()} if target.format is Format.LITERT else {}
-        if target.storage is Storage.STATIC_INT8:
-            own["calibration"] = _calibration_images(setting.data.train)
-        converted = measure.converter(target).convert(
-            model.module,
-            example,
+        converted = format.write(
+            prepared(target.format),
+            target,
             path,
-            target=target.name,
             labels=setting.data.classes,
-            normalization=setting.normalization,
-            **own,
+            calibration=_calibration_images(setting.data.train) if needs_images else None,
         )
     row = measure.measure(
         converted,

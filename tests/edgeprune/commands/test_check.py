@@ -337,7 +337,7 @@ def test_mistakes_about_files_come_together(model: Path, tmp_path: Path, capsys:
     assert main(["check", str(model)]) == 2
     assert "files carry no budget" in capsys.readouterr().err
     assert main(["check", str(model), str(tmp_path), "--budget", limits]) == 2
-    assert "check one run folder, or .mlpackage and .tflite files" in capsys.readouterr().err
+    assert "check one run folder, or .tflite and .mlpackage files" in capsys.readouterr().err
 
 
 def test_a_package_from_elsewhere(finished_run: Path, tmp_path: Path, capsys: Any) -> None:
