@@ -228,7 +228,7 @@ def test_all_mistakes_come_in_one_message(files: dict[str, Path], tmp_path: Path
         "--threads -1: must be 1 or more",
         f"cannot write {tmp_path}/no/x.json: no such folder",
         "unknown runtime 'ios': choose from host, x86-sparse, arm64, browser",
-        f"{tmp_path}/nowhere.tflite: cannot be read: No such file",
+        f"{tmp_path}/nowhere.tflite: no such file",
         f"{tmp_path}/weights.onnx: expected a .tflite file",
         f"{files['damaged']}: not a usable .tflite file",
         f"{files['tiny']} takes 16x16 px of 3 channels, {files['small']} takes 32x32 px of 3 channels",
