@@ -63,6 +63,9 @@ class Normalization:
     std: tuple[float, float, float]
 
 
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a file expects.

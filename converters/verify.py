@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from converters.facts import InputSpec, Normalization
+from converters.facts import IMAGENET, InputSpec, Normalization
 from converters.format import format_of
 from converters.reference import MAX_PIXEL, TOLERANCE, Check, Reference, Verification, compare, normalized
 
@@ -21,7 +21,6 @@ __all__ = [
 ]  # fmt: skip
 
 EMULATED_IMAGES = 4
-IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def verify(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import platform
 import sys
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from converters.format import FORMATS
 from converters.targets import TARGETS
 from edgeprune import __version__
+from edgeprune.commands.options import add_json
+from edgeprune.commands.output import DIFFERS, DONE, deliver, json_text, refuse_unwritable
 from edgeprune.errors import EdgepruneError
 from edgeprune.pipeline.environment import package_version
 
@@ -31,6 +33,24 @@ RUNTIMES = {
     "arm64": ("qemu-aarch64", "Python and LiteRT for 64-bit ARM"),
     "browser": ("Node.js", "Chromium"),
 }
+EXAMPLES = """\
+  edgeprune doctor
+  edgeprune doctor --json - | jq .ok
+"""
+EXIT_STATUS = "exit status: 0 all that a run needs is there; 1 something is missing."
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Look, and show what was found."""
+    refuse_unwritable(options.json)
+    findings = examine()
+    deliver(json_text(to_plain(findings)), options.json, lambda console: print_findings(findings, console))
+    return DONE if complete(findings) else DIFFERS
 
 
 class Part(str, Enum):
@@ -148,11 +168,6 @@ def to_plain(findings: list[Finding]) -> dict[str, Any]:
         "platform": platform.platform(),
         "findings": [{**vars(finding), "part": finding.part.value} for finding in findings],
     }
-
-
-def to_json(findings: list[Finding]) -> str:
-    """`to_plain` as text."""
-    return json.dumps(to_plain(findings), indent=2, allow_nan=False) + "\n"
 
 
 def print_findings(findings: list[Finding], console: Console) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 from pathlib import Path
-from typing import Literal
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, Literal
 
 from converters.facts import FileFacts
 from converters.format import format_of
+from edgeprune.commands.options import FILE_HELP, add_json
+from edgeprune.commands.output import DONE, deliver, json_text, refuse_unwritable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 SCHEMA = 1
 LONGEST_NAME = 50  # Other converters name a layer by its whole path.
@@ -19,32 +21,43 @@ COLUMNS: dict[str, Literal["left", "right"]] = {
     "layer": "left", "kind": "left", "shape": "right", "zeros": "right", "bits/weight": "right",
     "stored as": "left", "note": "left",
 }  # fmt: skip
+EXAMPLES = """\
+  edgeprune inspect runs/mine/files/block80-litert-arm64.tflite
+  edgeprune inspect Model.mlpackage --json -
+"""
 
 
-def print_facts(path: Path, console: Console) -> None:
-    """Print the facts of a file.
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    command.add_argument("file", type=Path, metavar="FILE", help=FILE_HELP)
+    add_json(command)
 
-    Raises:
-        UserError: no such file, of no format, or damaged.
-    """
-    facts = format_of(path).inspect(path)
+
+def execute(options: argparse.Namespace) -> int:
+    """Read the file and show what is in it."""
+    refuse_unwritable(options.json)
+    facts = format_of(options.file).inspect(options.file)
+    deliver(json_text(to_plain(facts)), options.json, lambda console: print_facts(facts, console))
+    return DONE
+
+
+def to_plain(facts: FileFacts) -> dict[str, Any]:
+    """The facts of a file as plain data for JSON."""
+    return {"schema": SCHEMA, "path": str(facts.path), **facts.plain}
+
+
+def print_facts(facts: FileFacts, console: Console) -> None:
+    """Print the facts of a file."""
     console.print(_table(facts))
     for line in facts.lines:
         console.print(line, highlight=False, markup=False)
 
 
-def to_json(path: Path) -> str:
-    """The facts of a file as JSON text.
-
-    Raises:
-        UserError: see `print_facts`.
-    """
-    plain = {"schema": SCHEMA, "path": str(path), **format_of(path).inspect(path).plain}
-    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
-
-
 def _table(facts: FileFacts) -> Table:
     """A row for each layer."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(title=str(facts.path), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, justify in COLUMNS.items():
         table.add_column(heading, justify=justify, no_wrap=heading in ("layer", "shape"))

@@ -24,6 +24,7 @@ from edgeprune.pruning.allocation.shares import (
     to_budget,
 )
 from edgeprune.recipe import Variant
+from edgeprune.report.sensitivity_result import IMAGES, SPARSITIES
 from edgeprune.training import predict
 from edgeprune.training.loop import Setting
 
@@ -71,10 +72,10 @@ def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progre
     it tells layers apart where accuracy does not.
     """
     chosen = [s for s in select(model, [Rule(pattern_of(variant), 0.5)]) if not s.reason]
-    subset = sensitivity.fixed_subset(setting.data.train, sensitivity.IMAGES)
-    sparsities = sensitivity.SPARSITIES
+    subset = sensitivity.fixed_subset(setting.data.train, IMAGES)
+    sparsities = SPARSITIES
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
-        (top1, loss), layers = sensitivity.measure(
+        (top1, loss), layers = sensitivity.prune_each_layer(
             model, chosen, sparsities, subset, setting.normalization, advance
         )
     cost = [
