@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.targets import TARGETS, Format
+from converters.format import FORMATS, timed_suffixes
+from converters.targets import TARGETS
 from edgeprune import parsing
 from edgeprune.errors import UserError
 from edgeprune.tasks import metrics
@@ -57,12 +58,12 @@ class Limits:
         if self.time_ratio is not None and not self.time_ratio > 0:
             yield f"{where}.time_ratio is {self.time_ratio!r}: give a ratio above 0, such as 0.5"
         known = TARGETS.get(target)
-        if known is not None and known.format is not Format.LITERT:
+        if known is not None and FORMATS[known.format].no_times is not None:
             for name in BENCHED:
                 if getattr(self, name) is not None:
                     yield (
                         f"{where}.{name}: only a device can measure it for {target}: "
-                        "edgeprune bench runs .tflite files"
+                        f"edgeprune bench runs {' and '.join(timed_suffixes())} files"
                     )
 
 
