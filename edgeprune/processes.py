@@ -26,7 +26,7 @@ def is_first() -> bool:
 
 
 def complain(text: str) -> None:
-    """Say what went wrong, on stderr; each of several processes does: the first to fail has the others stopped."""
+    """Say what went wrong, on stderr: each of several processes, the first to fail has the others stopped."""
     sys.stderr.write(f"{text}\n" if count() == 1 else f"process {rank()}: {text}\n")
 
 
@@ -69,7 +69,7 @@ def shared(make: Callable[[], Made]) -> Made:
 
 
 def gathered(own: Any) -> list[Any]:
-    """What every process has, this one's `own` among them, in the order of their ranks; all must call this."""
+    """What every process has, in the order of their ranks, this one's `own` among them; all must call this."""
     if count() == 1:
         return [own]
     import torch.distributed

@@ -270,7 +270,8 @@ def _draw(result: Sensitivity, path: Path) -> None:
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.set_title(
-        f"{result.model}: points of {metric(result.metric).word} lost with one layer pruned in {_pattern_words(result)}\n"
+        f"{result.model}: points of {metric(result.metric).word} lost "
+        f"with one layer pruned in {_pattern_words(result)}\n"
         f"({result.images} training images, no fine-tuning; weights of each layer in brackets)",
         fontsize=9,
     )

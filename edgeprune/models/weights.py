@@ -62,7 +62,7 @@ def from_checkpoint(name: str, path: Path, image_size_px: int = DEFAULT_IMAGE_SI
     Raises:
         UserError: no such model or file; or a checkpoint of another architecture, or with NaN or infinity.
     """
-    from edgeprune.pruning import resize
+    from edgeprune.models.resize import resize
 
     state = _masked(_read_state(path))
     _refuse_not_finite(state, path)

@@ -49,7 +49,7 @@ class Model:
 
 
 def dense(context: RunContext, module: nn.Module) -> Model:
-    """The baseline: `module` trained, unless the recipe's checkpoint is the trained model, or the run has it."""
+    """The baseline: `module` trained, unless it is the recipe's checkpoint or the run has it."""
     if not context.store.has_variant(DENSE):
         history: Epochs = ()
         seconds = 0.0
