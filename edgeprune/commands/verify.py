@@ -225,12 +225,12 @@ def _from_run(folder: Path, asked: Asked, spec: InputSpec, values: int, count: i
     if variant not in names or not weights.is_file():
         problem = f"no weights of a variant {variant!r}" if variant else "the file's name says no variant"
         raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
-    model = models.build(recipe.model, values, recipe.image_size_px).eval()
+    model = models.for_recipe(recipe, values).eval()
     pruning.resize(model, load_file(weights))
     images, told = _held_out(recipe, spec, count)
     return Source(
         model,
-        Normalization(recipe.mean, recipe.std),
+        recipe.preprocessing.normalization,
         images,
         f"variant {variant} of the run {folder}, {told}",
     )

@@ -151,7 +151,7 @@ def run(asked: Asked, progress: Progress) -> Sensitivity:
     chosen, left_dense = _choose(model, pattern, asked.layers)
     subset = fixed_subset(data.train, asked.images)
     sparsities = tuple(sorted(set(asked.sparsities)))
-    normalization = Normalization(recipe.mean, recipe.std)
+    normalization = recipe.preprocessing.normalization
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
         (top1, loss), layers = measure(model, chosen, sparsities, subset, normalization, advance)
     result = Sensitivity(
@@ -309,7 +309,7 @@ def _dense(folder: Run, recipe: recipes.Recipe, data: Data) -> nn.Module:
         raise UserError(
             f"{folder.folder}: the images changed since this run began: what trained it might be held out now"
         )
-    model = models.build(recipe.model, len(data.classes), recipe.image_size_px).eval()
+    model = models.for_recipe(recipe, len(data.classes)).eval()
     pruning.resize(model, load_file(weights))
     return model.to(memory_format=torch.channels_last)
 
