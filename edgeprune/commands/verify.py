@@ -245,5 +245,5 @@ def _variant_of(file: Path, names: Sequence[str]) -> str | None:
 def _held_out(recipe: recipes.Recipe, spec: InputSpec, count: int) -> tuple[np.ndarray, str]:
     if recipe.data is not None and not recipe.data.is_dir():
         return random_images(spec, count), f"random images: its own are not at {recipe.data}"
-    split = loading.held_out(recipe, spec.shape[1], count)
+    split = loading.held_out(recipe, count)
     return split.images.float().numpy(), f"{len(split)} held-out images"

@@ -17,15 +17,15 @@ def load(recipe: Recipe, progress: Progress) -> Data:
     Raises:
         UserError: every fault of its folder, in one message.
     """
-    loaded: Data = LOADERS[recipe.task].load(recipe.data, recipe.image_size_px, progress)
+    loaded: Data = LOADERS[recipe.task].load(recipe.data, recipe.preprocessing, progress)
     return loaded
 
 
-def held_out(recipe: Recipe, image_size_px: int, count: int) -> Split:
-    """Load up to `count` held-out images of a recipe alone, of this size.
+def held_out(recipe: Recipe, count: int) -> Split:
+    """Load up to `count` held-out images of a recipe alone.
 
     Raises:
         UserError: every fault of its folder, in one message.
     """
-    found: Split = LOADERS[recipe.task].held_out(recipe.data, image_size_px, count)
+    found: Split = LOADERS[recipe.task].held_out(recipe.data, recipe.preprocessing, count)
     return found

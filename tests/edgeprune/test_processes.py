@@ -27,11 +27,12 @@ from edgeprune.pruning import Block, Cubic, Rule, Sparsifier
 from edgeprune.recipe import Augment, TrainConfig
 from edgeprune.training import Hooks, Setting
 from converters.facts import Normalization
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from rich.console import Console
 
 torch.set_num_threads(1)
-digits = data.load(None, 32, Progress(Console(quiet=True)))
+digits = data.load(None, Preprocessing(32), Progress(Console(quiet=True)))
 setting = Setting(digits, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
 torch.manual_seed(0)
 model = nn.Sequential(
