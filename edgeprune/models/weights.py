@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from edgeprune.errors import UserError
 from edgeprune.models import checkpoint_file, matching, pretrained
-from edgeprune.models.build import DEFAULT_IMAGE_SIZE_PX, build
+from edgeprune.models.build import DEFAULT_IMAGE_SIZE_PX, build, for_recipe
 from edgeprune.models.matching import COUNTER, Match, refuse_not_finite, shown
+from edgeprune.recipe import Recipe
 
+OTHER_CLASSES = 2  # Two models that differ in these alone show which weights are the head.
 TABLE_ROWS = 3  # At either end of a table of what was matched.
 
 
@@ -113,16 +115,13 @@ def from_checkpoint(
     return model.eval()
 
 
-def load_weights(model: nn.Module, name: str, source: str, image_size_px: int, head: str = "auto") -> Loaded:
+def load_weights(model: nn.Module, recipe: Recipe) -> Loaded:
     """Load the weights that training starts from into `model`, in place.
 
     Args:
-        model: as `build` made it.
-        name: of the model, as `build` takes it.
-        source: "default", a name that torchvision's or timm's hub has for these weights, or a path.
-        image_size_px: side of the images; only weights of a vision transformer depend on it.
-        head: "auto": a head of another width stays untrained; "keep": that is refused; "new": it always stays
-            untrained.
+        model: as `build.for_recipe` made it, for the classes of the images.
+        recipe: its `weights` ("default", a name that torchvision or timm have for published ones, or a path)
+            and its `head`.
 
     Returns:
         What was taken and what was left out.
@@ -130,13 +129,14 @@ def load_weights(model: nn.Module, name: str, source: str, image_size_px: int, h
     Raises:
         UserError: no such weights, no network to fetch them over, or weights of another architecture.
     """
+    name, source, head = recipe.model, recipe.weights or pretrained.DEFAULT, recipe.head
     told = f"weights {source}"
     path = pretrained.as_path(name, source)
     if path is not None:
         states = checkpoint_file.state_dicts(path, "weights")
     else:
-        states = {"": pretrained.fetch(name, source, image_size_px)}
-    wanted, own_head = model.state_dict(), head_names(model, name, image_size_px)
+        states = {"": pretrained.fetch(name, source, recipe.preprocessing.image_size_px)}
+    wanted, own_head = model.state_dict(), head_names(model, recipe)
     place, match = matching.best(states, wanted, own_head)
     differs = [key for key in own_head if key in match.state and match.state[key].shape != wanted[key].shape]
     if differs and head == "keep":
@@ -168,18 +168,15 @@ def load_weights(model: nn.Module, name: str, source: str, image_size_px: int, h
     return Loaded((*loaded.notes, line), loaded.renamed, new_head)
 
 
-def head_names(model: nn.Module, name: str, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -> tuple[str, ...]:
-    """The weights of `model` whose shapes depend on the number of classes, in order."""
+def head_names(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
+    """The weights of a recipe's `model` whose shapes depend on the number of classes, in order."""
     # Found out rather than known: every architecture calls its head something else, and some have two.
     widths = {key: value.shape for key, value in model.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
-        other = build(name, _OTHER_CLASSES, image_size_px).state_dict()
+        other = for_recipe(recipe, OTHER_CLASSES).state_dict()
         if all(other[key].shape == shape for key, shape in widths.items() if key in other):
-            other = build(name, _OTHER_CLASSES + 1, image_size_px).state_dict()
+            other = for_recipe(recipe, OTHER_CLASSES + 1).state_dict()
     return tuple(key for key, shape in widths.items() if key in other and other[key].shape != shape)
-
-
-_OTHER_CLASSES = 2
 
 
 def _under(model: nn.Module, module: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import litert
-from converters.facts import Normalization, sha256
+from converters.facts import sha256
 from converters.files import replacing
 from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
 from edgeprune import parsing, pruning
@@ -31,7 +31,7 @@ from edgeprune.evaluation import errors as examining
 from edgeprune.evaluation import exported_file as measure
 from edgeprune.evaluation import maps
 from edgeprune.models import build as models
-from edgeprune.models import cost, weights
+from edgeprune.models import cost, pretrained, weights
 from edgeprune.pipeline import allocation as allocating
 from edgeprune.pipeline import environment
 from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, open_run, write_json
@@ -43,7 +43,8 @@ from edgeprune.report.records import Examination, MapExamination, Report, Row, T
 from edgeprune.tasks.task import SEGMENTATION
 from edgeprune.training import loop as training
 from edgeprune.training import predict
-from edgeprune.training.loop import Hooks, Setting
+from edgeprune.training.loop import FROM_NOTHING, Hooks, Setting
+from edgeprune.training.transfer import Transfer
 
 ROUNDS = 5  # Of a stepwise schedule.
 MASK_UPDATES = 50  # Times that masks are chosen anew while zeros grow.
@@ -88,9 +89,13 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
         UserError: all mistakes found in the recipe, the data, the checkpoint or the output folder.
     """
     _refuse_task(recipe)
+    recipe, told = pretrained.resolved(recipe)
     data = loading.load(recipe, progress)
-    setting = Setting(data, Normalization(recipe.mean, recipe.std), recipe.augment, recipe.seed)
-    dense = _untrained(recipe, data)
+    prepare = recipe.preprocessing
+    setting = Setting(data, prepare.normalization, recipe.augment, recipe.seed, prepare.to_metadata())
+    dense, loaded = _started(recipe, data)
+    for line in (*loaded.notes, *told):
+        progress.say(line)
     _refuse_misfits(recipe, dense, setting)
 
     with ExitStack() as opened:
@@ -98,7 +103,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
         shared(lambda: _pin_inputs(folder, recipe, data))
         if shared(lambda: data.sha256) != data.sha256:
             raise UserError("the images here are not those of the first process: give every machine the same")
-        baseline = _dense(recipe, setting, dense, folder, progress)
+        baseline = _dense(recipe, setting, dense, loaded.new_head, folder, progress)
         started = {"": baseline}
         for (name, variant), key in zip(recipe.named_variants.items(), recipe.variants, strict=True):
             start = started[variant.after].module
@@ -113,7 +118,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
         ]
         for model in finished:
             _examine(model, baseline, setting, folder, progress)
-        write_json(folder.environment, environment.describe(data, recipe.image_size_px, command))
+        write_json(folder.environment, environment.describe(data, prepare.image_size_px, command))
         return _report(recipe, folder, rows, [model.record for model in finished])
 
 
@@ -192,12 +197,15 @@ def _read_json(path: Path) -> Any:
         ) from None
 
 
-def _untrained(recipe: Recipe, data: Data) -> nn.Module:
+def _started(recipe: Recipe, data: Data) -> tuple[nn.Module, weights.Loaded]:
+    """The dense model before its training, and what was loaded into it."""
     torch.manual_seed(recipe.seed)
-    model = models.build(recipe.model, len(data.classes), recipe.image_size_px).eval()
+    model = models.for_recipe(recipe, len(data.classes)).eval()
     if recipe.checkpoint is not None:
-        weights.load_checkpoint(model, recipe.checkpoint)
-    return model
+        return model, weights.load_checkpoint(model, recipe.checkpoint)
+    if recipe.weights is None:
+        return model, weights.Loaded(())
+    return model, weights.load_weights(model, recipe)
 
 
 def _refuse_task(recipe: Recipe) -> None:
@@ -243,13 +251,25 @@ def _takes(model: nn.Module, size_px: int) -> bool:
     return True
 
 
-def _dense(recipe: Recipe, setting: Setting, module: nn.Module, folder: Run, progress: Progress) -> Model:
+def _dense(
+    recipe: Recipe,
+    setting: Setting,
+    module: nn.Module,
+    new_head: tuple[str, ...],
+    folder: Run,
+    progress: Progress,
+) -> Model:
     if not shared(folder.weights("dense").exists):
         history: tuple[dict[str, float], ...] = ()
         seconds = 0.0
         if recipe.checkpoint is None:
             with _shown("dense", recipe.dense.epochs, folder, progress) as hooks:
-                history, seconds = training.train(module, setting, recipe.dense, hooks)
+                transfer = (
+                    Transfer(new_head, recipe.freeze_epochs, recipe.body_learning_rate)
+                    if recipe.weights is not None
+                    else FROM_NOTHING
+                )
+                history, seconds = training.train(module, setting, recipe.dense, hooks, transfer=transfer)
         shared(lambda: _finish("dense", module, history, seconds, {}, setting, recipe, folder))
     return _load("dense", recipe, setting, folder, progress)
 
@@ -415,7 +435,7 @@ def _load(name: str, recipe: Recipe, setting: Setting, folder: Run, progress: Pr
     """Read a finished variant back from the run folder: what is converted is what was saved."""
     from safetensors.torch import load_file
 
-    module = models.build(recipe.model, len(setting.data.classes), recipe.image_size_px).eval()
+    module = models.for_recipe(recipe, len(setting.data.classes)).eval()
     pruning.resize(module, shared(lambda: load_file(folder.weights(name))))
     outputs = predict.predict(module, setting.data.held_out, setting.normalization)
     record = shared(lambda: _training_record(folder, name))
@@ -470,6 +490,7 @@ def _file(
             target=target.name,
             labels=setting.data.classes,
             normalization=setting.normalization,
+            metadata=setting.told,
             **own,
         )
     row = measure.measure(
@@ -518,7 +539,8 @@ def _calibration_images(train: Split) -> np.ndarray:
 
 
 def _example(recipe: Recipe) -> Tensor:
-    return torch.zeros(1, 3, recipe.image_size_px, recipe.image_size_px)
+    size_px = recipe.preprocessing.image_size_px
+    return torch.zeros(1, 3, size_px, size_px)
 
 
 def _needed_bytes(recipe: Recipe, dense: nn.Module) -> int:
@@ -528,8 +550,10 @@ def _needed_bytes(recipe: Recipe, dense: nn.Module) -> int:
 
 
 def _pin_inputs(folder: Run, recipe: Recipe, data: Data) -> None:
-    """Refuse to go on with a run whose images or checkpoint have changed since it began."""
+    """Refuse to go on with a run whose images, checkpoint or file of weights have changed since it began."""
+    start = pretrained.as_path(recipe.model, recipe.weights) if recipe.weights else None
     inputs = {"data": data.sha256, "checkpoint": sha256(recipe.checkpoint) if recipe.checkpoint else None}
+    inputs |= {"weights": sha256(start)} if start else {}
     if not folder.inputs.exists():
         write_json(folder.inputs, inputs)
     before = _read_json(folder.inputs)

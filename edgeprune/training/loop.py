@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -24,8 +24,10 @@ from edgeprune.training.augment import erased, mirror, moved, random_shift, resi
 from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.predict import normalized, predict
 from edgeprune.training.recover import copy_parameters, distillation, running_average
+from edgeprune.training.transfer import Transfer
 
 RECALIBRATION_IMAGES = 4096
+FROM_NOTHING = Transfer()
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Setting:
         normalization: applied to pixels scaled to [0, 1].
         augment: for training images.
         seed: of order, augmentation and dropout.
+        told: entries of a file's metadata that say how images are prepared.
     """
 
     data: Data
     normalization: Normalization
     augment: Augment
     seed: int
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def train(
     teacher: nn.Module | None = None,
     distill: float = 0.0,
     sparsifier: Sparsifier | None = None,
+    transfer: Transfer = FROM_NOTHING,
 ) -> tuple[tuple[dict[str, float], ...], float]:
     """Train `model` in place and recalibrate its batch norms.
 
@@ -91,6 +96,7 @@ def train(
         teacher: answers to learn from beside the labels (Hinton et al., 2015); None: labels only.
         distill: weight of the teacher's answers against the labels, 0 to 1.
         sparsifier: stepped after every optimizer step, finalized at the end.
+        transfer: what of the model is new, where it starts from pretrained weights.
 
     Raises:
         UserError: batches too small for the number of processes, or too few images for one step.
@@ -106,9 +112,10 @@ def train(
     )
     _refuse_batches(setting, fit, accelerator.num_processes)
     steps = steps_per_epoch(setting, fit)
-    optimizer = torch.optim.AdamW(_decayed(model, fit.weight_decay), lr=fit.learning_rate, fused=True)
+    groups = transfer.groups(model, fit.learning_rate, fit.weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, fit.learning_rate, total_steps=steps * fit.epochs
+        optimizer, [group["lr"] for group in groups], total_steps=steps * fit.epochs
     )
     _placed(model, accelerator.device, torch.channels_last)  # A third faster on the CPU.
     if teacher is not None:
@@ -143,6 +150,7 @@ def train(
 
     for epoch in range(state["epoch"], fit.epochs):
         began = time.monotonic()
+        transfer.freeze(model, epoch)
         learning_rate = schedule.get_last_lr()[0]
         loss = _train_epoch(objective, setting, fit, epoch, accelerator, step)
         reached = _shared_score(model, setting, fit, epoch, accelerator)
@@ -160,6 +168,7 @@ def train(
         hooks.save({"epoch": epoch + 1, "history": history, "seconds": seconds, **states})
         hooks.show(epoch + 1, remark=f"loss {loss:.3f}, {task.heading} {100 * reached:.1f} %")
 
+    transfer.freeze(model, transfer.freeze_epochs)
     if averaged is not None:
         copy_parameters(averaged.module, model)
     if sparsifier is not None:
@@ -279,15 +288,6 @@ def _average(tensors: Sequence[Tensor], accelerator: Any) -> None:
     together = accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduction="mean")
     for tensor, mean in zip(tensors, together.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(mean.view(tensor.shape))
-
-
-def _decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay weights, but not biases and batch norms."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def _training_batches(
