@@ -1,6 +1,6 @@
 """Published weights as they are, without training, on photographs: the torch model and the files made of it.
 
-    python benchmarks/pretrained.py --images IMAGES --lite0 FILE.pth --mobilenet-v2 FILE.safetensors --output OUT
+    python benchmarks/pretrained.py --images IMAGES --lite0 W.pth --mobilenet-v2 W.safetensors --output OUT
 
 IMAGES holds photographs whose names begin with the index of their ImageNet class, four digits. They are read,
 run and scored by the product's own code: `Preprocessing.read`, `predict`, the exported files' `measure`. The

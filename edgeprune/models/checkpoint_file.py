@@ -17,12 +17,13 @@ SAVE_ONE = "save one with torch.save(model.state_dict(), path) or safetensors"
 DEEPEST = 3  # Training loops keep a state dict at most this far down, e.g. under ema, then module.
 MOST_KINDS = 1000  # of foreign objects in one file
 HTML = (b"<!doctype html", b"<html", b"<?xml")
+ZIP = b"PK\x03\x04"
 OTHER_FORMATS = {  # What else ends up under such a path, by its first bytes.
     b"version https://git-lfs": (
         "it is a Git LFS pointer, which only stands for the file: fetch the file itself with git lfs pull"
     ),
     b"\x89HDF": "it is an HDF5 file, as Keras writes: only weights of a torch model can be read",
-    b"PK\x03\x04": f"it is a zip archive, not one of torch.save: unpack it, or {SAVE_ONE}",
+    ZIP: f"it is a zip archive, not one of torch.save: unpack it, or {SAVE_ONE}",
     b"\x1f\x8b": "it is packed with gzip: unpack it first",
     b"\xfd7zXZ": "it is packed with xz: unpack it first",
 }
@@ -115,6 +116,8 @@ def _not_weights(path: Path, start: bytes) -> str | None:
         fault = _archive(path)
         if fault is not None:
             return fault or None
+    elif start.startswith(ZIP):
+        return "its end is missing: copy or download it again"
     return next((fault for begin, fault in OTHER_FORMATS.items() if start.startswith(begin)), None)
 
 
