@@ -31,6 +31,7 @@ from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import weights
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
+from edgeprune.tasks import TASKS
 from edgeprune.training import loop as training
 from edgeprune.training import predict
 from edgeprune.training.config import Augment
@@ -184,7 +185,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     loaded = data.load(arguments.data, Preprocessing(arguments.image_size), Progress(Console()))
-    setting = training.Setting(loaded, NORMALIZATION, Augment(), seed=0)
+    setting = training.Setting(loaded, TASKS["classification"], NORMALIZATION, Augment(), seed=0)
     model = weights.from_checkpoint(arguments.model, arguments.checkpoint, arguments.image_size)
 
     dense = top1_of(model, setting)

@@ -40,6 +40,7 @@ from edgeprune.models import cost, weights
 from edgeprune.pipeline import environment
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
+from edgeprune.tasks import TASKS
 from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
 from edgeprune.training.config import Augment, TrainConfig
@@ -367,7 +368,7 @@ def main() -> None:
         epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px
     )
 
-    setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
+    setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment(shift_px=8), seed=0)
     dense = train_dense(setting, arguments.model, arguments.work)
     if arguments.dense_only:
         return

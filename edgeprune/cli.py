@@ -209,7 +209,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _sensitivity(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from edgeprune.evaluation import sensitivity
+    from edgeprune.commands import sensitivity
     from edgeprune.progress import Progress
 
     _refuse_unwritable(options.json)

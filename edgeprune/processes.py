@@ -60,3 +60,15 @@ def shared(make: Callable[[], Made]) -> Made:
     if refusal is not None:
         raise refusal
     return made  # type: ignore[no-any-return]
+
+
+def gathered(own: Any) -> list[Any]:
+    """What every process has, this one's `own` among them, in the order of their ranks; all must call this."""
+    if count() == 1:
+        return [own]
+    import torch.distributed
+
+    joined()
+    found: list[Any] = [None] * count()
+    torch.distributed.all_gather_object(found, own)
+    return found

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from converters.targets import BLOCK, TARGETS, Storage
+from edgeprune import budget as budgets
 from edgeprune import parsing
-from edgeprune.budget import BENCHED, Budget
+from edgeprune.budget import BENCHED, DROP, Budget, Limits
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
+from edgeprune.tasks import DEFAULT as DEFAULT_TASK
+from edgeprune.tasks import TASKS, metrics
 from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
 
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
 SCHEDULES = ("cubic", "stepwise", "one-shot")
-TASKS = ("classification", "segmentation")
 HEADS = ("auto", "keep", "new")
 ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
 
@@ -144,8 +146,8 @@ class Recipe:
 
     model: str
     """A torchvision model by name, e.g. mobilenet_v3_small; or timm/NAME."""
-    task: str = "classification"
-    """What the model answers: classification, a class for an image; segmentation, one for each pixel."""
+    task: str = DEFAULT_TASK
+    """What the model answers: a class for an image, a class for each pixel, ...; of edgeprune.tasks."""
     data: Path | None = None
     """Image folder: train/ and val/ or test/, with one folder a class; for segmentation images/ and masks/.
     None: the embedded handwritten digits, or scenes made of them."""
@@ -206,7 +208,6 @@ class Recipe:
             if name not in TARGETS
         ]
         checks = [
-            (self.task in TASKS, f"task {self.task!r}: choose from {', '.join(TASKS)}"),
             (
                 self.image_size_px is None or self.image_size_px >= SMALLEST_PX,
                 f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
@@ -273,21 +274,18 @@ class Recipe:
 
     def _task_problems(self) -> list[str]:
         """What another task would make sense of."""
-        maps = self.task == "segmentation"
-        foreign, own = ("top1", "miou") if maps else ("miou", "top1")
-        limits = {"budget": self.budget} | {
-            f"budget.target.{name}": own_limits for name, own_limits in self.budget.target.items()
-        }
-        problems = [
-            f"{where}.{foreign}_drop_points: a {self.task} is measured by {own}_drop_points"
+        task = TASKS.get(self.task)
+        if task is None:
+            return [f"task {self.task!r}: choose from {', '.join(TASKS)}"]
+        limits: dict[str, Budget | Limits] = {"budget": self.budget}
+        limits |= {f"budget.target.{name}": own for name, own in self.budget.target.items()}
+        foreign = [
+            f"{where}.{metric}{DROP}: a {self.task} is measured by {task.metric.key}{DROP}"
             for where, limit in limits.items()
-            if getattr(limit, f"{foreign}_drop_points") is not None
+            for metric in limit.drop_points
+            if metric != task.metric.key
         ]
-        if maps and self.augment.erase_px:
-            problems.append(
-                "augment.erase_px: a square without its pixels has no class; 0 for a segmentation"
-            )
-        return problems
+        return foreign + task.problems(self.augment)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -307,18 +305,10 @@ class Recipe:
             **{f"variants.{key}.fit": variant.fit for key, variant in self.variants.items()},
         }
 
-    @property
-    def named_variants(self) -> dict[str, Variant]:
-        """The variants under the names the report gives them: "block" at 80 % zeros is "block80"."""
-        return {
-            f"{key}{round(100 * variant.sparsity)}" if variant.sparsity else key: variant
-            for key, variant in self.variants.items()
-        }
-
 
 def to_data(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, without what is None: what `from_data` and a TOML file take."""
-    return dict(_plain(dataclasses.asdict(recipe)))
+    return dict(_plain(dataclasses.asdict(recipe) | {"budget": budgets.to_plain(recipe.budget)}))
 
 
 def from_data(data: Mapping[str, Any]) -> Recipe:
@@ -327,7 +317,10 @@ def from_data(data: Mapping[str, Any]) -> Recipe:
     Raises:
         UserError: every unknown key, wrong type and senseless value, by its place.
     """
-    return parsing.build(Recipe, data, "recipe")
+    given = dict(data)
+    if "budget" in given:
+        given["budget"] = budgets.with_drops_gathered(given["budget"])
+    return parsing.build(Recipe, given, "recipe")
 
 
 def read(path: Path) -> Recipe:
@@ -369,8 +362,33 @@ def from_command_line(recipe: Recipe, description: str, arguments: Sequence[str]
 
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_pairs)
+    given = _with_drops_as_pairs(sys.argv[1:] if arguments is None else arguments)
     with registry:
-        return tyro.cli(Recipe, default=recipe, description=description, args=arguments)
+        return tyro.cli(Recipe, default=recipe, description=description, args=given)
+
+
+def _with_drops_as_pairs(arguments: Sequence[str]) -> list[str]:
+    """Let the command line say what budget.toml says: `--budget.top1-drop-points 0.5`.
+
+    >>> _with_drops_as_pairs(["--seed", "1", "--budget.top1-drop-points", "0.5"])
+    ['--seed', '1', '--budget.drop-points', 'top1=0.5']
+    """
+    flags = {f"--budget.{metric.key}-drop-points": metric.key for metric in metrics()}
+    given: list[str] = []
+    pending = ""
+    for argument in arguments:
+        flag, equals, value = argument.replace("_", "-").partition("=")
+        if pending:
+            given.append(f"{pending}={argument}")
+            pending = ""
+        elif flag in flags and equals:
+            given += ["--budget.drop-points", f"{flags[flag]}={value}"]
+        elif flag in flags:
+            given.append("--budget.drop-points")
+            pending = flags[flag]
+        else:
+            given.append(argument)
+    return given
 
 
 def _pairs(info: Any) -> Any:

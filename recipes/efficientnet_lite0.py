@@ -24,7 +24,7 @@ RECIPE = Recipe(
     variants={
         # 80 % zeros, one output by four input channels: small in both formats, and past the two thirds
         # at which LiteRT's CPU kernels turn sparse.
-        "block": Variant(sparsity=0.8, block=(1, 4), fit=TrainConfig(epochs=20)),
+        "block80": Variant(sparsity=0.8, block=(1, 4), fit=TrainConfig(epochs=20)),
         # Half of the multiplications go, with the channels that matter least for what they cost.
         "channels": Variant(macs_left=0.5, fit=TrainConfig(epochs=15)),
     },
@@ -35,7 +35,7 @@ RECIPE = Recipe(
             "litert-arm64": 6_000_000,
             "litert-arm64-int8": 2_200_000,
         },
-        top1_drop_points=1.0,
+        drop_points={"top1": 1.0},
     ),
     output=Path("runs/efficientnet_lite0"),
 )

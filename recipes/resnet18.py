@@ -23,7 +23,7 @@ RECIPE = Recipe(
     dense=TrainConfig(epochs=12, learning_rate=2e-3),
     variants={
         # 80 % zeros in the 3x3 convolutions as well, all but the first.
-        "block": Variant(
+        "block80": Variant(
             sparsity=0.8,
             block=(1, 4),
             layers={"layer*.conv*": 0.8},
@@ -39,7 +39,7 @@ RECIPE = Recipe(
             "litert-arm64": 13_000_000,
             "litert-arm64-int8": 6_000_000,
         },
-        top1_drop_points=1.0,
+        drop_points={"top1": 1.0},
     ),
     output=Path("runs/resnet18"),
 )

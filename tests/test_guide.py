@@ -65,6 +65,6 @@ def test_the_commands_of_the_guide_parse():
         assert (GUIDE.parents[1] / command[1]).is_file()
         start = recipe.Recipe(
             model=name,
-            variants={"block": recipe.Variant(sparsity=0.8), "channels": recipe.Variant(channels=0.3)},
+            variants={"block80": recipe.Variant(sparsity=0.8), "channels": recipe.Variant(channels=0.3)},
         )
         assert recipe.from_command_line(start, "", command[2:]).model == name

@@ -66,5 +66,5 @@ def test_a_recipe_script_explains_itself(script):
     done = subprocess.run(
         [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert "--variants.block.sparsity" in done.stdout
+    assert "--variants.block80.sparsity" in done.stdout
     assert "exit" in done.stdout

@@ -17,11 +17,11 @@ from converters.targets import FORMATS, SUFFIXES, TARGETS, Format
 from edgeprune import budget as budgets
 from edgeprune.budget import Budget, Limits
 from edgeprune.errors import UserError
+from edgeprune.evaluation.records import Row
 from edgeprune.report import benched, records
 from edgeprune.report.alongside import BENCHES
 from edgeprune.report.benched import Benched
 from edgeprune.report.formatting import bytes_exact, points_fine
-from edgeprune.report.records import Row
 from edgeprune.report.verdict import (
     Judgement,
     Measured,
@@ -32,6 +32,7 @@ from edgeprune.report.verdict import (
     target_lines,
     with_scores,
 )
+from edgeprune.tasks import metric, metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,13 +42,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DENSE = "dense"
-HEADINGS = {
-    "bytes": "bytes",
-    "top1_drop_points": "points\nlost",
-    "miou_drop_points": "mean IoU\nlost",
-    "load_memory_bytes": "memory\nadded",
-    "time_ratio": "time over\ndense",
-}
+HEADINGS = {"bytes": "bytes", "load_memory_bytes": "memory\nadded", "time_ratio": "time over\ndense"}
 
 
 class Status(str, Enum):
@@ -267,7 +262,7 @@ def _measuring(
         missing = _how_to_bench(limits.limits(row.target), row.target, paths, output, "check again")
         found = Measured(
             row.bytes,
-            None,
+            {},
             benched.load_memory_bytes(measurements, row.sha256),
             benched.time_ratio(measurements, row.sha256, reference.sha256) if reference else None,
             missing if reference else {**missing, "time_ratio": "the run has no dense file to compare with"},
@@ -382,12 +377,12 @@ def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[
     compared = [str(path)] if limits.time_ratio is None else ["DENSE.tflite", str(path)]
     measured = Measured(
         size_bytes(path),
-        None,
+        {},
         benched.load_memory_bytes(measurements, digest),
         benched.time_ratio(measurements, digest),
         {
             **dict.fromkeys(
-                budgets.DROPS,
+                [f"{known.key}{budgets.DROP}" for known in metrics()],
                 "a file carries no labelled images: check the run that made it, "
                 "or leave this limit out: --only bytes",
             ),
@@ -466,7 +461,7 @@ def print_checked(checked: Checked, console: Console) -> None:
 
     limits = [
         name
-        for name in HEADINGS
+        for name in budgets.limit_names()
         if any(judgement.limit == name for entry in checked.entries for judgement in _judgements(entry))
     ]
     # Two lines a row, the limit below what was measured: four limits fit into 80 columns.
@@ -474,7 +469,7 @@ def print_checked(checked: Checked, console: Console) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("target\nfile", overflow="fold")
     for name in limits:
-        table.add_column(HEADINGS[name], justify="right", no_wrap=True)
+        table.add_column(_heading(name), justify="right", no_wrap=True)
     for entry in checked.entries:
         judged = {judgement.limit: judgement for judgement in _judgements(entry)}
         file = "no file" if entry.nearest is None else entry.nearest.path.name
@@ -487,6 +482,14 @@ def print_checked(checked: Checked, console: Console) -> None:
     console.print(Text(checked.headline, style="bold green" if checked.ok else "bold red"), soft_wrap=True)
     for line in [*_complaints(checked), *checked.notes, f"Next: {checked.next_step}"]:
         console.print(Text(line), soft_wrap=True)
+
+
+def _heading(limit: str) -> str:
+    """Of a column: points of accuracy are just points."""
+    if not limit.endswith(budgets.DROP):
+        return HEADINGS[limit]
+    word = metric(limit.removesuffix(budgets.DROP)).word
+    return "points\nlost" if word == "accuracy" else f"{word}\nlost"
 
 
 def _complaints(checked: Checked) -> Iterator[str]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeprune.evaluation.records import Row
 from edgeprune.report import records
-from edgeprune.report.formatting import HEADINGS, MINUS, bits, bytes_exact, percent, plain, shape, zeros
-from edgeprune.report.records import Report, Row
+from edgeprune.report.formatting import MINUS, bits, bytes_exact, percent, plain, shape, zeros
+from edgeprune.report.records import Report
 from edgeprune.report.summary import flat
+from edgeprune.tasks import metric, metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,8 +78,8 @@ class RowChange:
     Attributes:
         variant: its name in either run: "block80" may have become "block90".
         target: the same in both.
-        bytes, top1, miou, zero_fraction, bits_per_weight, sparse_runtime: see
-            `edgeprune.report.records.Row`; of top1 and miou it has one.
+        bytes, zero_fraction, bits_per_weight, sparse_runtime: see `edgeprune.evaluation.records.Row`.
+        scores: by the key of the metric; None in a run that is measured by another.
         same_content: whether both are the same bytes.
         layers: those that changed, the one that changed most first.
     """
@@ -85,18 +87,17 @@ class RowChange:
     variant: Pair
     target: str
     bytes: Pair
-    top1: Pair
+    scores: Mapping[str, Pair]
     zero_fraction: Pair
     bits_per_weight: Pair
     sparse_runtime: Pair
     same_content: bool
     layers: tuple[LayerChange, ...]
-    miou: Pair = Pair(None, None)
 
     @property
     def score(self) -> Pair:
         """Whichever both files have; where they have not the same, two None: they do not compare."""
-        pairs = [pair for pair in (self.top1, self.miou) if None not in (pair.before, pair.after)]
+        pairs = [pair for pair in self.scores.values() if None not in (pair.before, pair.after)]
         return pairs[0] if pairs else Pair(None, None)
 
     @property
@@ -219,10 +220,14 @@ def _most_first(layer: LayerChange) -> tuple[float, int]:
 
 
 def _row_change(before: Row, after: Row) -> RowChange:
-    names = ("bytes", "top1", "miou", "zero_fraction", "bits_per_weight", "sparse_runtime")
+    names = ("bytes", "zero_fraction", "bits_per_weight", "sparse_runtime")
+    keys = dict.fromkeys((before.metric, after.metric))
     return RowChange(
         Pair(before.variant, after.variant),
         after.target,
+        scores={
+            key: Pair(*(row.score if row.metric == key else None for row in (before, after))) for key in keys
+        },
         **{name: Pair(getattr(before, name), getattr(after, name)) for name in names},
         same_content=before.sha256 == after.sha256,
         layers=tuple(layer_changes(before.layers, after.layers)),
@@ -274,12 +279,18 @@ def to_plain(comparison: Comparison) -> dict[str, Any]:
         "most_changed_layer": layers[0][1].name if layers else None,
         "recipe": {name: _list(pair) for name, pair in comparison.recipe.items()},
         "same_images": comparison.same_images,
-        "rows": [
-            {**_fields(row), "layers": [_fields(layer) for layer in row.layers]} for row in comparison.rows
-        ],
+        "rows": [_row_to_plain(row) for row in comparison.rows],
         "only_in_first": list(comparison.only_before),
         "only_in_second": list(comparison.only_after),
     }
+
+
+def _row_to_plain(row: RowChange) -> dict[str, Any]:
+    """A pair for every metric, of two None where neither run is measured by it."""
+    fields = _fields(row)
+    del fields["scores"]
+    scores = {known.key: _list(row.scores.get(known.key, Pair(None, None))) for known in metrics()}
+    return {**fields, **scores, "layers": [_fields(layer) for layer in row.layers]}
 
 
 def to_json(comparison: Comparison) -> str:
@@ -314,9 +325,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def _heading(comparison: Comparison) -> str:
     """The metrics of the files, for people."""
-    pairs = {name: [getattr(row, name) for row in comparison.rows] for name in HEADINGS}
-    found = [name for name, own in pairs.items() if any(pair != Pair(None, None) for pair in own)]
-    return " or ".join(HEADINGS[name] for name in found or ["top1"])
+    found = dict.fromkeys(key for row in comparison.rows for key in row.scores)
+    return " or ".join(metric(key).heading for key in found or [metrics()[0].key])
 
 
 def _remarks(comparison: Comparison) -> Iterator[str]:

@@ -202,7 +202,7 @@ def _report(command: argparse.ArgumentParser) -> None:
 
 
 def _check(command: argparse.ArgumentParser) -> None:
-    from edgeprune.budget import LIMITS
+    from edgeprune.budget import limit_names
 
     command.add_argument(
         "paths",
@@ -226,7 +226,11 @@ def _check(command: argparse.ArgumentParser) -> None:
         help="times and load memory, as edgeprune bench --json writes them; may be repeated",
     )
     command.add_argument(
-        "--only", nargs="+", choices=LIMITS, metavar="LIMIT", help=f"judge these alone: {', '.join(LIMITS)}"
+        "--only",
+        nargs="+",
+        choices=limit_names(),
+        metavar="LIMIT",
+        help=f"judge these alone: {', '.join(limit_names())}",
     )
     command.add_argument("--junit", type=Path, metavar="OUT", help="write JUnit XML here too")
     add_json(command)

@@ -21,13 +21,14 @@ from converters import verify
 from converters.facts import InputSpec, Normalization
 from converters.targets import TARGETS
 from converters.verify import Check, Reference, Verification
-from edgeprune import pruning
 from edgeprune import recipe as recipes
-from edgeprune.data import sources as loading
+from edgeprune.data import sources
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.models import weights
-from edgeprune.pipeline.run_folder import RECIPE_FILE, Run
+from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, read_recipe
+from edgeprune.pipeline.variants import rebuilt
+from edgeprune.tasks import TASKS
 
 SCHEMA = 1
 IMAGES = 100
@@ -218,15 +219,14 @@ def _run_around(file: Path) -> Path | None:
 def _from_run(folder: Path, asked: Asked, spec: InputSpec, values: int, count: int) -> Source:
     from safetensors.torch import load_file
 
-    recipe = recipes.read(folder / RECIPE_FILE)
-    names = ["dense", *recipe.named_variants]
+    recipe = read_recipe(folder)
+    names = ["dense", *recipe.variants]
     variant = asked.variant or _variant_of(asked.file, names)
     weights = Run(folder).weights(variant or "")
     if variant not in names or not weights.is_file():
         problem = f"no weights of a variant {variant!r}" if variant else "the file's name says no variant"
         raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
-    model = models.for_recipe(recipe, values).eval()
-    pruning.resize(model, load_file(weights))
+    model = rebuilt(recipe, values, load_file(weights))
     images, told = _held_out(recipe, spec, count)
     return Source(
         model,
@@ -245,5 +245,7 @@ def _variant_of(file: Path, names: Sequence[str]) -> str | None:
 def _held_out(recipe: recipes.Recipe, spec: InputSpec, count: int) -> tuple[np.ndarray, str]:
     if recipe.data is not None and not recipe.data.is_dir():
         return random_images(spec, count), f"random images: its own are not at {recipe.data}"
-    split = loading.held_out(recipe, count)
-    return split.images.float().numpy(), f"{len(split)} held-out images"
+    source = sources.source(recipe.data, TASKS[recipe.task].labels)
+    split = source.held_out(recipe.data, recipe.preprocessing, count)
+    images, _ = split.batch(torch.arange(len(split)))
+    return images.float().numpy(), f"{len(split)} held-out images"

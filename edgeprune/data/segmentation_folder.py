@@ -1,4 +1,4 @@
-"""Images with a class for each pixel: a folder of images and masks, or the generated scenes.
+"""A segmentation folder: images, and for each a mask with the class of every pixel.
 
 FOLDER/
   train/images/NAME.jpg or .png    train/masks/NAME.png    grey or palette: the index of each pixel's class
@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from edgeprune.data import scenes
-from edgeprune.data.dataset import Data, Split, as_data, as_split, spread
+from edgeprune.data.dataset import Data, InMemory, Split, as_data, as_split, spread
 from edgeprune.data.files import (
     decode,
     find_splits,
@@ -26,12 +25,13 @@ from edgeprune.data.files import (
     unreadable,
     visible,
 )
+from edgeprune.data.labels import IGNORED, LabelKind
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
-from edgeprune.tasks.task import IGNORED
 
 IMAGES, MASKS, CLASSES_FILE = "images", "masks", "classes.txt"
+LABELS = LabelKind.MAP
 FOLDERS = f"{IMAGES}/ and {MASKS}/ in it"
 SUFFIXES = (".jpg", ".jpeg", ".png")
 UNLABELLED = 255  # in a mask
@@ -48,15 +48,19 @@ class Pair:
     mask: Path
 
 
+def takes(path: Path | None) -> bool:
+    """See `sources.Source`: any path that no other source takes."""
+    return path is not None
+
+
 def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
-    """Load a folder of images and masks, or the generated scenes where `path` is None.
+    """Load a folder of images and masks.
 
     Raises:
         UserError: every fault of the folder, in one message.
     """
+    assert path is not None  # What `takes` says.
     image_size_px = prepare.image_size_px
-    if path is None:
-        return scenes.load(image_size_px)
     problems: list[str] = []
     folders = find_splits(path, FOLDERS)
     pairs = {folder: _pairs(folder, problems) for folder in folders}
@@ -81,10 +85,7 @@ def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     Raises:
         UserError: every fault of the folder, in one message.
     """
-    if path is None:
-        whole = scenes.load(prepare.image_size_px).held_out
-        places = spread(len(whole), count)
-        return Split(whole.images[places], whole.labels[places])
+    assert path is not None  # What `takes` says.
     problems: list[str] = []
     folder = find_splits(path, FOLDERS)[1]
     pairs = _pairs(folder, problems)
@@ -143,7 +144,7 @@ def _read(
     problems: list[str],
     progress: Progress,
     title: str,
-) -> Split:
+) -> InMemory:
     """Images and masks; what is wrong with any of them is added to `problems`."""
     with progress.track(f"reading {title}/{IMAGES}/", len(pairs)) as advance:
         images = decode([pair.image for pair in pairs], prepare, problems, advance)
@@ -212,7 +213,7 @@ def _size(path: Path) -> tuple[int, int] | None:
     return (height, width) if turned else (width, height)
 
 
-def _numbered(splits: Sequence[Split]) -> tuple[str, ...]:
+def _numbered(splits: Sequence[InMemory]) -> tuple[str, ...]:
     """Classes by their indices, as many as there are in the masks."""
     highest = max(int(split.labels.max()) for split in splits)
     return tuple(map(str, range(max(highest + 1, 2))))

@@ -60,11 +60,11 @@ def for_recipe(recipe: Recipe, classes: int) -> nn.Module:
     return build(recipe.model, classes, recipe.preprocessing.image_size_px, recipe.padding)
 
 
-def task(name: str) -> str:
-    """The task of a model, of `edgeprune.recipe.TASKS`; classification where there is no such model."""
+def gives_maps(name: str) -> bool:
+    """Whether a model of this name gives a map of classes for an image: torchvision's segmentation models."""
     from torchvision import models
 
-    return "segmentation" if name in models.list_models(module=models.segmentation) else "classification"
+    return name in models.list_models(module=models.segmentation)
 
 
 def _from_torchvision(name: str, classes: int) -> nn.Module:

@@ -38,6 +38,11 @@ def as_path(name: str, source: str) -> Path | None:
     return None
 
 
+def file_of(recipe: Recipe) -> Path | None:
+    """The file that a recipe's weights are in; None where they are published ones, or there are none."""
+    return None if recipe.weights is None else as_path(recipe.model, recipe.weights)
+
+
 def hub_names(name: str) -> tuple[str, ...]:
     """What the published weights of a model are called, the default ones first."""
     if name.startswith("timm/"):

@@ -30,7 +30,7 @@ class Loaded:
         new_head: names in the model that were not loaded, to be trained from nothing.
     """
 
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
     new_head: tuple[str, ...] = ()
 

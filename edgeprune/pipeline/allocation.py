@@ -6,10 +6,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from converters.sizes import SizeModel, calibrated
 from converters.targets import SUFFIXES, TARGETS
+from edgeprune.data.dataset import fixed_subset
 from edgeprune.evaluation import exported_file as measure
 from edgeprune.evaluation import sensitivity
 from edgeprune.progress import Progress
@@ -23,8 +25,8 @@ from edgeprune.pruning.allocation.shares import (
     to_budget,
 )
 from edgeprune.recipe import Variant
-from edgeprune.training import predict
 from edgeprune.training.loop import Setting
+from edgeprune.training.predict import normalized
 
 MEASURED = ("sensitivity", "budget")
 
@@ -52,9 +54,15 @@ def allocate(
     if variant.allocation == "global":
         return by_importance(model, pattern, variant.sparsity, criterion="lamp")
     if variant.allocation == "multiplications":
-        example = predict.normalized(setting.data.train.images[:1], setting.normalization)
+        example = example_of(setting)
         return by_multiplications(model, example, pattern, variant.sparsity)
     return erdos_renyi(model, pattern, variant.sparsity)
+
+
+def example_of(setting: Setting) -> Tensor:
+    """One image as the models take it, (1, 3, size, size)."""
+    images, _ = setting.data.held_out.batch(torch.tensor([0]))
+    return normalized(images, setting.normalization)
 
 
 def pattern_of(variant: Variant) -> Pattern:
@@ -70,14 +78,12 @@ def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progre
     it tells layers apart where accuracy does not.
     """
     chosen = [s for s in select(model, [Rule(pattern_of(variant), 0.5)]) if not s.reason]
-    subset = sensitivity.fixed_subset(setting.data.train, sensitivity.IMAGES)
+    subset = fixed_subset(setting.data.train, sensitivity.IMAGES)
     sparsities = sensitivity.SPARSITIES
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
-        (top1, loss), layers = sensitivity.measure(
-            model, chosen, sparsities, subset, setting.normalization, advance
-        )
+        (score, loss), layers = sensitivity.measure(model, chosen, sparsities, subset, setting, advance)
     cost = [
-        [100 * max(top1 - t, 0) + max(at - loss, 0) for t, at in zip(layer.top1, layer.loss, strict=True)]
+        [100 * max(score - s, 0) + max(at - loss, 0) for s, at in zip(layer.score, layer.loss, strict=True)]
         for layer in layers
     ]
     names = tuple(layer.name for layer in layers)
@@ -86,7 +92,7 @@ def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progre
 
 def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) -> dict[str, SizeModel]:
     """The size model of each target, from one conversion of the dense model."""
-    example = predict.normalized(setting.data.held_out.images[:1], setting.normalization)
+    example = example_of(setting)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in targets:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.errors import UserError
+from edgeprune.evaluation.records import Row
 from edgeprune.report import benched
-from edgeprune.report.records import Bench, LayerDrops, Row, Sensitivity, Timing
+from edgeprune.report.records import Bench, LayerDrops, Sensitivity, Timing
 
 SENSITIVITY = "sensitivity.json"
 BENCHES = "bench*.json"
@@ -29,7 +30,8 @@ def sensitivity(folder: Path) -> Sensitivity | None:
         block=found.block,
         images=found.images,
         image_source=found.image_source,
-        top1=found.top1,
+        metric=found.metric,
+        score=found.score,
         sparsities=found.sparsities,
         layers=tuple(
             LayerDrops(layer.name, layer.weights, tuple(drops))

@@ -9,7 +9,9 @@ from typing import Any
 
 from converters.targets import TARGETS, Format
 from edgeprune import budget as budgets
-from edgeprune.report.records import Bench, ClassTop1, Examination, LayerDrops, Report, Row, Timing
+from edgeprune import tasks
+from edgeprune.evaluation.records import ClassTop1, Examination, Row
+from edgeprune.report.records import Bench, LayerDrops, Report, Timing
 from edgeprune.report.verdict import (
     RECOMMENDED_DROP_POINTS,
     FileVerdict,
@@ -18,6 +20,7 @@ from edgeprune.report.verdict import (
     evaluate,
     smallest_first,
 )
+from edgeprune.tasks.task import Metric
 
 DENSE = "dense"
 CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
@@ -131,9 +134,10 @@ def verdict(report: Report) -> Verdict:
     return evaluate(budgets.from_plain(report.recipe.get("budget")), report.rows)
 
 
-def metric(report: Report) -> str:
-    """What its models are measured by, of `edgeprune.report.records.METRICS`."""
-    return next((record.metric for record in (*report.rows, *report.trainings)), "top1")
+def metric(report: Report) -> Metric:
+    """What its models are measured by; of a report without any, what the first of all tasks is."""
+    measured = [*(row.metric for row in report.rows), *(training.metric for training in report.trainings)]
+    return tasks.metric(measured[0]) if measured else tasks.metrics()[0]
 
 
 def groups(report: Report, verdict: Verdict) -> list[Group]:
@@ -227,7 +231,7 @@ def trials(report: Report) -> list[Trial]:
     """The images as they are, then every condition in the order of the examinations."""
     clean: dict[str, float] = {}
     conditions: dict[tuple[str, float, str], dict[str, float]] = {}
-    for examination in report.examinations:
+    for examination in report.of(Examination):
         clean[examination.variant] = examination.robustness.top1
         for condition in examination.robustness.conditions:
             key = (condition.corruption, condition.strength, condition.unit)
@@ -271,7 +275,7 @@ def _points(top1: Mapping[str, float]) -> dict[str, float]:
 
 
 def _classes(report: Report, variant: str) -> dict[str, ClassTop1]:
-    found: Examination | None = next((e for e in report.examinations if e.variant == variant), None)
+    found: Examination | None = next((e for e in report.of(Examination) if e.variant == variant), None)
     return {} if found is None else {known.name: known for known in found.robustness.classes}
 
 
@@ -336,7 +340,7 @@ def _in_words(rows: Sequence[Row], every: Sequence[str]) -> str:
 def variants(report: Report) -> list[str]:
     """Every variant once, dense first, then as the report has them."""
     names = [training.variant for training in report.trainings] + [row.variant for row in report.rows]
-    names += [examination.variant for examination in report.examinations]
+    names += [examination.variant for examination in report.analyses]
     return sorted(dict.fromkeys(names), key=lambda name: name != DENSE)
 
 

@@ -16,10 +16,11 @@ from torch import nn
 
 from converters.facts import Normalization
 from edgeprune.cli import main
+from edgeprune.commands import sensitivity
+from edgeprune.commands.sensitivity import Asked
 from edgeprune.data import image_folder as datasets
-from edgeprune.data.dataset import Split
-from edgeprune.evaluation import sensitivity
-from edgeprune.evaluation.sensitivity import Asked, fixed_subset, measure
+from edgeprune.data.dataset import InMemory, Split
+from edgeprune.evaluation.sensitivity import fixed_subset, measure
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Rule, prune, select
 from edgeprune.pruning.allocation.shares import by_sensitivity
@@ -39,7 +40,7 @@ def model() -> nn.Module:
 def split() -> Split:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.randint(0, 5, (60,), generator=generator))
+    return InMemory(images, torch.randint(0, 5, (60,), generator=generator))
 
 
 def test_each_layer_is_pruned_alone_and_put_back(model: nn.Module, split: Split):
@@ -74,7 +75,7 @@ def test_weights_are_put_back_when_it_is_interrupted(model: nn.Module, split: Sp
 
 def test_the_subset_is_fixed_and_fair():
     labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
-    split = Split(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 3, 2, 2), labels)
+    split = InMemory(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 3, 2, 2), labels)
     subset = fixed_subset(split, 20)
     assert torch.bincount(subset.labels).tolist() == [12, 6, 2]
     assert torch.equal(subset.images, fixed_subset(split, 20).images)
@@ -122,7 +123,7 @@ def test_held_out_images_are_not_looked_at(measured: Path, monkeypatch: pytest.M
     def without_held_out(*arguments):
         data = load(*arguments)
         noise = torch.randint_like(data.held_out.images, 0, 256)
-        return replace(data, held_out=Split(noise, data.held_out.labels))
+        return replace(data, held_out=InMemory(noise, data.held_out.labels))
 
     before = (measured / "sensitivity.json").read_text()
     monkeypatch.setattr(datasets, "load", without_held_out)

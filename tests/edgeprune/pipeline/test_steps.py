@@ -24,7 +24,7 @@ from converters.litert.graph import read_file
 from converters.litert.storage import MIN_INT8_VALUES
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
-from edgeprune.data.dataset import Split
+from edgeprune.data.dataset import InMemory
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import build as models
 from edgeprune.pipeline.steps import _calibration_images, _schedule
@@ -172,7 +172,7 @@ def test_static_int8_files_compute_in_integers(finished_run):
 def test_calibration_images_are_training_images_of_every_class():
     labels = torch.arange(10).repeat_interleave(30)
     images = labels[:, None, None, None].expand(-1, 3, 2, 2).to(torch.uint8)
-    chosen = _calibration_images(Split(images, labels))
+    chosen = _calibration_images(InMemory(images, labels))
     assert chosen.shape == (64, 3, 2, 2)
     assert chosen.dtype == np.float32
     assert set(chosen[:, 0, 0, 0]) == set(range(10))
