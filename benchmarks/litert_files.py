@@ -25,11 +25,11 @@ from converters.runtimes.environments import RUNTIMES
 from edgeprune import pruning
 from edgeprune.commands import bench
 from edgeprune.commands.output import json_text
+from edgeprune.evaluation.bench_result import to_plain
 from edgeprune.models import build as models
 from edgeprune.pipeline.environment import package_version, processor
 from edgeprune.progress import Progress
 from edgeprune.pruning import Pattern, Rule, Sparsifier
-from edgeprune.evaluation.bench_result import to_plain
 
 CLASSES = 1000
 PACKAGES = ("torch", "torchvision", "timm", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "numpy")

@@ -43,6 +43,7 @@ from converters.runtimes.environments import runtime
 from edgeprune import processes, pruning
 from edgeprune.data import image_folder as datasets
 from edgeprune.data.dataset import Data
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.models.weights import load_checkpoint
@@ -326,7 +327,7 @@ def main() -> None:
         work = options.work / own
         work.mkdir(parents=True, exist_ok=True)
         folder = processes.shared(lambda name=name: unpacked(options.archives / ARCHIVES[name], options.work))
-        data = datasets.load(folder, TRAINED_PX, progress)
+        data = datasets.load(folder, Preprocessing(TRAINED_PX), progress)
         recipe = recipe_for(options.model, folder, work, options.epochs, options.variants)
         setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
         train_dense(setting, options.model, work, options.dense_epochs)

@@ -69,7 +69,7 @@ def shared(make: Callable[[], Made]) -> Made:
 
 
 def gathered(own: Any) -> list[Any]:
-    """What every process has, in the order of their ranks, this one's `own` among them; all must call this."""
+    """What every process has, in the order of their ranks, this one's `own` among them; all call this."""
     if count() == 1:
         return [own]
     import torch.distributed

@@ -134,7 +134,7 @@ def measure_run(options: SensitivityOptions, progress: Progress) -> Sensitivity:
     recipe = run_folder.read_recipe(options.run)
     folder = run_folder.Run(options.run)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
-    data = source.load(recipe.data, recipe.image_size_px, progress)
+    data = source.load(recipe.data, recipe.preprocessing, progress)
     setting = setting_of(recipe, data)
     model = _dense(folder, recipe, data)
     pattern = Unstructured() if options.block == (1, 1) else Block(*options.block)
@@ -224,7 +224,7 @@ def _dense(folder: run_folder.Run, recipe: Recipe, data: Data) -> nn.Module:
         raise UserError(
             f"{folder.folder}: the images changed since this run began: what trained it might be held out now"
         )
-    model = rebuilt(recipe.model, len(data.classes), recipe.image_size_px, load_file(weights))
+    model = rebuilt(recipe, len(data.classes), load_file(weights))
     return model.to(memory_format=torch.channels_last)
 
 

@@ -307,11 +307,11 @@ def _from_run(
     if variant not in names or not kept.is_file():
         problem = f"no weights of a variant {variant!r}" if variant else "the file's name says no variant"
         raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
-    model = rebuilt(recipe.model, values, recipe.image_size_px, load_file(kept))
+    model = rebuilt(recipe, values, load_file(kept))
     images, told = _held_out(recipe, spec, count)
     return ReferenceModel(
         model,
-        Normalization(recipe.mean, recipe.std),
+        recipe.preprocessing.normalization,
         images,
         f"variant {variant} of the run {folder}, {told}",
     )
@@ -332,6 +332,6 @@ def _held_out(recipe: Recipe, spec: InputSpec, count: int) -> tuple[np.ndarray, 
     from edgeprune.tasks import TASKS
 
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
-    split = source.held_out(recipe.data, spec.shape[1], count)
+    split = source.held_out(recipe.data, recipe.preprocessing, count)
     images, _ = split.batch(torch.arange(len(split)))
     return images.float().numpy(), f"{len(split)} held-out images"

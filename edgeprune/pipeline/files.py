@@ -49,6 +49,7 @@ def _row(
             path,
             labels=data.classes,
             calibration=calibration_images(data.train) if needs_images else None,
+            metadata=context.recipe.preprocessing.to_metadata(),
         )
     row = exported_file.measure(
         converted,

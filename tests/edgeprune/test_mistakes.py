@@ -58,7 +58,7 @@ def checkpoint_missing(folder):
 CHECKPOINTS = {
     checkpoint_of_other_classes: "another number of classes",
     checkpoint_that_is_none: "not a checkpoint that can be read safely",
-    checkpoint_with_code: "not a checkpoint that can be read safely",
+    checkpoint_with_code: "whole pickled module",
     checkpoint_of_another_model: "weights are missing",
     checkpoint_missing: "no such file",
 }

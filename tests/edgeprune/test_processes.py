@@ -31,7 +31,7 @@ from edgeprune.progress import Progress
 from rich.console import Console
 
 torch.set_num_threads(1)
-digits = data.load(None, 32, Progress(Console(quiet=True)))
+digits = data.load(None, Preprocessing(32), Progress(Console(quiet=True)))
 setting = Setting(digits, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
 torch.manual_seed(0)
 model = nn.Sequential(

@@ -25,6 +25,7 @@ from converters.litert.storage import MIN_INT8_VALUES
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
 from edgeprune.data.dataset import InMemory
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import build as models
 from edgeprune.pipeline.steps import _calibration_images, _schedule
 from edgeprune.pruning import Block, Rule, Sparsifier, resize
@@ -83,7 +84,7 @@ def test_top1_is_that_of_the_file(finished_run, small_recipe, target):
     from edgeprune.data import image_folder as data
     from edgeprune.progress import Progress
 
-    held_out = data.load(small_recipe.data, 32, Progress(Console(quiet=True))).held_out
+    held_out = data.load(small_recipe.data, Preprocessing(32), Progress(Console(quiet=True))).held_out
     measured = row(records.read(finished_run), "block80", target)
     load = coreml.load if target.startswith("coreml") else litert.load
     outputs = load(finished_run / measured.path).predict(held_out.images.float().numpy())

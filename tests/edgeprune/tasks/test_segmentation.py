@@ -212,7 +212,7 @@ def test_the_generated_scenes_serve_where_there_is_no_folder(recipe, monkeypatch
     monkeypatch.setattr("edgeprune.scenes.HELD_OUT_SCENES", 3)
     made = loading.load(replace(recipe, data=None), Progress(Console(quiet=True)))
     assert (len(made.train), len(made.held_out), len(made.classes)) == (6, 3, 11)
-    assert len(loading.held_out(replace(recipe, data=None), 48, 2)) == 2
+    assert len(loading.held_out(replace(recipe, data=None), 2)) == 2
 
 
 def test_torchvision_s_own_weights_fit(tmp_path):

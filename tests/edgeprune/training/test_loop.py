@@ -11,6 +11,7 @@ from torch import nn
 from converters.facts import Normalization
 from edgeprune.data import image_folder as data
 from edgeprune.data.dataset import InMemory
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, OneShot, Rule, Sparsifier
@@ -23,7 +24,7 @@ from edgeprune.training.loop import Hooks, Setting
 
 @pytest.fixture(scope="module")
 def digits() -> Setting:
-    loaded = data.load(None, 32, Progress(Console(quiet=True)))
+    loaded = data.load(None, Preprocessing(32), Progress(Console(quiet=True)))
     return Setting(
         loaded, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0
     )
@@ -131,7 +132,7 @@ def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
 
 
 def test_images_grow_to_full_size_and_end_with_it():
-    loaded = data.load(None, 64, Progress(Console(quiet=True)))
+    loaded = data.load(None, Preprocessing(64), Progress(Console(quiet=True)))
     setting = Setting(
         loaded, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0
     )
