@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprune.errors import UserError
-from edgeprune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgeprune.recipe import Recipe
 
 # torchvision's MobileNetV3 asks for 0.01, with which a short training never sees settled statistics.
 BATCH_NORM_MOMENTUM = 0.1

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from edgeprune.data.preprocessing import INTERPOLATIONS, Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.models.checkpoint_file import SUFFIXES
-from edgeprune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgeprune.recipe import Recipe
 
 DEFAULT = "default"
 LOCAL = "or give a file: --weights FILE"

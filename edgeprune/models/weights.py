@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from edgeprune.errors import UserError
 from edgeprune.models import checkpoint_file, matching, pretrained
 from edgeprune.models.build import DEFAULT_IMAGE_SIZE_PX, build, for_recipe
 from edgeprune.models.matching import COUNTER, Match, refuse_not_finite, shown
-from edgeprune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgeprune.recipe import Recipe
 
 OTHER_CLASSES = 2  # Two models that differ in these alone show which weights are the head.
 TABLE_ROWS = 3  # At either end of a table of what was matched.
