@@ -1,8 +1,8 @@
 """The commands: one file each, with its options, its run, its table and its JSON.
 
 A command is a row below and a module of this folder with `EXAMPLES`, `add_options(parser)` and
-`execute(options)`, which returns the exit status; `EXIT_STATUS` there says what its statuses mean, where they are
-its own. A module is imported when its command is asked for, and imports frameworks only where it needs them.
+`execute(options)`, which returns the exit status; `EXIT_STATUS` there says what its statuses mean, where they
+are its own. A module is imported when its command is asked for, and frameworks only where it needs them.
 """
 
 from __future__ import annotations

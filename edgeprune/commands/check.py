@@ -1,4 +1,4 @@
-"""`edgeprune check`: a finished run, or files from anywhere, file against a budget."""
+"""`edgeprune check`: a finished run, or files from anywhere, held against a budget."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ writes annotations too.
 """
 EXIT_STATUS = """\
 exit status: 0 within budget; 1 over budget, a limit that could not be judged,
-or a file that is not the one that was measured; 2 a mistake in what was options
+or a file that is not the one that was measured; 2 a mistake in what was asked
 for, or a file that cannot be used."""
 
 
@@ -222,7 +222,7 @@ def check(options: CheckOptions) -> CheckResult:
     """Hold a run or files against a budget.
 
     Raises:
-        UserError: all mistakes in what was options for, the budget's among them.
+        UserError: all mistakes in what was asked for, the budget's among them.
     """
     problems = []
     runs = [path for path in options.paths if path.suffix not in suffixes()]
