@@ -26,7 +26,7 @@ def is_first() -> bool:
 
 
 def complain(text: str) -> None:
-    """Say what went wrong, on stderr: each of several processes, the first to fail has the others stopped."""
+    """Say what went wrong, on stderr, in each process: the first to fail has the others stopped."""
     sys.stderr.write(f"{text}\n" if count() == 1 else f"process {rank()}: {text}\n")
 
 

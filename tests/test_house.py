@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from converters.format import FORMATS
+
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"converters": {"edgeprune", "recipes"}, "edgeprune": {"recipes"}}
 # What each room of edgeprune/ may import besides itself; what only type checkers read does not count.
@@ -146,6 +148,42 @@ def test_no_task_is_named_outside_its_file(module):
     from edgeprune.tasks import TASKS
 
     assert texts(MODULES[module]) & set(TASKS) == set()
+
+
+# What may know a format: the table of formats, the targets as data, and what runs `.tflite` files.
+KNOW_FORMATS = ("converters/format.py", "converters/targets.py", "converters/runtimes/")
+
+
+def naming_formats(file: Path) -> list[str]:
+    """Where a file imports a format's folder, or has its name, title or suffix as a value."""
+    words = {word for format in FORMATS.values() for word in (format.name, format.title, format.suffix)}
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        folders = [tuple(name.split(".")[:2]) for name in names]
+        named = isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in words
+        if named or any(folder == ("converters", format) for folder in folders for format in FORMATS):
+            found.append(f"{file.relative_to(ROOT)}:{node.lineno}")  # type: ignore[attr-defined]
+    return found
+
+
+def test_no_format_is_named_outside_its_folder():
+    own = tuple(f"converters/{name}/" for name in FORMATS)
+    files = [file for package in ("edgeprune", "converters") for file in (ROOT / package).rglob("*.py")]
+    others = [f for f in files if not f.relative_to(ROOT).as_posix().startswith((*own, *KNOW_FORMATS))]
+    assert len(others) > 50
+    assert not [place for file in others for place in naming_formats(file)]
+
+
+def test_no_template_asks_for_a_format():
+    templates = list((ROOT / "edgeprune" / "report" / "templates").glob("*.jinja"))
+    quoted = [f"{quote}{f.title}{quote}" for f in FORMATS.values() for quote in "'\""]
+    assert templates
+    assert not [file.name for file in templates if any(word in file.read_text() for word in quoted)]
 
 
 def test_help_imports_nothing_heavy():

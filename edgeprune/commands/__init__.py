@@ -2,7 +2,7 @@
 
 A command is a row below and a module of this folder with `EXAMPLES`, `add_options(parser)` and
 `execute(options)`, which returns the exit status; `EXIT_STATUS` there says what its statuses mean, where they
-are its own. A module is imported when its command is asked for, frameworks only where it needs them.
+are its own. A module is imported when its command is asked for, and frameworks only where it needs them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from edgeprune.commands.options import RUNTIME_NAMES, add_json
 from edgeprune.commands.output import DONE, deliver, json_text, progress, unwritable
 from edgeprune.errors import ToolError, UserError
 from edgeprune.evaluation.bench_result import BenchResult, FileTiming, ImageSize, to_plain
-from edgeprune.pipeline.environment import processor
 from edgeprune.report.formatting import bytes_human
 
 if TYPE_CHECKING:
@@ -176,6 +175,7 @@ def time_files(plan: BenchPlan, show: Callable[[int], None] | None = None) -> Be
         ToolError: the runtime crashes; the message names the file it was at.
     """
     from converters.runtimes.running import Task, run
+    from edgeprune.pipeline.environment import processor
 
     tasks = [Task(file.path, image(file)) for file in plan.files]
     ran = run(

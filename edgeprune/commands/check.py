@@ -1,4 +1,4 @@
-"""`edgeprune check`: a finished run, or files from anywhere, file against a budget."""
+"""`edgeprune check`: a finished run, or files from anywhere, held against a budget."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from edgeprune import __version__
 from edgeprune.commands.options import add_json
 from edgeprune.commands.output import DIFFERS, DONE, deliver, json_text, refuse_unwritable
 from edgeprune.errors import EdgepruneError
-from edgeprune.pipeline.environment import package_version
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -125,6 +124,8 @@ def _packages() -> list[Finding]:
 
 
 def _package(package: Requirement, extra: str | None = None) -> Finding:
+    from edgeprune.pipeline.environment import package_version
+
     found = package_version(package.name)
     ok = found is not None and package.specifier.contains(found, prereleases=True)
     what = f"edgeprune[{extra}]" if extra else f"{package.name}{package.specifier}"

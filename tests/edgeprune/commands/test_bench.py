@@ -107,7 +107,7 @@ def test_a_refused_file_is_a_row_that_says_so(measured: BenchResult, files: dict
     row = to_plain(measured)["files"][2]
     assert "failed to prepare" in row["refused"]
     assert row["speed_reason"] == row["refused"]
-    assert row["milliseconds"] == []
+    assert row["milliseconds"] == ()
     assert {row[key] for key in ("median_ms", "speed", "speed_quartiles", "difference")} == {None}
     assert any(
         line.startswith(f"{files['refused']}: refused by the runtime: ") for line in bench.notes(measured)

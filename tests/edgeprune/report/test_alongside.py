@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from converters.format import FORMATS
 from edgeprune.errors import UserError
 from edgeprune.evaluation import sensitivity_result
 from edgeprune.report import alongside, records, summary
@@ -122,13 +123,13 @@ def test_nothing_is_recommended_where_all_lose_too_much(rows, tmp_path):
 def test_core_ml_cannot_be_timed_here(row):
     report = records.Report({}, {}, (row(target="coreml-ios16", path="files/a.mlpackage"),))
     found = summary.recommendation("coreml-ios16", report)
-    assert (found.not_timed, found.command) == (summary.NO_CORE_ML_TIMES, "")
+    assert (found.not_timed, found.command) == (FORMATS["coreml"].no_times, "")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not what edgeprune bench --json writes"),
+        ("{", "is not JSON"),
         ("[]", "no 'files' of schema 1 in it"),
         (bench([], schema=2), "no 'files' of schema 1 in it"),
         (bench([], rounds="many"), "bench.rounds must be a whole number, not 'many'"),
