@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from converters.facts import Normalization
 from edgeprune.data import image_folder as datasets
+from edgeprune.data.dataset import fixed_subset
 from edgeprune.data.preprocessing import Preprocessing
-from edgeprune.evaluation.sensitivity import fixed_subset
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Rule, Sparsifier, Unstructured
 from edgeprune.pruning.rewinding import hold, rewind, rules_of_round, snapshot

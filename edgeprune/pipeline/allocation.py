@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from converters.format import FORMATS
 from converters.sizes import SizeModel, calibrated
-from converters.targets import SUFFIXES, TARGETS
-from edgeprune.data.dataset import fixed_subset
-from edgeprune.evaluation import exported_file as measure
+from converters.targets import TARGETS
+from edgeprune.data import dataset
 from edgeprune.evaluation import sensitivity
+from edgeprune.evaluation.sensitivity_result import IMAGES, SPARSITIES
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
 from edgeprune.pruning.allocation.result import Allocation, Curves
@@ -78,10 +80,12 @@ def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progre
     it tells layers apart where accuracy does not.
     """
     chosen = [s for s in select(model, [Rule(pattern_of(variant), 0.5)]) if not s.reason]
-    subset = fixed_subset(setting.data.train, sensitivity.IMAGES)
-    sparsities = sensitivity.SPARSITIES
+    subset = dataset.fixed_subset(setting.data.train, IMAGES)
+    sparsities = SPARSITIES
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
-        (score, loss), layers = sensitivity.measure(model, chosen, sparsities, subset, setting, advance)
+        (score, loss), layers = sensitivity.prune_each_layer(
+            model, chosen, sparsities, subset, setting, advance
+        )
     cost = [
         [100 * max(score - s, 0) + max(at - loss, 0) for s, at in zip(layer.score, layer.loss, strict=True)]
         for layer in layers
@@ -94,16 +98,13 @@ def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) ->
     """The size model of each target, from one conversion of the dense model."""
     example = example_of(setting)
     found = {}
+    prepared: dict[str, Any] = {}  # What the targets of a format share.
     with tempfile.TemporaryDirectory() as folder:
         for name in targets:
-            target = TARGETS[name]
-            converted = measure.converter(target).convert(
-                model,
-                example,
-                Path(folder) / f"dense{SUFFIXES[target.format]}",
-                target=name,
-                labels=setting.data.classes,
-                normalization=setting.normalization,
-            )
+            format = FORMATS[TARGETS[name].format]
+            if format.name not in prepared:
+                prepared[format.name] = format.prepare(model, example, setting.normalization)
+            path = Path(folder) / f"dense{format.suffix}"
+            converted = format.write(prepared[format.name], TARGETS[name], path, labels=setting.data.classes)
             found[name] = calibrated(converted)
     return found

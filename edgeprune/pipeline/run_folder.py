@@ -114,8 +114,8 @@ def open_run(recipe: Recipe, needed_bytes: int) -> Iterator[Run]:
 def read_recipe(folder: Path) -> Recipe:
     """Read the recipe of a run folder.
 
-    Runs of before version 0.2 called a variant "block80" that their recipe calls "block"; it is read under the
-    name that its files have.
+    Runs of before version 0.2 called a variant "block80" that their recipe calls "block"; it is read under
+    the name that its files have.
 
     Raises:
         UserError: not a run folder.

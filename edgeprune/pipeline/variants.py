@@ -50,7 +50,7 @@ class Model:
 
 
 def dense(context: RunContext, module: nn.Module, new_head: tuple[str, ...] = ()) -> Model:
-    """The baseline: `module` trained, unless the recipe's checkpoint is the trained model, or the run has it.
+    """The baseline: `module` trained, unless it is the recipe's checkpoint or the run has it.
 
     `new_head` names those of its weights that start from nothing where the others are pretrained.
     """

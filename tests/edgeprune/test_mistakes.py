@@ -187,7 +187,7 @@ def test_two_processes_do_not_share_a_run(tmp_path):
 
 WRONG_COMMANDS = {
     "cannot read": ["check", "nowhere"],
-    "expected a .mlpackage or .tflite": ["inspect", "model.onnx"],
+    "expected a .tflite or .mlpackage": ["inspect", "model.onnx"],
     "no such file": ["inspect", "model.tflite"],
     "No such file": ["report", "nowhere"],
 }
