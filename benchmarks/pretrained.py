@@ -23,7 +23,8 @@ from rich.console import Console
 from converters.targets import TARGETS
 from edgeprune.data.dataset import InMemory
 from edgeprune.evaluation import exported_file
-from edgeprune.models import build, pretrained, weights
+from edgeprune.models import weights
+from edgeprune.pipeline import starting_point
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.tasks import TASKS
@@ -70,9 +71,9 @@ def tried(
     name: str, recipe: Recipe, folder: Path, output: Path, limit: int | None, progress: Progress
 ) -> Any:
     """Score the torch model and its files; what is found, as plain data."""
-    recipe, said = pretrained.resolved(recipe)
-    model = build.for_recipe(recipe, CLASSES)
-    loaded = weights.load_weights(model, recipe)
+    recipe, said = starting_point.resolved(recipe)
+    model = recipe.architecture.build(CLASSES)
+    loaded = weights.load_weights(model, recipe.architecture, recipe.weights or "default", recipe.head)
     for line in (*loaded.notes, *said):
         progress.say(line)
     split, prepare = photographs(folder, recipe, limit), recipe.preprocessing
