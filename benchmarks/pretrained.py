@@ -21,11 +21,14 @@ import torch
 from rich.console import Console
 
 from converters.targets import TARGETS
-from edgeprune.data.dataset import Split
+from edgeprune.data.dataset import InMemory
 from edgeprune.evaluation import exported_file
-from edgeprune.models import build, pretrained, weights
+from edgeprune.models import weights
+from edgeprune.pipeline import starting_point
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
 from edgeprune.training import predict
 
 CLASSES = 1000
@@ -56,26 +59,27 @@ def recipes(lite0: Path | None, mobilenet_v2: Path | None) -> dict[str, Recipe]:
     return found
 
 
-def photographs(folder: Path, recipe: Recipe, limit: int | None) -> Split:
+def photographs(folder: Path, recipe: Recipe, limit: int | None) -> InMemory:
     """The images of a folder, prepared as the recipe's weights want them."""
     files = sorted(folder.iterdir())[:limit]
     images = np.stack([recipe.preprocessing.read(file).transpose(2, 0, 1) for file in files])
     labels = torch.tensor([int(file.name[:4]) for file in files])
-    return Split(torch.from_numpy(images), labels)
+    return InMemory(torch.from_numpy(images), labels)
 
 
 def tried(
     name: str, recipe: Recipe, folder: Path, output: Path, limit: int | None, progress: Progress
 ) -> Any:
     """Score the torch model and its files; what is found, as plain data."""
-    recipe, said = pretrained.resolved(recipe)
-    model = build.for_recipe(recipe, CLASSES)
-    loaded = weights.load_weights(model, recipe)
+    recipe, said = starting_point.resolved(recipe)
+    model = recipe.architecture.build(CLASSES)
+    loaded = weights.load_weights(model, recipe.architecture, recipe.weights or "default", recipe.head)
     for line in (*loaded.notes, *said):
         progress.say(line)
     split, prepare = photographs(folder, recipe, limit), recipe.preprocessing
     outputs = predict.predict(model.eval(), split, prepare.normalization)
-    dense = predict.score(outputs, split)
+    task = TASKS["classification"]
+    dense = score(task, outputs, split.labels)
     progress.say(f"{name} in torch: {100 * dense:.1f} %")
     rows = []
     labels = tuple(f"class {place:03}" for place in range(CLASSES))
@@ -95,6 +99,7 @@ def tried(
             target,
             variant=name,
             folder=output,
+            task=task,
             held_out=split,
             classes=labels,
             normalization=prepare.normalization,
@@ -109,8 +114,8 @@ def tried(
         kept = (
             "path",
             "bytes",
-            "top1",
-            "top1_drop_points",
+            "score",
+            "drop_points",
             "agreement",
             "max_relative_error",
             "images",

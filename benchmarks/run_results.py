@@ -286,7 +286,7 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
 
 def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
     """A variant of the run, in eval mode."""
-    model = models.build(recipe.model, len(data.classes), recipe.image_size_px)
+    model = models.build(recipe.model, len(data.classes), recipe.preprocessing.image_size_px)
     pruning.resize(model, load_file(recipe.output / "variants" / f"{variant}.safetensors"))
     return model.eval()
 
@@ -299,7 +299,7 @@ def example(size_px: int = TRAINED_PX) -> torch.Tensor:
 def normalization() -> Normalization:
     """The recipe's own."""
     default = Recipe(model=MOBILENET)
-    return Normalization(default.mean, default.std)
+    return default.preprocessing.normalization
 
 
 QUIET = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)

@@ -15,6 +15,7 @@ from edgeprune import parsing
 from edgeprune.budget import BENCHED, DROP, Budget, Limits
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
+from edgeprune.models.architecture import Architecture
 from edgeprune.tasks import DEFAULT as DEFAULT_TASK
 from edgeprune.tasks import TASKS, metrics
 from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
@@ -291,11 +292,16 @@ class Recipe:
     def preprocessing(self) -> Preprocessing:
         """How images are prepared: what is set here, else the default.
 
-        Of a recipe that starts from weights it is their own once `edgeprune.models.pretrained.resolved` has
+        Of a recipe that starts from weights it is their own once `edgeprune.pipeline.starting_point.resolved` has
         filled it in, as in every run folder.
         """
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)}
         return Preprocessing(**{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model, but for its classes."""
+        return Architecture(self.model, self.preprocessing.image_size_px, self.padding)
 
     @property
     def fits(self) -> dict[str, TrainConfig]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprune.errors import UserError
-
-if TYPE_CHECKING:
-    from edgeprune.recipe import Recipe
 
 # torchvision's MobileNetV3 asks for 0.01, with which a short training never sees settled statistics.
 BATCH_NORM_MOMENTUM = 0.1
@@ -55,11 +52,6 @@ def build(
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM
     return model
-
-
-def for_recipe(recipe: Recipe, classes: int) -> nn.Module:
-    """Build a recipe's model, untrained, for so many classes; see `build`."""
-    return build(recipe.model, classes, recipe.preprocessing.image_size_px, recipe.padding)
 
 
 def gives_maps(name: str) -> bool:

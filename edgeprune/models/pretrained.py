@@ -1,20 +1,15 @@
-"""Published weights of torchvision and timm: fetched by their own code, and their way to prepare images."""
+"""Published weights of torchvision and timm: fetched by their own code, through their own caches."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from edgeprune.data.preprocessing import INTERPOLATIONS, Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.models.checkpoint_file import SUFFIXES
-
-if TYPE_CHECKING:
-    from edgeprune.recipe import Recipe
 
 DEFAULT = "default"
 LOCAL = "or give a file: --weights FILE"
@@ -40,11 +35,6 @@ def as_path(name: str, source: str) -> Path | None:
     return None
 
 
-def file_of(recipe: Recipe) -> Path | None:
-    """The file that a recipe's weights are in; None where they are published ones, or there are none."""
-    return None if recipe.weights is None else as_path(recipe.model, recipe.weights)
-
-
 def hub_names(name: str) -> tuple[str, ...]:
     """What the published weights of a model are called, the default ones first."""
     if name.startswith("timm/"):
@@ -54,7 +44,7 @@ def hub_names(name: str) -> tuple[str, ...]:
         configuration = timm.models.get_pretrained_cfg(name[5:])
         first = configuration.tag if configuration is not None and configuration.has_weights else None
         return tuple(dict.fromkeys([*([first] if first in names else []), *names]))
-    kinds = _torchvision_weights(name)
+    kinds = torchvision_weights(name)
     if kinds is None:
         return ()
     return tuple(dict.fromkeys([kinds.DEFAULT.name, *kinds.__members__]))
@@ -68,7 +58,7 @@ def fetch(name: str, source: str, image_size_px: int) -> dict[str, Tensor]:
     """
     if name.startswith("timm/"):
         return _from_timm(name[5:], source, image_size_px)
-    kind = _torchvision_kind(name, source)
+    kind = torchvision_kind(name, source)
     try:
         return dict(kind.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
@@ -81,68 +71,8 @@ def fetch(name: str, source: str, image_size_px: int) -> dict[str, Tensor]:
         ) from None
 
 
-def own_preprocessing(name: str, source: str) -> tuple[Preprocessing, str]:
-    """How the images of published weights were prepared, and whose words these are.
-
-    A file says nothing of it: the weights published under the same file name are taken to be the same, else
-    the model's default ones to be like it.
-    """
-    if name.startswith("timm/"):
-        return _timm_preprocessing(name[5:], source)
-    kinds = _torchvision_weights(name)
-    if kinds is None:
-        return Preprocessing(), "the default"
-    kind = _torchvision_kind(name, source)
-    preset = kind.transforms()
-    resize_px = _side(preset.resize_size)
-    found = Preprocessing(
-        image_size_px=_side(getattr(preset, "crop_size", preset.resize_size)),
-        resize_px=resize_px,
-        interpolation=preset.interpolation.value,
-        mean=_triple(preset.mean),
-        std=_triple(preset.std),
-    )
-    return found, f"that of torchvision's {kind}"
-
-
-def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """The recipe with its preprocessing filled in, from its weights or the defaults, and what to say of it.
-
-    Raises:
-        UserError: no such weights; or a field of the preprocessing does not go with those of the weights.
-    """
-    if recipe.weights is None:
-        own, origin = Preprocessing(), "the default"
-    else:
-        as_path(recipe.model, recipe.weights)  # Refuses weights that there are none of.
-        own, origin = own_preprocessing(recipe.model, recipe.weights)
-    size_px, resize_px = recipe.image_size_px or own.image_size_px, recipe.resize_px
-    if resize_px is None and own.resize_px is not None:
-        resize_px = own.resize_px * size_px // own.image_size_px  # The same share of the image is seen.
-    filled = dataclasses.replace(
-        recipe,
-        image_size_px=size_px,
-        resize_px=resize_px,
-        interpolation=recipe.interpolation or own.interpolation,
-        mean=recipe.mean or own.mean,
-        std=recipe.std or own.std,
-    )
-    if recipe.weights is None:
-        return filled, []
-    given = [
-        field.name for field in dataclasses.fields(Preprocessing) if getattr(recipe, field.name) is not None
-    ]
-    but = f", but for {', '.join(given)}" if given else ""
-    told = filled.preprocessing
-    normal = f"mean {_rounded(told.mean)}, std {_rounded(told.std)}"
-    return filled, [f"preprocessing is {origin}{but}: {told.in_words()}, {normal}"]
-
-
-def _rounded(values: tuple[float, float, float]) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
-
-
-def _torchvision_weights(name: str) -> Any | None:
+def torchvision_weights(name: str) -> Any | None:
+    """torchvision's enumeration of the published weights of a model; None where there are none."""
     from torchvision import models
 
     try:
@@ -151,15 +81,16 @@ def _torchvision_weights(name: str) -> Any | None:
         return None
 
 
-def _torchvision_kind(name: str, source: str) -> Any:
+def torchvision_kind(name: str, source: str) -> Any:
     """The published weights called `source`; of a file, those published under its name, else the default."""
-    kinds: Any = _torchvision_weights(name)
+    kinds: Any = torchvision_weights(name)
     called = source.rpartition(".")[2]
     by_file = {Path(kind.url).name: kind for kind in kinds}
     return kinds.__members__.get(called) or by_file.get(Path(source).name) or kinds.DEFAULT
 
 
-def _timm_configuration(name: str, source: str) -> Any:
+def timm_configuration(name: str, source: str) -> Any:
+    """timm's configuration of the published weights called `source`, else of its default ones."""
     import timm
 
     tag = source.rpartition(".")[2]
@@ -167,31 +98,10 @@ def _timm_configuration(name: str, source: str) -> Any:
     return own or timm.models.get_pretrained_cfg(name)
 
 
-def _timm_preprocessing(name: str, source: str) -> tuple[Preprocessing, str]:
-    from timm.data import resolve_data_config
-
-    configuration = _timm_configuration(name, source)
-    if configuration is None:
-        return Preprocessing(), "the default"
-    told = resolve_data_config(pretrained_cfg=configuration.to_dict())
-    size_px = int(told["input_size"][-1])
-    found = Preprocessing(
-        image_size_px=size_px,
-        resize_px=int(size_px / told["crop_pct"]),
-        interpolation=told["interpolation"] if told["interpolation"] in INTERPOLATIONS else "bicubic",
-        mean=_triple(told["mean"]),
-        std=_triple(told["std"]),
-    )
-    tag = f".{configuration.tag}" if configuration.tag else ""
-    mode = told["crop_mode"]
-    but = f" (which asks for crop mode {mode}; here the middle is cropped)" if mode != "center" else ""
-    return found, f"that of timm's {name}{tag}{but}"
-
-
 def _from_timm(name: str, source: str, image_size_px: int) -> dict[str, Tensor]:
     import timm
 
-    configuration = _timm_configuration(name, source)
+    configuration = timm_configuration(name, source)
     full = f"{name}.{configuration.tag}" if configuration.tag else name
     size = {"img_size": image_size_px} if configuration.fixed_input_size else {}
     try:
@@ -220,12 +130,3 @@ def _hub_folder(hub: str | None) -> Path:
 def _reason(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {text[:80]}".rstrip(": ")
-
-
-def _side(size: Any) -> int:
-    return int(size[0]) if isinstance(size, (list, tuple)) else int(size)
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

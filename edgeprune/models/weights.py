@@ -6,18 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import UserError
 from edgeprune.models import checkpoint_file, matching, pretrained
-from edgeprune.models.build import DEFAULT_IMAGE_SIZE_PX, build, for_recipe
+from edgeprune.models.architecture import Architecture
+from edgeprune.models.build import DEFAULT_IMAGE_SIZE_PX, build
 from edgeprune.models.matching import COUNTER, Match, refuse_not_finite, shown
-
-if TYPE_CHECKING:
-    from edgeprune.recipe import Recipe
 
 OTHER_CLASSES = 2  # Two models that differ in these alone show which weights are the head.
 TABLE_ROWS = 3  # At either end of a table of what was matched.
@@ -118,13 +115,15 @@ def from_checkpoint(
     return model.eval()
 
 
-def load_weights(model: nn.Module, recipe: Recipe) -> Loaded:
+def load_weights(model: nn.Module, architecture: Architecture, source: str, head: str = "auto") -> Loaded:
     """Load the weights that training starts from into `model`, in place.
 
     Args:
-        model: as `build.for_recipe` made it, for the classes of the images.
-        recipe: its `weights` ("default", a name that torchvision or timm have for published ones, or a path)
-            and its `head`.
+        model: as `architecture` builds it, for the classes of the images.
+        architecture: of the model.
+        source: "default", a name that torchvision or timm have for published weights, or a path.
+        head: "auto": a head of another width stays untrained; "keep": that is refused; "new": it always stays
+            untrained.
 
     Returns:
         What was taken and what was left out.
@@ -132,14 +131,14 @@ def load_weights(model: nn.Module, recipe: Recipe) -> Loaded:
     Raises:
         UserError: no such weights, no network to fetch them over, or weights of another architecture.
     """
-    name, source, head = recipe.model, recipe.weights or pretrained.DEFAULT, recipe.head
+    name = architecture.name
     told = f"weights {source}"
     path = pretrained.as_path(name, source)
     if path is not None:
         states = checkpoint_file.state_dicts(path, "weights")
     else:
-        states = {"": pretrained.fetch(name, source, recipe.preprocessing.image_size_px)}
-    wanted, own_head = model.state_dict(), head_names(model, recipe)
+        states = {"": pretrained.fetch(name, source, architecture.image_size_px)}
+    wanted, own_head = model.state_dict(), head_names(model, architecture)
     place, match = matching.best(states, wanted, own_head)
     differs = [key for key in own_head if key in match.state and match.state[key].shape != wanted[key].shape]
     if differs and head == "keep":
@@ -171,14 +170,14 @@ def load_weights(model: nn.Module, recipe: Recipe) -> Loaded:
     return Loaded((*loaded.notes, line), loaded.renamed, new_head)
 
 
-def head_names(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
-    """The weights of a recipe's `model` whose shapes depend on the number of classes, in order."""
+def head_names(model: nn.Module, architecture: Architecture) -> tuple[str, ...]:
+    """The weights of `model` whose shapes depend on the number of classes, in order."""
     # Found out rather than known: every architecture calls its head something else, and some have two.
     widths = {key: value.shape for key, value in model.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
-        other = for_recipe(recipe, OTHER_CLASSES).state_dict()
+        other = architecture.build(OTHER_CLASSES).state_dict()
         if all(other[key].shape == shape for key, shape in widths.items() if key in other):
-            other = for_recipe(recipe, OTHER_CLASSES + 1).state_dict()
+            other = architecture.build(OTHER_CLASSES + 1).state_dict()
     return tuple(key for key, shape in widths.items() if key in other and other[key].shape != shape)
 
 

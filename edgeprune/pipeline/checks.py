@@ -9,7 +9,6 @@ from torch import nn
 
 from edgeprune import pruning
 from edgeprune.errors import UserError
-from edgeprune.models import build as models
 from edgeprune.models import cost
 from edgeprune.models.weights import Loaded, load_checkpoint, load_weights
 from edgeprune.pipeline import variants
@@ -84,11 +83,11 @@ def untrained(recipe: Recipe, classes: int) -> tuple[nn.Module, Loaded]:
         UserError: no such model; or a checkpoint or weights that do not fit it or cannot be had.
     """
     torch.manual_seed(recipe.seed)
-    model = models.for_recipe(recipe, classes).eval()
+    model = recipe.architecture.build(classes).eval()
     if recipe.checkpoint is not None:
         return model, load_checkpoint(model, recipe.checkpoint)
     if recipe.weights is not None:
-        return model, load_weights(model, recipe)
+        return model, load_weights(model, recipe.architecture, recipe.weights, recipe.head)
     return model, Loaded()
 
 

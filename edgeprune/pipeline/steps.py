@@ -11,8 +11,7 @@ from edgeprune import recipe as recipes
 from edgeprune.data import sources
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
-from edgeprune.models import pretrained
-from edgeprune.pipeline import checks, environment, files, variants
+from edgeprune.pipeline import checks, environment, files, starting_point, variants
 from edgeprune.pipeline.context import RunContext, setting_of
 from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, open_run, read_recipe, write_json
 from edgeprune.pipeline.store import analysis_of, row_of, training_of
@@ -43,7 +42,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     """
     checks.refuse_task(recipe)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
-    recipe, told = pretrained.resolved(recipe)
+    recipe, told = starting_point.resolved(recipe)
     data = source.load(recipe.data, recipe.preprocessing, progress)
     dense, loaded = checks.untrained(recipe, len(data.classes))
     for line in (*loaded.notes, *told):
@@ -54,7 +53,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
         needed_bytes = checks.needed_bytes(recipe, dense)
         folder = shared(lambda: opened.enter_context(open_run(recipe, needed_bytes)))
         context = RunContext(recipe, data, folder, progress)
-        context.store.pin_inputs(data.sha256, recipe.checkpoint, pretrained.file_of(recipe))
+        context.store.pin_inputs(data.sha256, recipe.checkpoint, starting_point.file_of(recipe))
         baseline = variants.dense(context, dense, loaded.new_head)
         made = {"": baseline}
         for name, variant in recipe.variants.items():

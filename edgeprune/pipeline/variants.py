@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from edgeprune import pruning
 from edgeprune.evaluation.records import Training
-from edgeprune.models import build as models
 from edgeprune.models import cost
 from edgeprune.models.resize import resize
 from edgeprune.pipeline import allocation as allocating
@@ -221,6 +220,6 @@ def _read(context: RunContext, name: str) -> Model:
 
 def rebuilt(recipe: Recipe, classes: int, state: dict[str, Tensor]) -> nn.Module:
     """The torch model of a variant, from its weights in a run folder, in eval mode."""
-    module = models.for_recipe(recipe, classes).eval()
+    module = recipe.architecture.build(classes).eval()
     resize(module, state)
     return module

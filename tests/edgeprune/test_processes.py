@@ -27,6 +27,7 @@ from edgeprune.pruning import Block, Cubic, Rule, Sparsifier
 from edgeprune.recipe import Augment, TrainConfig
 from edgeprune.training import Hooks, Setting
 from converters.facts import Normalization
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from rich.console import Console
 

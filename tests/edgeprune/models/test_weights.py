@@ -14,6 +14,7 @@ from torch import nn
 
 from edgeprune.errors import UserError
 from edgeprune.models import build, checkpoint_file, matching, pretrained, weights
+from edgeprune.pipeline import starting_point
 from edgeprune.recipe import Recipe
 
 NAME = "mobilenet_v3_small"
@@ -193,10 +194,14 @@ def test_the_order_is_not_believed_where_a_tensor_is_of_another_kind():
     assert len(matching.in_order(dict(reversed(swapped.items())), wanted)) == 2
 
 
+def load(model, recipe):
+    return weights.load_weights(model, recipe.architecture, recipe.weights, recipe.head)
+
+
 def started(path, **settings):
-    recipe, _ = pretrained.resolved(Recipe(NAME, weights=str(path), **settings))
+    recipe, _ = starting_point.resolved(Recipe(NAME, weights=str(path), **settings))
     torch.manual_seed(2)
-    model = build.for_recipe(recipe, 5)
+    model = recipe.architecture.build(5)
     return model, recipe
 
 
@@ -205,7 +210,7 @@ def test_a_head_of_another_width_is_replaced_and_said_so(save, trained, tmp_path
     save(trained, tmp_path / "w.pt")
     model, recipe = started(tmp_path / "w.pt")
     before = model.state_dict()["classifier.3.weight"].clone()
-    loaded = weights.load_weights(model, recipe)
+    loaded = load(model, recipe)
     assert loaded.new_head == ("classifier.3.weight", "classifier.3.bias")
     assert "a new head for 5 classes" in loaded.notes[-1]
     assert "theirs has 3" in loaded.notes[-1]
@@ -217,18 +222,18 @@ def test_a_head_to_be_kept_is_not_replaced(trained, tmp_path):
     plain(trained, tmp_path / "w.pt")
     model, recipe = started(tmp_path / "w.pt", head="keep")
     with pytest.raises(UserError, match="their head has 3 classes, the images have 5"):
-        weights.load_weights(model, recipe)
-    same = build.for_recipe(recipe, CLASSES)
-    assert weights.load_weights(same, recipe).new_head == ()
+        load(model, recipe)
+    same = recipe.architecture.build(CLASSES)
+    assert load(same, recipe).new_head == ()
     assert torch.equal(same.classifier[3].weight, trained.classifier[3].weight)
-    assert len(weights.load_weights(same, replace(recipe, head="new")).new_head) == 2
+    assert len(load(same, replace(recipe, head="new")).new_head) == 2
 
 
 def test_weights_of_another_architecture_are_refused_with_the_share_that_matched(tmp_path):
     torch.save(build.build("mobilenet_v2", 3).state_dict(), tmp_path / "w.pt")
     model, recipe = started(tmp_path / "w.pt")
     with pytest.raises(UserError, match=r"not of mobilenet_v3_small: \d+ of 210 tensors \(\d+ %\)"):
-        weights.load_weights(model, recipe)
+        load(model, recipe)
 
 
 def lfs_pointer(path):
@@ -325,31 +330,31 @@ def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
 
 
 def test_preprocessing_is_the_weights_own_and_every_field_can_be_set():
-    recipe, told = pretrained.resolved(Recipe("mobilenet_v2", weights="IMAGENET1K_V1"))
+    recipe, told = starting_point.resolved(Recipe("mobilenet_v2", weights="IMAGENET1K_V1"))
     prepare = recipe.preprocessing
     assert (prepare.image_size_px, prepare.resize_px, prepare.interpolation) == (224, 256, "bilinear")
     assert "MobileNet_V2_Weights.IMAGENET1K_V1" in told[0]
-    recipe, _ = pretrained.resolved(Recipe("mobilenet_v2", weights="default"))
+    recipe, _ = starting_point.resolved(Recipe("mobilenet_v2", weights="default"))
     assert recipe.resize_px == 232
-    recipe, _ = pretrained.resolved(Recipe("mobilenet_v2", weights="gone/mobilenet_v2-b0353104.pth"))
+    recipe, _ = starting_point.resolved(Recipe("mobilenet_v2", weights="gone/mobilenet_v2-b0353104.pth"))
     assert recipe.resize_px == 256
-    recipe, told = pretrained.resolved(
+    recipe, told = starting_point.resolved(
         Recipe("timm/tf_efficientnet_lite0", weights="default", image_size_px=160, interpolation="bilinear")
     )
     assert (recipe.resize_px, recipe.mean, recipe.interpolation) == (182, (0.5, 0.5, 0.5), "bilinear")
     assert "but for image_size_px, interpolation" in told[0]
-    assert pretrained.resolved(recipe)[0] == recipe
+    assert starting_point.resolved(recipe)[0] == recipe
 
 
 def test_without_weights_it_is_the_default():
-    recipe, told = pretrained.resolved(Recipe("mobilenet_v2"))
+    recipe, told = starting_point.resolved(Recipe("mobilenet_v2"))
     assert (recipe.image_size_px, recipe.resize_px, recipe.interpolation, told) == (64, None, "bilinear", [])
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "timm/mobilenetv3_small_100"])
 def test_a_name_that_the_hub_has_not_is_refused(name):
     with pytest.raises(UserError, match=r"no such file, and of .* the hub has"):
-        pretrained.resolved(Recipe(name, weights="imagenet22k"))
+        starting_point.resolved(Recipe(name, weights="imagenet22k"))
 
 
 def test_without_a_network_it_says_which_file_goes_where(tmp_path, monkeypatch):
@@ -371,7 +376,7 @@ def test_published_weights_come_from_the_hub_s_own_cache(tmp_path, monkeypatch):
     plain(published, file)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model, recipe = started("default")
-    assert weights.load_weights(model, recipe).new_head
+    assert load(model, recipe).new_head
     assert torch.equal(model.features[0][0].weight, published.features[0][0].weight)
 
 

@@ -29,8 +29,7 @@ def start(image_folder, tmp_path_factory):
 
 
 def test_a_run_starts_from_weights_and_its_file_says_how_images_are_prepared(start, tmp_path, capsys):
-    from converters.litert import metadata
-    from converters.litert.graph import Graph
+    from converters.litert import graph, metadata
 
     assert run_recipe(start, "", ["--output", str(tmp_path / "run")]) == 0
     told = capsys.readouterr()
@@ -38,7 +37,7 @@ def test_a_run_starts_from_weights_and_its_file_says_how_images_are_prepared(sta
     kept = read(tmp_path / "run" / "recipe.toml")
     assert (kept.resize_px, kept.interpolation) == (36, "bilinear")
     (file,) = (tmp_path / "run" / "files").glob("*.tflite")
-    content = metadata.read(Graph.read(file))
+    content = metadata.read(graph.read_file(file))
     assert json.loads(content["metadata"]["preprocessing"])["resize_px"] == 36
     # The same command goes on; other weights under the same name do not.
     assert run_recipe(start, "", ["--output", str(tmp_path / "run")]) == 0
