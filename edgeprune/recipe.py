@@ -292,7 +292,7 @@ class Recipe:
     def preprocessing(self) -> Preprocessing:
         """How images are prepared: what is set here, else the default.
 
-        Of a recipe that starts from weights it is their own once `edgeprune.pipeline.starting_point.resolved` has
+        Of a recipe that starts from weights it is their own once `edgeprune.pipeline.starting_point` has
         filled it in, as in every run folder.
         """
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)}

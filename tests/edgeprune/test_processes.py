@@ -33,7 +33,8 @@ from rich.console import Console
 
 torch.set_num_threads(1)
 digits = data.load(None, Preprocessing(32), Progress(Console(quiet=True)))
-setting = Setting(digits, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+normalization = Normalization((0.5,) * 3, (0.5,) * 3)
+setting = Setting(digits, TASKS["classification"], normalization, Augment(shift_px=2), seed=0)
 torch.manual_seed(0)
 model = nn.Sequential(
     nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),

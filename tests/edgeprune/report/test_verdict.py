@@ -69,7 +69,7 @@ def test_five_images_of_a_thousand_are_half_a_point(row):
 
 
 def test_of_two_files_of_one_size_the_more_accurate_ships(row):
-    rows = [row(path="a", bytes=10, top1=0.5), row(path="b", bytes=10, top1=0.6)]
+    rows = [row(path="a", bytes=10, score=0.5), row(path="b", bytes=10, score=0.6)]
     (target,) = evaluate(Budget(), rows).targets
     assert target.ship is rows[1]
 
@@ -213,11 +213,11 @@ def test_another_file_that_was_measured_may_ship(row):
 
 
 def test_only_some_limits_are_kept():
-    limit = Budget({ARM: 5}, 1.0, {WEB: Limits(bytes=6, time_ratio=0.5)})
-    assert limit.only(["bytes"]) == Budget({ARM: 5}, None, {WEB: Limits(bytes=6)})
-    assert limit.only(["time_ratio"]) == Budget({}, None, {WEB: Limits(time_ratio=0.5)})
+    limit = Budget({ARM: 5}, {"top1": 1.0}, {WEB: Limits(bytes=6, time_ratio=0.5)})
+    assert limit.only(["bytes"]) == Budget({ARM: 5}, {}, {WEB: Limits(bytes=6)})
+    assert limit.only(["time_ratio"]) == Budget({}, {}, {WEB: Limits(time_ratio=0.5)})
     assert not limit.only(["load_memory_bytes"])
-    assert limit.only(["top1_drop_points"]) == Budget({}, 1.0, {WEB: Limits()})
+    assert limit.only(["top1_drop_points"]) == Budget({}, {"top1": 1.0}, {WEB: Limits()})
 
 
 def test_a_recipe_refuses_limits_that_a_run_does_not_measure():
@@ -232,10 +232,9 @@ def test_a_recipe_refuses_limits_that_a_run_does_not_measure():
 
 def test_maps_are_judged_by_mean_iou(row):
     maps = row(
-        top1=None,
-        top1_drop_points=None,
-        miou=0.6,
-        miou_drop_points=1.5,
+        metric="miou",
+        score=0.6,
+        drop_points=1.5,
         not_measured={"top1": "it gives maps"},
     )
     (within,) = evaluate(Budget(drop_points={"miou": 2.0}), [maps]).targets
@@ -246,8 +245,7 @@ def test_maps_are_judged_by_mean_iou(row):
     (unjudged,) = evaluate(Budget(drop_points={"top1": 1.0}), [maps]).targets
     assert unjudged.files[0].reasons == ("accuracy not measured: it gives maps",)
     (advised,) = evaluate(Budget(), [maps]).targets
-    assert advised.most.miou_drop_points == RECOMMENDED_DROP_POINTS
-    assert advised.most.top1_drop_points is None
+    assert advised.most == Limits(drop_points={"miou": RECOMMENDED_DROP_POINTS})
 
 
 def test_points_of_mean_iou_out_of_range_are_refused():
