@@ -183,10 +183,10 @@ def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:
         :RECALIBRATION_IMAGES
     ]
     device = next(model.parameters()).device
-    batches = [
+    batches = (  # One at a time: all of them would fill gigabytes.
         normalized(setting.data.train.images[part].to(device), setting.normalization)
         for part in _parts(order, batch_size)
-    ]
+    )
     with torch.no_grad():
         update_bn(batches, model)
 
