@@ -17,11 +17,11 @@ from edgeprune.models import build as models
 from edgeprune.models import weights
 from edgeprune.pipeline.environment import training_hardware
 from edgeprune.processes import is_first, shared
-from edgeprune.recipe import Augment, Fit
 from edgeprune.training import loop as training
+from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Hooks, Setting
 
-COMMON = Fit(batch_size=128, weight_decay=0.05, label_smoothing=0.1)
+COMMON = TrainConfig(batch_size=128, weight_decay=0.05, label_smoothing=0.1)
 # Trained in two cycles of the learning rate; the second one sees its images nearly as they are.
 CYCLES = (
     (

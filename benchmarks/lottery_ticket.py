@@ -29,9 +29,9 @@ from edgeprune.evaluation.sensitivity import fixed_subset
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Rule, Sparsifier, Unstructured
 from edgeprune.pruning.rewinding import hold, rewind, rules_of_round, snapshot
-from edgeprune.recipe import Augment, Fit
 from edgeprune.training import loop as training
 from edgeprune.training import predict
+from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -140,7 +140,7 @@ def tickets(data: datasets.Data, plan: Plan, seed: int) -> Iterator[Point]:
 
 
 def fit(model: nn.Module, setting: Setting, epochs: int, held: Sparsifier | None) -> float:
-    plan = Fit(epochs=epochs, batch_size=128 if len(setting.data.train) > 10_000 else 64)
+    plan = TrainConfig(epochs=epochs, batch_size=128 if len(setting.data.train) > 10_000 else 64)
     training.train(model, setting, plan, QUIET, sparsifier=held)
     outputs = predict.predict(model, setting.data.held_out, setting.normalization)
     return predict.score(outputs, setting.data.held_out)

@@ -30,9 +30,9 @@ from edgeprune.data import image_folder as data
 from edgeprune.models import weights
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
-from edgeprune.recipe import Augment
 from edgeprune.training import loop as training
 from edgeprune.training import predict
+from edgeprune.training.config import Augment
 
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PATTERNS: dict[str, tuple[Pattern, float]] = {

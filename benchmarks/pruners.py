@@ -40,9 +40,9 @@ from edgeprune.models import cost, weights
 from edgeprune.pipeline import environment
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
-from edgeprune.recipe import Augment, Fit
 from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
+from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -105,7 +105,7 @@ METHODS = {
 
 
 def run_row(
-    name: str, dense: nn.Module, setting: Setting, fit: Fit, size_px: int
+    name: str, dense: nn.Module, setting: Setting, fit: TrainConfig, size_px: int
 ) -> tuple[dict[str, Any], nn.Module]:
     """Prune a copy of the dense model by one method while it trains, and measure it."""
     method = METHODS[name]
@@ -192,7 +192,7 @@ def _tool(method: Method) -> str:
     return f"{method.tool} ({', '.join(settings)})" if settings else method.tool
 
 
-def _sparsifier(model: nn.Module, method: Method, setting: Setting, fit: Fit) -> Any:
+def _sparsifier(model: nn.Module, method: Method, setting: Setting, fit: TrainConfig) -> Any:
     pattern = PATTERNS[method.pattern]
     steps = round(RAMP * fit.epochs * training.steps_per_epoch(setting, fit))
     every = max(steps // MASK_UPDATES, 1)
@@ -270,7 +270,7 @@ def _top1(model: nn.Module, setting: Setting) -> float:
     return predict.score(outputs, setting.data.held_out)
 
 
-def _untrained_top1(model: nn.Module, setting: Setting, fit: Fit) -> float:
+def _untrained_top1(model: nn.Module, setting: Setting, fit: TrainConfig) -> float:
     """With nothing done to a copy but measuring its batch norms anew."""
     trial = copy.deepcopy(model)
     training.recalibrate(trial, setting, fit.batch_size)
@@ -298,7 +298,7 @@ def _read_rows(work: Path) -> dict[tuple[str, int], dict[str, float]]:
 def _write_table(
     arguments: argparse.Namespace,
     dense_top1: float,
-    fit: Fit,
+    fit: TrainConfig,
     source: str,
     files: Mapping[str, Mapping[str, float]],
     held_out: int,
@@ -363,7 +363,9 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     data = datasets.load(arguments.data, arguments.image_size, Progress(Console()))
-    fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px)
+    fit = TrainConfig(
+        epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px
+    )
 
     setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
     dense = train_dense(setting, arguments.model, arguments.work)

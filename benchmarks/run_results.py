@@ -50,9 +50,10 @@ from edgeprune.pipeline import environment
 from edgeprune.pipeline import steps as pipeline
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
-from edgeprune.recipe import Augment, Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
 from edgeprune.training import loop as training
 from edgeprune.training import predict
+from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -85,7 +86,7 @@ LONGER = {LEAN: 2}  # Times as many epochs: what has lost most needs them.
 
 def recipe_for(model: str, data: Path, work: Path, epochs: int, variants: Sequence[str]) -> Recipe:
     """The recipe of a model on one data set; `variants` names some of `VARIANTS`."""
-    fit = Fit(
+    fit = TrainConfig(
         epochs=epochs,
         batch_size=128,
         learning_rate=LEARNING_RATE,

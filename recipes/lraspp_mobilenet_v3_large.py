@@ -20,22 +20,25 @@ from pathlib import Path
 
 from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="lraspp_mobilenet_v3_large",
     task="segmentation",
     image_size_px=96,
     # Images that begin at half their size: twice as many are seen in the same time.
-    dense=Fit(epochs=20, batch_size=16, learning_rate=2e-3, first_px=48),
+    dense=TrainConfig(epochs=20, batch_size=16, learning_rate=2e-3, first_px=48),
     variants={
         # 80 % zeros, one output by four input channels: small in both formats.
         "block": Variant(
-            sparsity=0.8, block=(1, 4), fit=Fit(epochs=10, batch_size=16, learning_rate=2e-3, first_px=64)
+            sparsity=0.8,
+            block=(1, 4),
+            fit=TrainConfig(epochs=10, batch_size=16, learning_rate=2e-3, first_px=64),
         ),
         # A third of the channels less leaves about two fifths of the weights.
         "channels": Variant(
-            channels=0.35, fit=Fit(epochs=10, batch_size=16, learning_rate=2e-3, first_px=64)
+            channels=0.35, fit=TrainConfig(epochs=10, batch_size=16, learning_rate=2e-3, first_px=64)
         ),
     },
     budget=Budget(

@@ -14,18 +14,19 @@ from pathlib import Path
 
 from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="mobilenet_v3_large",
     image_size_px=64,
-    dense=Fit(epochs=20, learning_rate=3e-3),
+    dense=TrainConfig(epochs=20, learning_rate=3e-3),
     variants={
         # 80 % zeros, one output by four input channels: small in both formats, and past the two thirds
         # at which LiteRT's CPU kernels turn sparse.
-        "block": Variant(sparsity=0.8, block=(1, 4), fit=Fit(epochs=20)),
+        "block": Variant(sparsity=0.8, block=(1, 4), fit=TrainConfig(epochs=20)),
         # Half of the multiplications go, with the channels that matter least for what they cost.
-        "channels": Variant(macs_left=0.5, fit=Fit(epochs=15)),
+        "channels": Variant(macs_left=0.5, fit=TrainConfig(epochs=15)),
     },
     budget=Budget(
         bytes={

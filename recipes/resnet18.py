@@ -14,19 +14,23 @@ from pathlib import Path
 
 from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="resnet18",
     image_size_px=64,
-    dense=Fit(epochs=12, learning_rate=2e-3),
+    dense=TrainConfig(epochs=12, learning_rate=2e-3),
     variants={
         # 80 % zeros in the 3x3 convolutions as well, all but the first.
         "block": Variant(
-            sparsity=0.8, block=(1, 4), layers={"layer*.conv*": 0.8}, fit=Fit(epochs=10, learning_rate=2e-3)
+            sparsity=0.8,
+            block=(1, 4),
+            layers={"layer*.conv*": 0.8},
+            fit=TrainConfig(epochs=10, learning_rate=2e-3),
         ),
         # Half of the multiplications go, with the channels that matter least for what they cost.
-        "channels": Variant(macs_left=0.5, fit=Fit(epochs=10, learning_rate=2e-3)),
+        "channels": Variant(macs_left=0.5, fit=TrainConfig(epochs=10, learning_rate=2e-3)),
     },
     budget=Budget(
         bytes={

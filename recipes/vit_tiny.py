@@ -14,17 +14,18 @@ from pathlib import Path
 
 from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="timm/vit_tiny_patch16_224",
     image_size_px=64,
-    dense=Fit(epochs=20, learning_rate=1e-3),
+    dense=TrainConfig(epochs=20, learning_rate=1e-3),
     variants={
         # 80 % zeros in the linear layers, one output by four inputs.
-        "block": Variant(sparsity=0.8, block=(1, 4), fit=Fit(epochs=15, learning_rate=1e-3)),
+        "block": Variant(sparsity=0.8, block=(1, 4), fit=TrainConfig(epochs=15, learning_rate=1e-3)),
         # One head of three, and a third of each MLP.
-        "channels": Variant(channels=0.35, fit=Fit(epochs=10, learning_rate=1e-3)),
+        "channels": Variant(channels=0.35, fit=TrainConfig(epochs=10, learning_rate=1e-3)),
     },
     budget=Budget(
         bytes={

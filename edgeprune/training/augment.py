@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeprune.recipe import Fit
+from edgeprune.training.config import TrainConfig
 
 GREY = 128
 GROWN = 2 / 3  # Share of the epochs after which images have their full size.
 SIZE_STEP_PX = 8
 
 
-def size_px(epoch: int, fit: Fit, full_px: int) -> int:
+def size_px(epoch: int, fit: TrainConfig, full_px: int) -> int:
     """Side of the training images in an epoch, counted from 0.
 
     Images begin at `fit.first_px` and grow evenly, in steps of 8 pixels, until two thirds of the epochs
     are over (progressive learning, Tan & Le, 2021: EfficientNetV2).
 
-    >>> [size_px(epoch, Fit(epochs=6, first_px=32), 64) for epoch in range(6)]
+    >>> [size_px(epoch, TrainConfig(epochs=6, first_px=32), 64) for epoch in range(6)]
     [32, 40, 48, 56, 64, 64]
     """
     grown = epoch / (GROWN * fit.epochs)

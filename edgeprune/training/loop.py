@@ -19,9 +19,9 @@ from edgeprune import processes
 from edgeprune.data.dataset import Data, Split
 from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
-from edgeprune.recipe import Augment, Fit
 from edgeprune.tasks.task import confusion
 from edgeprune.training.augment import erased, mirror, moved, random_shift, resized, size_px
+from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.predict import normalized, predict
 from edgeprune.training.recover import copy_parameters, distillation, running_average
 
@@ -60,7 +60,7 @@ class Hooks:
     show: Callable[..., None]
 
 
-def steps_per_epoch(setting: Setting, fit: Fit) -> int:
+def steps_per_epoch(setting: Setting, fit: TrainConfig) -> int:
     """Optimizer steps in one pass; what is left after the last whole step goes to the next pass's shuffle."""
     return max(len(setting.data.train) // (fit.batch_size * fit.accumulate), 1)
 
@@ -68,7 +68,7 @@ def steps_per_epoch(setting: Setting, fit: Fit) -> int:
 def train(
     model: nn.Module,
     setting: Setting,
-    fit: Fit,
+    fit: TrainConfig,
     hooks: Hooks,
     *,
     teacher: nn.Module | None = None,
@@ -191,7 +191,9 @@ def recalibrate(model: nn.Module, setting: Setting, batch_size: int) -> None:
         update_bn(batches, model)
 
 
-def _shared_score(model: nn.Module, setting: Setting, fit: Fit, epoch: int, accelerator: Any) -> float:
+def _shared_score(
+    model: nn.Module, setting: Setting, fit: TrainConfig, epoch: int, accelerator: Any
+) -> float:
     """The metric on the held-out images, as large as the epoch's; each process runs its part of them."""
     held_out, classes = setting.data.held_out, len(setting.data.classes)
     part = slice(accelerator.process_index, None, accelerator.num_processes)
@@ -224,7 +226,7 @@ class _Objective:
 def _train_epoch(
     objective: _Objective,
     setting: Setting,
-    fit: Fit,
+    fit: TrainConfig,
     epoch: int,
     accelerator: Any,
     step: Callable[[], None],
@@ -252,7 +254,7 @@ def _train_epoch(
     return float(torch.stack(losses).mean())
 
 
-def _refuse_batches(setting: Setting, fit: Fit, together: int) -> None:
+def _refuse_batches(setting: Setting, fit: TrainConfig, together: int) -> None:
     images = len(setting.data.train)
     if fit.batch_size < 2 * together:
         raise UserError(
@@ -265,7 +267,7 @@ def _refuse_batches(setting: Setting, fit: Fit, together: int) -> None:
         )
 
 
-def _compiled(model: nn.Module, fit: Fit) -> nn.Module:
+def _compiled(model: nn.Module, fit: TrainConfig) -> nn.Module:
     """The same model for the training to run; its weights stay those of `model`."""
     if not fit.compile:
         return model
@@ -289,7 +291,7 @@ def _decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _training_batches(
-    setting: Setting, fit: Fit, epoch: int, device: torch.device, rank: int
+    setting: Setting, fit: TrainConfig, epoch: int, device: torch.device, rank: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Whole batches, the same in every process; only dropout differs by `rank`."""
     generator = _generator(setting.seed, epoch)

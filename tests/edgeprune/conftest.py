@@ -8,7 +8,8 @@ import pytest
 
 from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.training.config import TrainConfig
 from tests.support.images import write_folder
 
 
@@ -19,7 +20,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_recipe(image_folder: Path) -> Recipe:
-    fit = Fit(epochs=3, batch_size=16)
+    fit = TrainConfig(epochs=3, batch_size=16)
     return Recipe(
         model="mobilenet_v3_small",
         data=image_folder,

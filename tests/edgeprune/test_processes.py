@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from edgeprune import recipe as recipes
-from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import records
+from edgeprune.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -23,7 +24,7 @@ import torch
 from torch import nn
 from edgeprune import data, training
 from edgeprune.pruning import Block, Cubic, Rule, Sparsifier
-from edgeprune.recipe import Augment, Fit
+from edgeprune.recipe import Augment, TrainConfig
 from edgeprune.training import Hooks, Setting
 from converters.facts import Normalization
 from edgeprune.progress import Progress
@@ -39,7 +40,7 @@ model = nn.Sequential(
     nn.Conv2d(16, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Dropout(0.1),
     nn.Flatten(), nn.Linear(64 * 64, 10),
 )
-fit = Fit(epochs=4, batch_size=64, learning_rate=5e-3)
+fit = TrainConfig(epochs=4, batch_size=64, learning_rate=5e-3)
 steps = fit.epochs * training.steps_per_epoch(setting, fit)
 sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.75)], Cubic(steps // 2))
 hooks = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
@@ -103,7 +104,7 @@ def test_two_processes_make_one_run(tmp_path: Path, image_folder: Path):
         *("-m", "edgeprune", "run", str(tmp_path / "recipe.toml")),
         *("--output", str(tmp_path / "run")),
     ]
-    fit = Fit(epochs=1, batch_size=8)
+    fit = TrainConfig(epochs=1, batch_size=8)
     recipe = Recipe(
         model="mobilenet_v3_small",
         data=image_folder,

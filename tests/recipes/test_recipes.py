@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit
 from edgeprune.report import records
+from edgeprune.training.config import TrainConfig
 from tests.support.images import write_folder, write_masks
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
-EPOCH = Fit(epochs=1, batch_size=16)
+EPOCH = TrainConfig(epochs=1, batch_size=16)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from edgeprune.pipeline import steps as pipeline
 from edgeprune.pipeline.allocation import allocate, measured_curves
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Sparsifier
-from edgeprune.recipe import Augment, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
 from edgeprune.training import predict
+from edgeprune.training.config import Augment
 from edgeprune.training.loop import Setting
 
 

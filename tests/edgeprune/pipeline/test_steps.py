@@ -28,9 +28,10 @@ from edgeprune.data.dataset import Split
 from edgeprune.models import build as models
 from edgeprune.pipeline.steps import _calibration_images, _schedule
 from edgeprune.pruning import Block, Rule, Sparsifier, resize
-from edgeprune.recipe import Fit, Variant
+from edgeprune.recipe import Variant
 from edgeprune.report import records
 from edgeprune.training import predict
+from edgeprune.training.config import TrainConfig
 
 VARIANTS = ("dense", "block80", "channels")
 
@@ -177,7 +178,7 @@ def test_calibration_images_are_training_images_of_every_class():
 
 
 def test_channels_go_by_what_is_left_step_by_step_and_weights_regrow(small_recipe, tmp_path):
-    fit = Fit(epochs=1, batch_size=16)
+    fit = TrainConfig(epochs=1, batch_size=16)
     lean = Variant(
         after="channels", macs_left=0.7, sparsity=0.8, criterion="squared_magnitude", regrow=True, fit=fit
     )

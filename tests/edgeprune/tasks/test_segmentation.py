@@ -18,10 +18,11 @@ from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.models import weights
 from edgeprune.progress import Progress
-from edgeprune.recipe import Augment, Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import records
 from edgeprune.tasks.task import SEGMENTATION
 from edgeprune.training import augment, predict
+from edgeprune.training.config import Augment, TrainConfig
 from tests.support.images import write_masks
 
 SIZE_PX = 32
@@ -31,7 +32,7 @@ TARGETS = ("coreml-ios16", "litert-arm64", "litert-arm64-static-int8")
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("segmentation")
-    fit = Fit(epochs=2, batch_size=8)
+    fit = TrainConfig(epochs=2, batch_size=8)
     return Recipe(
         model="lraspp_mobilenet_v3_large",
         task="segmentation",

@@ -13,9 +13,9 @@ from edgeprune.data import image_folder as data
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, OneShot, Rule, Sparsifier
-from edgeprune.recipe import Augment, Fit
 from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
+from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Hooks, Setting
 
 
@@ -32,7 +32,9 @@ def network() -> nn.Module:
     )
 
 
-def train(model: nn.Module, setting: Setting, fit: Fit, sparsifier: Sparsifier | None = None) -> list[dict]:
+def train(
+    model: nn.Module, setting: Setting, fit: TrainConfig, sparsifier: Sparsifier | None = None
+) -> list[dict]:
     """Train and return the states kept after each epoch."""
     states: list[dict] = []
 
@@ -48,23 +50,23 @@ def test_gradients_added_up_are_those_of_one_large_batch(digits):
     """No batch norm and no augmentation, so that only the sum of the gradients could differ."""
     plain = dataclasses.replace(digits, augment=Augment(shift_px=0))
     whole, parts = network(), network()
-    train(whole, plain, Fit(epochs=1, batch_size=128))
-    train(parts, plain, Fit(epochs=1, batch_size=32, accumulate=4))
+    train(whole, plain, TrainConfig(epochs=1, batch_size=128))
+    train(parts, plain, TrainConfig(epochs=1, batch_size=32, accumulate=4))
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_a_step_larger_than_the_data_is_refused(digits):
     with pytest.raises(UserError, match="more than the 1347 training images"):
-        train(network(), digits, Fit(epochs=1, batch_size=64, accumulate=100))
+        train(network(), digits, TrainConfig(epochs=1, batch_size=64, accumulate=100))
 
 
 def test_the_running_average_is_kept_and_pruned_weights_stay_zero(digits):
-    fit = Fit(epochs=2, batch_size=64, ema=0.9)
+    fit = TrainConfig(epochs=2, batch_size=64, ema=0.9)
     averaged, last = network(), network()
     rules = [Rule(Block(1, 4), 0.75)]
     states = train(averaged, digits, fit, Sparsifier(averaged, rules, OneShot()))
-    train(last, digits, Fit(epochs=2, batch_size=64), Sparsifier(last, rules, OneShot()))
+    train(last, digits, TrainConfig(epochs=2, batch_size=64), Sparsifier(last, rules, OneShot()))
     average = states[-1]["averaged"]
     first = averaged[0].weight
     torch.testing.assert_close(first, average["module.0.weight"])
@@ -73,7 +75,7 @@ def test_the_running_average_is_kept_and_pruned_weights_stay_zero(digits):
 
 
 def test_a_run_with_an_average_goes_on_where_it_stopped(digits):
-    fit = Fit(epochs=2, batch_size=64, ema=0.9)
+    fit = TrainConfig(epochs=2, batch_size=64, ema=0.9)
     whole, resumed = network(), network()
     states = train(whole, digits, fit)
     hooks = Hooks(load=lambda: states[0], save=lambda _: None, show=lambda *_, **__: None)
@@ -95,13 +97,13 @@ def test_a_grey_square_lies_somewhere_in_each_image():
 def test_a_student_moves_to_its_teacher_without_labels(digits):
     """Labels that are all one class teach nothing; the teacher's answers alone make the student like it."""
     teacher = network()
-    train(teacher, digits, Fit(epochs=4, batch_size=64))
+    train(teacher, digits, TrainConfig(epochs=4, batch_size=64))
     blind = dataclasses.replace(
         digits, data=dataclasses.replace(digits.data, train=_all_zero(digits.data.train))
     )
     student = network()
     hooks = Hooks(load=lambda: None, save=lambda _: None, show=lambda *_, **__: None)
-    fit = Fit(epochs=4, batch_size=64)
+    fit = TrainConfig(epochs=4, batch_size=64)
     training.train(student, blind, fit, hooks, teacher=copy.deepcopy(teacher), distill=1.0)
     held_out = digits.data.held_out
     taught, learnt = (predict.predict(model, held_out, digits.normalization) for model in (teacher, student))
@@ -116,7 +118,7 @@ def _all_zero(split: data.Split) -> data.Split:
 def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 64, 10))
-    train(model, digits, Fit(epochs=1, batch_size=64))
+    train(model, digits, TrainConfig(epochs=1, batch_size=64))
     images = predict.normalized(digits.data.train.images, digits.normalization)
     with torch.no_grad():
         maps = model[0](images)
@@ -138,7 +140,7 @@ def test_images_grow_to_full_size_and_end_with_it():
             seen.append((module.training, inputs[0].shape[-1]))
 
     model.register_forward_pre_hook(note)
-    train(model, setting, Fit(epochs=3, batch_size=449, first_px=32))
+    train(model, setting, TrainConfig(epochs=3, batch_size=449, first_px=32))
     each_epoch = [(trains, side) for side in (32, 48, 64) for trains in (True, False)]
     assert seen == [*each_epoch, (True, 64)]  # Batch norms are measured anew on images of full size.
 
@@ -149,7 +151,7 @@ def test_a_compiled_training_is_the_same_training(digits):
     rules = [Rule(Block(1, 4), 0.5)]
     models, states = [network(), network()], []
     for model, compile in zip(models, (False, True), strict=True):
-        fit = Fit(epochs=1, batch_size=449, compile=compile)
+        fit = TrainConfig(epochs=1, batch_size=449, compile=compile)
         states.append(train(model, digits, fit, Sparsifier(model, rules, OneShot())))
     assert list(states[0][0]["model"]) == list(states[1][0]["model"])
     for plain, compiled in zip(*(model.parameters() for model in models), strict=True):
