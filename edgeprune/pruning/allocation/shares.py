@@ -24,6 +24,7 @@ from converters.sizes import SizeModel
 from edgeprune.errors import UserError
 from edgeprune.pruning.allocation.result import Allocation, Curves, Numbers
 from edgeprune.pruning.criteria import CRITERIA, Criterion, Need
+from edgeprune.pruning.oneshot import importance_of
 from edgeprune.pruning.patterns import Block, NofM, Pattern, Unstructured, smallest
 from edgeprune.pruning.select import Rule, Selected, select
 
@@ -173,10 +174,10 @@ def by_importance(
     Raises:
         UserError: see `select`; a sparsity above the maximum, an unknown criterion.
     """
-    importance = _of_weights(criterion)
+    _of_weights(criterion)
     chosen, left_dense = _fitting(model, pattern, sparsity, layers)
     _refuse_above(sparsity, maximum, pattern)
-    scores = [pattern.units(importance(s.layer.weight)).flatten().clone() for s in chosen]
+    scores = [pattern.units(importance_of(s, criterion, None)).flatten().clone() for s in chosen]
     for layer in scores:  # What the maximum protects is out of reach.
         protected = len(layer) - _most_units(len(layer), maximum)
         layer[layer.topk(protected).indices] = torch.inf
@@ -320,12 +321,12 @@ def error_curves(
 
 
 def _errors(chosen: Sequence[Selected], pattern: Pattern, criterion: str, maximum: float) -> Curves:
-    score = _of_weights(criterion)
+    _of_weights(criterion)
     sparsities = np.append(np.arange(0, maximum - 1e-9, 0.05), maximum)
     loss = np.zeros((len(chosen), len(sparsities)))
     for row, selected in enumerate(chosen):
         weight = selected.layer.weight.detach().float()
-        order = pattern.units(score(weight)).flatten().argsort()
+        order = pattern.units(importance_of(selected, criterion, None)).flatten().argsort()
         squares = pattern.units(weight.square()).flatten()[order].double()
         # The sum of squares of the units that go, for any number of them.
         gone = torch.cat([torch.zeros(1, dtype=torch.float64), squares.cumsum(0).cpu()]).numpy()
