@@ -14,13 +14,13 @@ from edgeprune.evaluation import exported_file as measure
 from edgeprune.evaluation import sensitivity
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
+from edgeprune.pruning.allocation.limits import to_budget
 from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.pruning.allocation.shares import (
     by_importance,
     by_multiplications,
     by_sensitivity,
     erdos_renyi,
-    to_budget,
 )
 from edgeprune.recipe import Variant
 from edgeprune.training import predict
