@@ -1,14 +1,17 @@
 """`edgeprune sensitivity`: what zeros in one layer alone do to the accuracy of a run's dense model.
 
 Each layer is pruned in one shot, to each sparsity in turn, and put back. Nothing is trained, so the drops are
-larger than after fine-tuning; they say which layers mind, and `allocation` takes them for that. The images
-are a fixed part of those for training: what is decided by them has not seen the held-out images.
+larger than after fine-tuning; they say which layers mind, and `allocation` takes for that how far the answers
+move from the dense model's. Batch norms are measured anew at every point: with those of the dense model most
+of what is lost is their fault, and no training loses it. The images are a fixed part of those for training:
+what is decided by them has not seen the held-out images.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,7 +23,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.facts import Normalization
@@ -35,12 +38,13 @@ from edgeprune.pipeline.run_folder import RECIPE_FILE, Run
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Selected, Unstructured
 from edgeprune.pruning.allocation.result import Curves
+from edgeprune.pruning.calibration import batch_statistics, evaluating
 from edgeprune.training import predict
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 IMAGES = 500
 BLOCK = (1, 4)
-SCHEMA = 1
+SCHEMA = 2
 NAME = "sensitivity"
 # Points lost at which the picture's colour is darkest; more is all the same: the layer is spent.
 DARKEST_POINTS = 30.0
@@ -55,12 +59,14 @@ class LayerSensitivity:
         weights: how many it has.
         top1: of the model with this layer at each sparsity, 0 to 1.
         loss: cross entropy, likewise.
+        divergence: Kullback-Leibler divergence of its answers from the dense model's, nats an image.
     """
 
     name: str
     weights: int
     top1: tuple[float, ...]
     loss: tuple[float, ...]
+    divergence: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,8 @@ class Sensitivity:
         return np.array([[100 * (self.top1 - top1) for top1 in layer.top1] for layer in self.layers])
 
     def curves(self) -> Curves:
-        """For `allocation`: points lost by layer, from no zeros on."""
-        drops = np.concatenate([np.zeros((len(self.layers), 1)), self.drops_points()], axis=1)
-        return Curves(tuple(layer.name for layer in self.layers), (0.0, *self.sparsities), drops)
+        """For `allocation`: divergence by layer, from no zeros on."""
+        return curves_of(self.layers, self.sparsities)
 
 
 @dataclass(frozen=True)
@@ -190,9 +195,10 @@ def measure(
         advance: told how many evaluations are done.
 
     Returns:
-        (top-1, cross entropy) of the model as it is, and of each layer.
+        (top-1, cross entropy) of the model as it is, and of each layer; all with the batch norms of a batch.
     """
-    dense = _evaluate(model, split, normalization)
+    answers = _answers(model, split, normalization)
+    dense = _scores(answers, answers, split)[:2]
     advance(1)
     done, found = 1, []
     for selected in layers:
@@ -203,14 +209,20 @@ def measure(
         try:
             for sparsity in sparsities:
                 weight.data.copy_(original * selected.rule.pattern.mask(importance, sparsity))
-                results.append(_evaluate(model, split, normalization))
+                results.append(_scores(_answers(model, split, normalization), answers, split))
                 done += 1
                 advance(done)
         finally:
             weight.data.copy_(original)
-        top1, loss = zip(*results, strict=True)
-        found.append(LayerSensitivity(selected.name, weight.numel(), top1, loss))
+        top1, loss, divergence = zip(*results, strict=True)
+        found.append(LayerSensitivity(selected.name, weight.numel(), top1, loss, divergence))
     return dense, tuple(found)
+
+
+def curves_of(layers: Sequence[LayerSensitivity], sparsities: Sequence[float]) -> Curves:
+    """What zeros cost by layer: how far the answers move, one unit that tells all layers apart."""
+    rows = [(0.0, *layer.divergence) for layer in layers]
+    return Curves(tuple(layer.name for layer in layers), (0.0, *sparsities), np.array(rows))
 
 
 def fixed_subset(split: Split, count: int) -> Split:
@@ -275,7 +287,7 @@ def told(result: Sensitivity) -> str:
     """What the numbers are."""
     return (
         "Points of top-1 accuracy lost with zeros in one layer alone, "
-        f"in {_pattern_words(result)}, without any training; "
+        f"in {_pattern_words(result)}, without any training, batch norms measured anew; "
         f"{result.images} images, a {result.image_source}, on which the dense model has {result.top1:.1%}."
     )
 
@@ -327,9 +339,20 @@ def _choose(model: nn.Module, pattern: Pattern, glob: str) -> tuple[list[Selecte
     return [s for s in named if not s.reason], {s.name: s.reason for s in named if s.reason}
 
 
-def _evaluate(model: nn.Module, split: Split, normalization: Normalization) -> tuple[float, float]:
-    outputs = predict.predict(model, split, normalization)
-    return predict.score(outputs, split), float(F.cross_entropy(outputs, split.labels.long()))
+def _answers(model: nn.Module, split: Split, normalization: Normalization) -> Tensor:
+    """Log-probabilities (n, classes, ...), in batches of even size, each with statistics of its own."""
+    device = next(model.parameters()).device
+    parts = torch.tensor_split(split.images, math.ceil(len(split) / predict.EVALUATION_BATCH))
+    with evaluating(model), batch_statistics(model):
+        outputs = [model(predict.normalized(part.to(device), normalization)).float().cpu() for part in parts]
+    return F.log_softmax(torch.cat(outputs), dim=1)
+
+
+def _scores(answers: Tensor, dense: Tensor, split: Split) -> tuple[float, float, float]:
+    """Top-1, cross entropy, and divergence from the dense model's answers."""
+    loss = F.nll_loss(answers, split.labels.long())
+    divergence = F.kl_div(answers, dense, reduction="batchmean", log_target=True)
+    return predict.score(answers, split), float(loss), max(float(divergence), 0.0)
 
 
 def _draw(result: Sensitivity, path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from converters.sizes import SizeModel, calibrated
@@ -64,24 +63,13 @@ def pattern_of(variant: Variant) -> Pattern:
 
 
 def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progress: Progress) -> Curves:
-    """What zeros in each layer cost, measured on a fixed part of the training images.
-
-    Points of accuracy, and the rise of the cross entropy beside them: on images that a model has all right
-    it tells layers apart where accuracy does not.
-    """
+    """What zeros in each layer cost, measured on a fixed part of the training images."""
     chosen = [s for s in select(model, [Rule(pattern_of(variant), 0.5)]) if not s.reason]
     subset = sensitivity.fixed_subset(setting.data.train, sensitivity.IMAGES)
     sparsities = sensitivity.SPARSITIES
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
-        (top1, loss), layers = sensitivity.measure(
-            model, chosen, sparsities, subset, setting.normalization, advance
-        )
-    cost = [
-        [100 * max(top1 - t, 0) + max(at - loss, 0) for t, at in zip(layer.top1, layer.loss, strict=True)]
-        for layer in layers
-    ]
-    names = tuple(layer.name for layer in layers)
-    return Curves(names, (0.0, *sparsities), np.array([[0.0, *row] for row in cost]))
+        _, layers = sensitivity.measure(model, chosen, sparsities, subset, setting.normalization, advance)
+    return sensitivity.curves_of(layers, sparsities)
 
 
 def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) -> dict[str, SizeModel]:

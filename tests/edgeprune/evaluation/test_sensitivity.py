@@ -21,7 +21,7 @@ from edgeprune.data.dataset import Split
 from edgeprune.evaluation import sensitivity
 from edgeprune.evaluation.sensitivity import Asked, fixed_subset, measure
 from edgeprune.progress import Progress
-from edgeprune.pruning import Block, Rule, prune, select
+from edgeprune.pruning import Block, Rule, Unstructured, prune, select
 from edgeprune.pruning.allocation.shares import by_sensitivity
 from edgeprune.training.predict import predict, score
 
@@ -58,6 +58,23 @@ def test_each_layer_is_pruned_alone_and_put_back(model: nn.Module, split: Split)
             assert top1 == score(outputs, split)
             assert loss == pytest.approx(float(nn.functional.cross_entropy(outputs, split.labels)))
     assert found[0].loss != found[1].loss
+
+
+def test_batch_norms_are_measured_anew(split: Split):
+    """A layer whose zeros do nothing but change statistics loses nothing; its own statistics stay."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 5)).eval()
+    # Each output is made of one input alone, the small weights beside it are noise.
+    weight = 1e-3 * torch.randn(16, 3, 1, 1)
+    weight[torch.arange(16), torch.arange(16) % 3] = torch.randn(16, 1, 1).abs() + 1
+    model[0].weight.data.copy_(weight)
+    model[1].running_mean += 7
+    before = copy.deepcopy(model.state_dict())
+    chosen = select(model, [Rule(Unstructured(), 0.5, "0")])
+    _, (layer,) = measure(model, chosen, (0.66, 0.9), split, PLAIN, lambda _: None)
+    assert layer.divergence[0] < 1e-4 < 1e-2 < layer.divergence[1]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_weights_are_put_back_when_it_is_interrupted(model: nn.Module, split: Split):
