@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from converters import layers as torch_layers
 from converters.layers import batch_norms
@@ -75,6 +76,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norms take the statistics of the batch they see, in eval mode too; their own stay as they were.
+
+    What a pruned model gives so is what it gives with statistics measured anew, if batches are large: some
+    hundred images. Those it had belong to the weights that it had.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.running_var is not None
+    ]
+    kept = [(norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:
+        norm.running_mean = norm.running_var = None
+    try:
+        yield
+    finally:
+        for norm, (mean, variance) in zip(norms, kept, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
 
 
 def run(model: nn.Module, images: Tensor) -> Any:
