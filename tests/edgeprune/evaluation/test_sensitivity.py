@@ -16,10 +16,10 @@ from torch import nn
 
 from converters.facts import Normalization
 from edgeprune.cli import main
+from edgeprune.commands import sensitivity
 from edgeprune.commands.sensitivity import Asked
 from edgeprune.data import image_folder as datasets
 from edgeprune.data.dataset import InMemory, Split
-from edgeprune.commands import sensitivity
 from edgeprune.evaluation.sensitivity import fixed_subset, measure
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Rule, prune, select

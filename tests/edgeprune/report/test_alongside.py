@@ -166,7 +166,10 @@ def test_sensitivity_is_taken_over(tmp_path):
     (tmp_path / "sensitivity.json").write_text(json.dumps(sensitivity.to_plain(measured)))
     found = alongside.sensitivity(tmp_path)
     assert found.layers == (records.LayerDrops("a.0", 96, (12.5, 37.5)),)
-    assert dataclasses.asdict(found).items() >= {"metric": "top1", "score": 0.875, "images": 100, "block": (1, 4)}.items()
+    assert (
+        dataclasses.asdict(found).items()
+        >= {"metric": "top1", "score": 0.875, "images": 100, "block": (1, 4)}.items()
+    )
     (tmp_path / "sensitivity.json").write_text("{}")
     with pytest.raises(UserError, match="lacks"):
         alongside.sensitivity(tmp_path)
