@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from converters.facts import Normalization
 from edgeprune.data import image_folder as datasets
-from edgeprune.evaluation.sensitivity import fixed_subset
+from edgeprune.data.dataset import fixed_subset
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Rule, Sparsifier, Unstructured
 from edgeprune.pruning.rewinding import hold, rewind, rules_of_round, snapshot
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     plan = SHORT if options.short else FULL
-    data = datasets.load(options.data, plan.pixels, Progress(Console()))
+    data = datasets.load(options.data, Preprocessing(plan.pixels), Progress(Console()))
     train = data.train if plan.images is None else fixed_subset(data.train, plan.images)
     held_out = data.held_out if plan.tested is None else fixed_subset(data.held_out, plan.tested)
     data = dataclasses.replace(data, train=train, held_out=held_out)

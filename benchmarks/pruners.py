@@ -36,6 +36,7 @@ from converters.facts import Normalization
 from converters.files import replacing
 from edgeprune import pruning
 from edgeprune.data import image_folder as datasets
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import cost, weights
 from edgeprune.pipeline import environment
 from edgeprune.progress import Progress
@@ -363,7 +364,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    data = datasets.load(arguments.data, arguments.image_size, Progress(Console()))
+    data = datasets.load(arguments.data, Preprocessing(arguments.image_size), Progress(Console()))
     fit = TrainConfig(
         epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px
     )

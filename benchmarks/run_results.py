@@ -43,6 +43,7 @@ from converters.runtimes.environments import runtime
 from edgeprune import processes, pruning
 from edgeprune.data import image_folder as datasets
 from edgeprune.data.dataset import Data
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.models.weights import load_checkpoint
@@ -285,7 +286,7 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
 
 def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
     """A variant of the run, in eval mode."""
-    model = models.build(recipe.model, len(data.classes), recipe.image_size_px)
+    model = models.build(recipe.model, len(data.classes), recipe.preprocessing.image_size_px)
     pruning.resize(model, load_file(recipe.output / "variants" / f"{variant}.safetensors"))
     return model.eval()
 
@@ -298,7 +299,7 @@ def example(size_px: int = TRAINED_PX) -> torch.Tensor:
 def normalization() -> Normalization:
     """The recipe's own."""
     default = Recipe(model=MOBILENET)
-    return Normalization(default.mean, default.std)
+    return default.preprocessing.normalization
 
 
 QUIET = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
@@ -326,7 +327,7 @@ def main() -> None:
         work = options.work / own
         work.mkdir(parents=True, exist_ok=True)
         folder = processes.shared(lambda name=name: unpacked(options.archives / ARCHIVES[name], options.work))
-        data = datasets.load(folder, TRAINED_PX, progress)
+        data = datasets.load(folder, Preprocessing(TRAINED_PX), progress)
         recipe = recipe_for(options.model, folder, work, options.epochs, options.variants)
         setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
         train_dense(setting, options.model, work, options.dense_epochs)

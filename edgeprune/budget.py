@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.targets import TARGETS, Format
+from converters.format import FORMATS, timed_suffixes
+from converters.targets import TARGETS
 from edgeprune import parsing
 from edgeprune.errors import UserError
 from edgeprune.tasks import metrics
@@ -29,8 +30,8 @@ class Limits:
 
     Attributes:
         bytes: on disk.
-        drop_points: percentage points lost against the dense float32 model, 0 to 100, by metric; in files each
-            is a field of its own, "top1_drop_points".
+        drop_points: percentage points lost against the dense float32 model, 0 to 100, by metric; in files
+            each is a field of its own, "top1_drop_points".
         load_memory_bytes: resident memory that loading the file and running it once adds at its peak.
         time_ratio: its time over that of the dense file of the same target, above 0.
     """
@@ -57,12 +58,12 @@ class Limits:
         if self.time_ratio is not None and not self.time_ratio > 0:
             yield f"{where}.time_ratio is {self.time_ratio!r}: give a ratio above 0, such as 0.5"
         known = TARGETS.get(target)
-        if known is not None and known.format is not Format.LITERT:
+        if known is not None and FORMATS[known.format].no_times is not None:
             for name in BENCHED:
                 if getattr(self, name) is not None:
                     yield (
                         f"{where}.{name}: only a device can measure it for {target}: "
-                        "edgeprune bench runs .tflite files"
+                        f"edgeprune bench runs {' and '.join(timed_suffixes())} files"
                     )
 
 
@@ -82,9 +83,9 @@ class Budget:
 
     Attributes:
         bytes: most bytes of a file, by target name.
-        drop_points: most percentage points a file may lose against the dense float32 model, 0 to 100, by metric:
-            {"top1": 0.5}. Where targets are named it holds for those that have no limit of their own, else for
-            every target of the report. In files each is a field of its own, "top1_drop_points".
+        drop_points: most percentage points a file may lose against the dense float32 model, 0 to 100, by
+            metric: {"top1": 0.5}. Where targets are named it holds for those that have no limit of their own,
+            else for every target of the report. In files each is a field of its own, "top1_drop_points".
         target: all limits of a target, by its name.
     """
 
@@ -189,7 +190,7 @@ def from_plain(data: object) -> Budget:
 
 
 def to_plain(budget: Budget) -> dict[str, Any]:
-    """A budget as plain data, as files have it: points lost as "top1_drop_points", what is not limited as None.
+    """A budget as plain data, as files have it: points lost as "top1_drop_points"; None: not limited.
 
     >>> to_plain(Budget({"litert-arm64": 400_000}, {"top1": 0.5}))["top1_drop_points"]
     0.5

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from converters.errors import UserError
 
@@ -48,19 +48,25 @@ def build(cls: type[T], data: object, where: str) -> T:
 
 
 def read_json(path: Path, advice: str) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Args:
         path: of the file.
-        advice: what to do where it cannot be read, for the message.
+        advice: what makes it, or what to do about it, for the message.
 
     Raises:
-        UserError: it cannot be read, or is not JSON.
+        UserError: it is not there, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; {advice}") from None
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {advice}") from None
+    except ValueError as error:  # not UTF-8, not JSON, or NaN in it
+        raise UserError(f"{path} is not JSON: {error}; {advice}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number JSON knows")
 
 
 def not_plain(data: object, where: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,6 +23,11 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and talks."""
     return rank() == 0
+
+
+def complain(text: str) -> None:
+    """Say what went wrong, on stderr, in each process: the first to fail has the others stopped."""
+    sys.stderr.write(f"{text}\n" if count() == 1 else f"process {rank()}: {text}\n")
 
 
 def on_cpu() -> bool:
@@ -63,7 +69,7 @@ def shared(make: Callable[[], Made]) -> Made:
 
 
 def gathered(own: Any) -> list[Any]:
-    """What every process has, this one's `own` among them, in the order of their ranks; all must call this."""
+    """What every process has, in the order of their ranks, this one's `own` among them; all call this."""
     if count() == 1:
         return [own]
     import torch.distributed

@@ -13,7 +13,9 @@ from converters.targets import BLOCK, TARGETS, Storage
 from edgeprune import budget as budgets
 from edgeprune import parsing
 from edgeprune.budget import BENCHED, DROP, Budget, Limits
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
+from edgeprune.models.architecture import Architecture
 from edgeprune.tasks import DEFAULT as DEFAULT_TASK
 from edgeprune.tasks import TASKS, metrics
 from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
@@ -21,6 +23,7 @@ from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
 SCHEDULES = ("cubic", "stepwise", "one-shot")
+HEADS = ("auto", "keep", "new")
 ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
 
 
@@ -149,14 +152,33 @@ class Recipe:
     data: Path | None = None
     """Image folder: train/ and val/ or test/, with one folder a class; for segmentation images/ and masks/.
     None: the embedded handwritten digits, or scenes made of them."""
-    image_size_px: int = 64
-    """Images are resized and cropped to this square."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of RGB in [0, 1]: normalisation, folded into the files."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Of RGB in [0, 1]: normalisation, folded into the files."""
+    padding: str | None = None
+    """Of a timm model's convolutions: same, as TensorFlow pads, for weights that come from there. None: the
+    model's own."""
+    weights: str | None = None
+    """Where training starts: default, what torchvision or timm publish; a name that they have for such
+    weights; or a file of them, whoever wrote it. None: from nothing."""
+    head: str = "auto"
+    """The last layer of these weights: auto, replaced where it has another number of classes; keep, which
+    refuses that; or new, always replaced."""
+    freeze_epochs: int = 1
+    """With weights: first epochs of the dense training in which only a new head learns."""
+    body_learning_rate: float = 0.1
+    """With weights: learning rate of all that is not a new head, as a share of the head's."""
+    image_size_px: int | None = None
+    """Images are resized and cropped to this square. None: as the weights were trained; 64 without any."""
+    resize_px: int | None = None
+    """Shorter side of an image before its middle is cropped. None: as the weights were trained; without
+    weights the largest square in the middle is cropped first, then resized."""
+    interpolation: str | None = None
+    """How images are resized: nearest, bilinear, bicubic or lanczos. None: as the weights were trained;
+    bilinear without weights."""
+    mean: tuple[float, float, float] | None = None
+    """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
+    std: tuple[float, float, float] | None = None
+    """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
     checkpoint: Path | None = None
-    """State dict (.safetensors, .pt, .pth) of the dense model; it is then not trained."""
+    """File of the dense model's finished weights, of the same classes; it is then not trained."""
     augment: Augment = field(default_factory=Augment)
     dense: TrainConfig = field(default_factory=TrainConfig)
     variants: dict[str, Variant] = field(default_factory=dict)
@@ -188,22 +210,41 @@ class Recipe:
         ]
         checks = [
             (
-                self.image_size_px >= SMALLEST_PX,
+                self.image_size_px is None or self.image_size_px >= SMALLEST_PX,
                 f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
             ),
-            (all(s > 0 for s in self.std), f"std {self.std}: each above 0"),
+            (
+                self.padding is None or (self.padding == "same" and self.model.startswith("timm/")),
+                f"padding {self.padding!r}: same, of a timm model, or leave it out",
+            ),
+            (
+                self.weights is None or self.checkpoint is None,
+                "weights and checkpoint: choose one: a checkpoint is not trained, weights are a start",
+            ),
+            (self.head in HEADS, f"head {self.head!r}: choose from {', '.join(HEADS)}"),
+            (
+                0 <= self.freeze_epochs < max(self.dense.epochs, 2),
+                f"freeze_epochs {self.freeze_epochs}: 0 to below the {self.dense.epochs} epochs of dense",
+            ),
+            (
+                0 < self.body_learning_rate <= 1,
+                f"body_learning_rate {self.body_learning_rate:g}: above 0 to 1, a share of the head's",
+            ),
             (len(self.targets) > 0, "targets: name at least one"),
             (len(set(self.targets)) == len(self.targets), "targets: one is named twice"),
             ("dense" not in self.variants, "variants.dense: that name is the baseline's"),
         ]
         problems += [message for fine, message in checks if not fine]
         problems += self.dense.problems("dense")
-        problems += self.augment.problems(self.image_size_px)
-        problems += [
-            f"{where}.first_px {fit.first_px}: at most image_size_px, {self.image_size_px}"
-            for where, fit in self.fits.items()
-            if fit.first_px > self.image_size_px
-        ]
+        problems += self.preprocessing.problems()
+        if self.weights is None or self.image_size_px is not None:
+            size_px = self.preprocessing.image_size_px
+            problems += self.augment.problems(size_px)
+            problems += [
+                f"{where}.first_px {fit.first_px}: at most image_size_px, {size_px}"
+                for where, fit in self.fits.items()
+                if fit.first_px > size_px
+            ]
         problems += self._order_problems()
         for key, variant in self.variants.items():
             if not key or not key.replace("+", "").replace("_", "").isalnum():
@@ -246,6 +287,21 @@ class Recipe:
             if metric != task.metric.key
         ]
         return foreign + task.problems(self.augment)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared: what is set here, else the default.
+
+        Of a recipe that starts from weights it is their own once `edgeprune.pipeline.starting_point` has
+        filled it in, as in every run folder.
+        """
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)}
+        return Preprocessing(**{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model, but for its classes."""
+        return Architecture(self.model, self.preprocessing.image_size_px, self.padding)
 
     @property
     def fits(self) -> dict[str, TrainConfig]:

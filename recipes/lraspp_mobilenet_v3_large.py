@@ -2,6 +2,7 @@
 
     python recipes/lraspp_mobilenet_v3_large.py                                  # scenes of digits
     python recipes/lraspp_mobilenet_v3_large.py --data IMAGES --output runs/mine # train/ and val/ in it
+    python recipes/lraspp_mobilenet_v3_large.py --weights default --data IMAGES  # published ones, or a file
     python recipes/lraspp_mobilenet_v3_large.py --checkpoint dense.pt --data IMAGES
 
 IMAGES has train/images/NAME.jpg with train/masks/NAME.png, the index of each pixel's class, 255 where it does

@@ -2,6 +2,7 @@
 
     python recipes/mobilenet_v3_large.py                                  # the embedded digits
     python recipes/mobilenet_v3_large.py --data IMAGES --output runs/mine # train/ and val/, a folder a class
+    python recipes/mobilenet_v3_large.py --weights default --data IMAGES  # published ones, or a file
     python recipes/mobilenet_v3_large.py --checkpoint dense.pt --data IMAGES
 
 The dense model is trained (or loaded), then made small in two ways: zeros in blocks, which every runtime
@@ -19,7 +20,6 @@ from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="mobilenet_v3_large",
-    image_size_px=64,
     dense=TrainConfig(epochs=20, learning_rate=3e-3),
     variants={
         # 80 % zeros, one output by four input channels: small in both formats, and past the two thirds

@@ -2,6 +2,7 @@
 
     python recipes/resnet18.py                                  # the embedded digits
     python recipes/resnet18.py --data IMAGES --output runs/mine # train/ and val/ in it
+    python recipes/resnet18.py --weights default --data IMAGES  # published ones, or a file
     python recipes/resnet18.py --checkpoint dense.pt --data IMAGES
 
 Nearly all of its weights are in 3x3 convolutions, which no runtime here runs sparse: zeros save bytes in Core
@@ -19,7 +20,6 @@ from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="resnet18",
-    image_size_px=64,
     dense=TrainConfig(epochs=12, learning_rate=2e-3),
     variants={
         # 80 % zeros in the 3x3 convolutions as well, all but the first.

@@ -2,6 +2,7 @@
 
     python recipes/vit_tiny.py                                  # the embedded digits
     python recipes/vit_tiny.py --data IMAGES --output runs/mine # train/ and val/ in it
+    python recipes/vit_tiny.py --weights default --data IMAGES  # published ones, or a file
     python recipes/vit_tiny.py --checkpoint dense.pt --data IMAGES
 
 The dense model is trained (or loaded), then made small in two ways: zeros in blocks of the linear layers, and
@@ -19,7 +20,6 @@ from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="timm/vit_tiny_patch16_224",
-    image_size_px=64,
     dense=TrainConfig(epochs=20, learning_rate=1e-3),
     variants={
         # 80 % zeros in the linear layers, one output by four inputs.

@@ -1,40 +1,92 @@
-"""`edgeprune sensitivity`: what zeros in one layer alone do to the accuracy of a run's dense model."""
+"""`edgeprune sensitivity`: which layers of a run's dense model mind zeros, as JSON, table and picture."""
 
 from __future__ import annotations
 
-import json
+import argparse
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-
-import numpy as np
-import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from torch import nn
+from typing import TYPE_CHECKING
 
 from converters.files import replacing, write_text
-from edgeprune import pruning
-from edgeprune import recipe as recipes
-from edgeprune.data import sources
-from edgeprune.data.dataset import Data, fixed_subset
+from edgeprune import parsing
+from edgeprune.commands.options import add_json
+from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
 from edgeprune.errors import UserError
-from edgeprune.evaluation.sensitivity import BLOCK, IMAGES, SCHEMA, SPARSITIES, Sensitivity, measure, to_plain
-from edgeprune.pipeline.context import setting_of
-from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, read_recipe
-from edgeprune.pipeline.variants import rebuilt
-from edgeprune.progress import Progress
-from edgeprune.pruning import Block, Pattern, Rule, Selected, Unstructured
+from edgeprune.evaluation.sensitivity_result import IMAGES, SCHEMA, SPARSITIES, Sensitivity, to_plain
+from edgeprune.pipeline import run_folder
 from edgeprune.tasks import TASKS, metric
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+
+    from edgeprune.data.dataset import Data
+    from edgeprune.progress import Progress
+    from edgeprune.pruning import Pattern, Selected
+    from edgeprune.recipe import Recipe
+
+BLOCK = (1, 4)
 NAME = "sensitivity"
 # Points lost at which the picture's colour is darkest; more is all the same: the layer is spent.
 DARKEST_POINTS = 30.0
+EXAMPLES = """\
+  edgeprune sensitivity runs/mine
+  edgeprune sensitivity runs/mine --layers 'classifier.*' --sparsities 0.8 0.9
+
+Writes sensitivity.json, sensitivity.md and sensitivity.png into the run folder.
+Only training images are looked at, never the held-out ones.
+"""
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    command.add_argument("run", type=Path, metavar="RUN", help="run folder with a trained dense model")
+    command.add_argument("--layers", default="*", metavar="GLOB", help="of layer names; all if not given")
+    command.add_argument(
+        "--sparsities",
+        type=float,
+        nargs="+",
+        metavar="S",
+        default=SPARSITIES,
+        help="0.5 0.7 0.8 0.9 0.95 if not given",
+    )
+    command.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        default=IMAGES,
+        help="of the training images, always the same; %(default)s if not given",
+    )
+    command.add_argument(
+        "--block",
+        type=int,
+        nargs=2,
+        metavar=("OUT", "IN"),
+        default=BLOCK,
+        help="channels zeroed together, 1 1 for single weights; 1 4 if not given",
+    )
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Measure and show."""
+    refuse_unwritable(options.json)
+    wanted = SensitivityOptions(
+        options.run, options.layers, tuple(options.sparsities), options.images, tuple(options.block)
+    )
+    result = measure_run(wanted, progress())
+
+    def show(console: Console) -> None:
+        print_result(result, console)
+        console.print(f"Picture: {options.run / 'sensitivity.png'}", highlight=False, soft_wrap=True)
+
+    deliver(json_text(to_plain(result)), options.json, show)
+    return DONE
 
 
 @dataclass(frozen=True)
-class Asked:
+class SensitivityOptions:
     """What the command line says.
 
     Attributes:
@@ -63,32 +115,38 @@ class Asked:
         return [message for fine, message in checks if not fine]
 
 
-def run(asked: Asked, progress: Progress) -> Sensitivity:
+def measure_run(options: SensitivityOptions, progress: Progress) -> Sensitivity:
     """Measure a run's dense model, and write JSON, table and picture into the run folder.
 
     Raises:
         UserError: a mistake in what was asked for; not a run; a run without a dense model; images that are
             no longer those of the run.
     """
-    problems = asked.problems()
+    from edgeprune.data import sources
+    from edgeprune.data.dataset import fixed_subset
+    from edgeprune.evaluation.sensitivity import prune_each_layer
+    from edgeprune.pipeline.context import setting_of
+    from edgeprune.pruning import Block, Unstructured
+
+    problems = options.problems()
     if problems:
         raise UserError(problems)
-    recipe = read_recipe(asked.run)
-    folder = Run(asked.run)
+    recipe = run_folder.read_recipe(options.run)
+    folder = run_folder.Run(options.run)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
-    data = source.load(recipe.data, recipe.image_size_px, progress)
+    data = source.load(recipe.data, recipe.preprocessing, progress)
     setting = setting_of(recipe, data)
     model = _dense(folder, recipe, data)
-    pattern = Unstructured() if asked.block == (1, 1) else Block(*asked.block)
-    chosen, left_dense = _choose(model, pattern, asked.layers)
-    subset = fixed_subset(data.train, asked.images)
-    sparsities = tuple(sorted(set(asked.sparsities)))
+    pattern = Unstructured() if options.block == (1, 1) else Block(*options.block)
+    chosen, left_dense = _choose(model, pattern, options.layers)
+    subset = fixed_subset(data.train, options.images)
+    sparsities = tuple(sorted(set(options.sparsities)))
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
-        (score, loss), layers = measure(model, chosen, sparsities, subset, setting, advance)
+        (score, loss), layers = prune_each_layer(model, chosen, sparsities, subset, setting, advance)
     result = Sensitivity(
         schema=SCHEMA,
         model=recipe.model,
-        block=asked.block,
+        block=options.block,
         images=len(subset),
         image_source=f"fixed subset of the training images of {data.source}",
         score=score,
@@ -98,21 +156,16 @@ def run(asked: Asked, progress: Progress) -> Sensitivity:
         left_dense=left_dense,
         metric=setting.task.metric.key,
     )
-    write(result, asked.run)
+    write(result, options.run)
     return result
 
 
 def write(result: Sensitivity, folder: Path) -> None:
     """Write `sensitivity.json`, `.md` and `.png`, each whole or not at all."""
-    write_text(folder / f"{NAME}.json", to_json(result))
+    write_text(folder / f"{NAME}.json", json_text(to_plain(result)))
     write_text(folder / f"{NAME}.md", to_markdown(result))
     with replacing(folder / f"{NAME}.png") as temporary:
         _draw(result, temporary)
-
-
-def to_json(result: Sensitivity) -> str:
-    """All of it."""
-    return json.dumps(to_plain(result), indent=2, allow_nan=False) + "\n"
 
 
 def to_markdown(result: Sensitivity) -> str:
@@ -131,13 +184,16 @@ def told(result: Sensitivity) -> str:
     """What the numbers are."""
     return (
         f"Points of {_metric_words(result)} lost with zeros in one layer alone, "
-        f"in {_pattern_words(result)}, without any training; "
+        f"in {_pattern_words(result)}, without any training, batch norms measured anew; "
         f"{result.images} images, a {result.image_source}, on which the dense model has {result.score:.1%}."
     )
 
 
 def print_result(result: Sensitivity, console: Console) -> None:
     """Print the table."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
     for title in ("weights", *(f"{s:.0%}" for s in result.sparsities)):
@@ -150,27 +206,33 @@ def print_result(result: Sensitivity, console: Console) -> None:
         console.print(f"{name} takes no part: {why}", highlight=False, markup=False)
 
 
-def _dense(folder: Run, recipe: recipes.Recipe, data: Data) -> nn.Module:
+def _dense(folder: run_folder.Run, recipe: Recipe, data: Data) -> nn.Module:
     """The dense model of a run, if its images are still the same."""
+    import torch
     from safetensors.torch import load_file
+
+    from edgeprune.pipeline.variants import rebuilt
 
     weights = folder.weights("dense")
     if not weights.is_file():
         raise UserError(
             f"{folder.folder}: its dense model is not trained yet: finish it with "
-            f"edgeprune run {folder.folder / RECIPE_FILE}"
+            f"edgeprune run {folder.folder / run_folder.RECIPE_FILE}"
         )
-    inputs = json.loads(folder.inputs.read_text(encoding="utf-8"))
+    inputs = parsing.read_json(folder.inputs, "it belongs to every run")
     if inputs.get("data") != data.sha256:
         raise UserError(
             f"{folder.folder}: the images changed since this run began: what trained it might be held out now"
         )
-    model = rebuilt(recipe.model, len(data.classes), recipe.image_size_px, load_file(weights))
+    model = rebuilt(recipe, len(data.classes), load_file(weights))
     return model.to(memory_format=torch.channels_last)
 
 
 def _choose(model: nn.Module, pattern: Pattern, glob: str) -> tuple[list[Selected], dict[str, str]]:
     """The 1x1 convolutions and linear layers of a glob, and those of them that the pattern does not fit."""
+    from edgeprune import pruning
+    from edgeprune.pruning import Rule
+
     selected = pruning.select(model, [Rule(pattern, 0.5)])
     named = [s for s in selected if fnmatchcase(s.name, glob)]
     if not named:
@@ -185,11 +247,12 @@ def _choose(model: nn.Module, pattern: Pattern, glob: str) -> tuple[list[Selecte
 def _draw(result: Sensitivity, path: Path) -> None:
     """A heatmap, layers by sparsities, each cell with the points it loses."""
     import matplotlib as mpl
+    import numpy as np
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    drops = result.drops_points()
+    drops = np.array(result.drops_points())
     rows, columns = drops.shape
     width_inches = 4.2 + 0.7 * columns
     figure, axes = plt.subplots(figsize=(width_inches, 1.6 + 0.24 * rows), layout="constrained")
@@ -207,7 +270,8 @@ def _draw(result: Sensitivity, path: Path) -> None:
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.set_title(
-        f"{result.model}: points of {metric(result.metric).word} lost with one layer pruned in {_pattern_words(result)}\n"
+        f"{result.model}: points of {metric(result.metric).word} lost "
+        f"with one layer pruned in {_pattern_words(result)}\n"
         f"({result.images} training images, no fine-tuning; weights of each layer in brackets)",
         fontsize=9,
     )
@@ -221,7 +285,7 @@ def _draw(result: Sensitivity, path: Path) -> None:
 
 
 def _metric_words(result: Sensitivity) -> str:
-    """ "top-1 accuracy", "mean IoU"."""
+    """Such as "top-1 accuracy" or "mean IoU"."""
     known = metric(result.metric)
     return known.heading if known.heading == known.word else f"{known.heading} {known.word}"
 

@@ -22,10 +22,14 @@ class Split(Protocol):
     """
 
     @property
-    def labels(self) -> Any: ...
+    def labels(self) -> Any:
+        """Of all images."""
+        ...
 
     @property
-    def size_px(self) -> int: ...
+    def size_px(self) -> int:
+        """Side of the images."""
+        ...
 
     def __len__(self) -> int: ...
 

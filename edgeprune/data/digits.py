@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeprune.data.dataset import Data, InMemory, Split, as_data, as_split, spread_subset
 from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 
 LABELS = LabelKind.CLASS
@@ -43,17 +44,17 @@ def takes(path: Path | None) -> bool:
     return path is None
 
 
-def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
+def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
     """The embedded digits, enlarged to a square."""
-    train, held_out = (_enlarged(part, image_size_px) for part in digits())
+    train, held_out = (_enlarged(part, prepare.image_size_px) for part in digits())
     return as_data(
         train, held_out, tuple(map(str, range(10))), "scikit-learn's handwritten digits", photographs=False
     )
 
 
-def held_out(path: Path | None, image_size_px: int, count: int) -> Split:
+def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     """Up to `count` held-out digits, spread evenly."""
-    return spread_subset(_enlarged(digits()[1], image_size_px), count)
+    return spread_subset(_enlarged(digits()[1], prepare.image_size_px), count)
 
 
 def _enlarged(part: Digits, image_size_px: int) -> InMemory:

@@ -9,6 +9,7 @@ import numpy as np
 from edgeprune.data.dataset import Data, Split, as_data, as_split, spread
 from edgeprune.data.files import decode, find_splits, refuse_too_many, shortened, visible
 from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 
@@ -20,7 +21,7 @@ def takes(path: Path | None) -> bool:
     return path is not None
 
 
-def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
+def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
     """Load an image folder.
 
     Raises:
@@ -31,19 +32,20 @@ def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
     classes = _find_classes(train_folder, held_out_folder)
     files = {folder: _find_files(folder, classes) for folder in (train_folder, held_out_folder)}
     count = sum(len(found) for found in files.values())
-    refuse_too_many(count * 3 * image_size_px**2, f"{count:,} images at {image_size_px} px")
+    size_px = prepare.image_size_px
+    refuse_too_many(count * 3 * size_px**2, f"{count:,} images at {size_px} px")
     splits = []
     problems: list[str] = []
     for folder, found in files.items():
         with progress.track(f"reading {folder.name}/", len(found)) as advance:
-            images = decode([file for file, _ in found], image_size_px, problems, advance)
+            images = decode([file for file, _ in found], prepare, problems, advance)
         splits.append(as_split(images, np.array([label for _, label in found], dtype=np.int64)))
     if problems:
         raise UserError(shortened(problems))
     return as_data(splits[0], splits[1], classes, path.name, photographs=True)
 
 
-def held_out(path: Path | None, image_size_px: int, count: int) -> Split:
+def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     """Load up to `count` held-out images alone, spread evenly over the classes.
 
     Raises:
@@ -54,7 +56,7 @@ def held_out(path: Path | None, image_size_px: int, count: int) -> Split:
     found = _find_files(held_out_folder, _find_classes(train_folder, held_out_folder))
     found = [found[place] for place in spread(len(found), count)]
     problems: list[str] = []
-    images = decode([file for file, _ in found], image_size_px, problems, lambda _: None)
+    images = decode([file for file, _ in found], prepare, problems, lambda _: None)
     if problems:
         raise UserError(shortened(problems))
     return as_split(images, np.array([label for _, label in found], dtype=np.int64))

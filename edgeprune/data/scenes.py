@@ -13,6 +13,7 @@ import numpy as np
 from edgeprune.data.dataset import Data, InMemory, Split, as_data, as_split, spread_subset
 from edgeprune.data.digits import Digits, digits
 from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 
 LABELS = LabelKind.MAP
@@ -33,21 +34,21 @@ def takes(path: Path | None) -> bool:
     return path is None
 
 
-def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
+def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
     """Make all scenes, squares of this side."""
     train, held_out = digits()
     return as_data(
-        make(train, TRAIN_SCENES, image_size_px, seed=0),
-        make(held_out, HELD_OUT_SCENES, image_size_px, seed=1),
+        make(train, TRAIN_SCENES, prepare.image_size_px, seed=0),
+        make(held_out, HELD_OUT_SCENES, prepare.image_size_px, seed=1),
         CLASSES,
         "generated scenes of scikit-learn's handwritten digits",
         photographs=False,
     )
 
 
-def held_out(path: Path | None, image_size_px: int, count: int) -> Split:
+def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     """Up to `count` held-out scenes, spread evenly."""
-    return spread_subset(make(digits()[1], HELD_OUT_SCENES, image_size_px, seed=1), count)
+    return spread_subset(make(digits()[1], HELD_OUT_SCENES, prepare.image_size_px, seed=1), count)
 
 
 def make(digits: Digits, count: int, size_px: int, seed: int) -> InMemory:

@@ -11,6 +11,7 @@ from typing import Protocol
 from edgeprune.data import digits, image_folder, scenes, segmentation_folder
 from edgeprune.data.dataset import Data, Split
 from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 
@@ -28,15 +29,15 @@ class Source(Protocol):
         """Whether `path`, a recipe's `data`, is one of this source; None is the embedded images."""
         ...
 
-    def load(self, path: Path | None, image_size_px: int, progress: Progress) -> Data:
-        """Load all images.
+    def load(self, path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
+        """Load all images, prepared as the model wants them.
 
         Raises:
             UserError: every fault of the source, in one message.
         """
         ...
 
-    def held_out(self, path: Path | None, image_size_px: int, count: int) -> Split:
+    def held_out(self, path: Path | None, prepare: Preprocessing, count: int) -> Split:
         """Load up to `count` held-out images alone, spread evenly.
 
         Raises:

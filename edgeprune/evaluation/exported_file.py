@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor
 
 from converters.errors import ToolError
 from converters.facts import Converted, LayerFacts, Normalization, sha256
-from converters.targets import Format, Target
+from converters.format import FORMATS, Runnable
+from converters.targets import Target
 from edgeprune.data.dataset import Split, batches
 from edgeprune.evaluation.records import Row
 from edgeprune.progress import Progress
@@ -23,16 +22,6 @@ from edgeprune.tasks.task import Task, score
 from edgeprune.training.predict import normalized
 
 BATCH = 50
-NO_CORE_ML = (
-    "Core ML does not say which kernels it uses, and it runs on Apple's systems only: time it on a device"
-)
-
-
-def converter(target: Target) -> ModuleType:
-    """Return the package that writes and reads the target's format."""
-    from converters import coreml, litert
-
-    return {Format.COREML: coreml, Format.LITERT: litert}[target.format]
 
 
 def measure(
@@ -64,7 +53,7 @@ def measure(
         dense_score: of the dense float32 torch model on the same images, 0 to 1.
         progress: shows how far it is.
     """
-    loaded = converter(target).load(converted.path)
+    loaded = FORMATS[target.format].load(converted.path)
     outputs = _run(loaded, held_out, normalization, f"running {converted.path.name}", progress)
     outputs = by_class(outputs, loaded.input.labels, classes)
     reached = score(task, outputs, held_out.labels, len(classes))
@@ -111,7 +100,9 @@ def by_class(outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[st
     return outputs[:, [labels.index(name) for name in classes]]
 
 
-def _run(loaded: Any, split: Split, normalization: Normalization, title: str, progress: Progress) -> Tensor:
+def _run(
+    loaded: Runnable, split: Split, normalization: Normalization, title: str, progress: Progress
+) -> Tensor:
     """Outputs (n, classes, ...) of a loaded file for all images, plain pixels or normalised as it wants."""
     outputs, done = [], 0
     with progress.track(title, len(split)) as advance:
@@ -127,12 +118,7 @@ def sparse_runtime(converted: Converted, target: Target) -> tuple[bool | None, s
     """Whether the target's runtime will use sparse kernels (None: unknown), and why not or why unknown."""
     if not any(layer.encoding.startswith("sparse") for layer in converted.layers):
         return False, "no weight is stored sparse"
-    if target.format is Format.COREML:
-        return None, NO_CORE_ML
-    from converters import litert
-
-    lint = litert.lint(converted.path, runtime=target.platform)
-    return lint.sparse, "; ".join(str(problem) for problem in (*lint.problems, *lint.slow)) or None
+    return FORMATS[target.format].sparse_runtime(converted.path, target)
 
 
 def mean_over_weights(layers: Iterable[LayerFacts], field: str) -> float:

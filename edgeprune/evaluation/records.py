@@ -1,7 +1,7 @@
-"""What was measured, as records: of a file, of a trained variant, of what it gets wrong. They bring no torch.
+"""What was measured, as records: of a file, of a trained variant, of what it gets wrong. No torch is needed.
 
-In JSON a record has its score under the metric's own key, with "_drop_points" behind it for the points lost, and
-null for "top1" and "miou" where it is measured by another. Only this module knows that: `to_plain`, `from_plain`.
+In JSON a record has its score under the metric's own key, with "_drop_points" behind it for the points lost,
+and null for "top1" and "miou" where it is measured by another. Only `to_plain` and `from_plain` know that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgeprune.errors import UserError
 R = TypeVar("R", "Row", "Training")
 
 ALWAYS = ("top1", "miou")
-"""The metrics that every record has a place for in JSON, null with a reason where it is measured by another."""
+"""The metrics that every record has a place for in JSON, null where it is measured by another."""
 DROP = "_drop_points"
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from edgeprune import pruning
 from edgeprune.errors import UserError
-from edgeprune.models import build as models
 from edgeprune.models import cost
+from edgeprune.models.weights import Loaded, load_checkpoint, load_weights
 from edgeprune.pipeline import variants
 from edgeprune.recipe import Recipe
 from edgeprune.tasks import TASKS
@@ -73,19 +73,22 @@ def needed_bytes(recipe: Recipe, dense: nn.Module) -> int:
     return SPARE_BYTES + weights_bytes * (4 + (1 + len(recipe.variants)) * (1 + len(recipe.targets)))
 
 
-def untrained(recipe: Recipe, classes: int) -> nn.Module:
-    """The dense model of a recipe before any training, in eval mode: its checkpoint's where it names one.
+def untrained(recipe: Recipe, classes: int) -> tuple[nn.Module, Loaded]:
+    """The dense model of a recipe before any training, in eval mode, with its checkpoint or its weights.
+
+    Returns:
+        The model, and what was loaded into it.
 
     Raises:
-        UserError: no such model; or a checkpoint that does not fit it.
+        UserError: no such model; or a checkpoint or weights that do not fit it or cannot be had.
     """
-    from edgeprune.models.weights import load_checkpoint
-
     torch.manual_seed(recipe.seed)
-    model = models.build(recipe.model, classes, recipe.image_size_px).eval()
+    model = recipe.architecture.build(classes).eval()
     if recipe.checkpoint is not None:
-        load_checkpoint(model, recipe.checkpoint)
-    return model
+        return model, load_checkpoint(model, recipe.checkpoint)
+    if recipe.weights is not None:
+        return model, load_weights(model, recipe.architecture, recipe.weights, recipe.head)
+    return model, Loaded()
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ class RunContext:
     @property
     def normalization(self) -> Normalization:
         """What its models want done to pixels."""
-        return Normalization(self.recipe.mean, self.recipe.std)
+        return self.recipe.preprocessing.normalization
 
     @property
     def setting(self) -> Setting:
@@ -64,6 +64,5 @@ class RunContext:
 
 def setting_of(recipe: Recipe, data: Data) -> Setting:
     """What the trainings of a recipe share."""
-    return Setting(
-        data, TASKS[recipe.task], Normalization(recipe.mean, recipe.std), recipe.augment, recipe.seed
-    )
+    normalization = recipe.preprocessing.normalization
+    return Setting(data, TASKS[recipe.task], normalization, recipe.augment, recipe.seed)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from converters import litert
 from converters.facts import sha256
-from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
+from converters.format import FORMATS
+from converters.targets import TARGETS, Storage, Target
 from edgeprune.data.dataset import Split, spread
 from edgeprune.evaluation import exported_file
 from edgeprune.evaluation.records import Row
@@ -26,33 +26,30 @@ CALIBRATION_IMAGES = 64  # What a static int8 file takes its ranges from.
 def rows(context: RunContext, model: Model, baseline: Model) -> Iterator[Row]:
     """Convert a variant for every target and measure the files, but for those that were measured before."""
 
-    @functools.cache  # The slow half of a conversion, the same for every LiteRT target.
-    def lowered() -> bytes:
-        return litert.lower(model.module, context.example, context.normalization)
+    @functools.cache  # The slow half of a conversion, the same for every target of a format.
+    def prepared(format: str) -> Any:
+        return FORMATS[format].prepare(model.module, context.example, context.normalization)
 
     for target in (TARGETS[name] for name in context.recipe.targets):
         row = row_of(context.run, model.name, target.name)
-        yield _row(context, model, baseline, target, lowered) if row is None else row
+        yield _row(context, model, baseline, target, prepared) if row is None else row
 
 
 def _row(
-    context: RunContext, model: Model, baseline: Model, target: Target, lowered: Callable[[], bytes]
+    context: RunContext, model: Model, baseline: Model, target: Target, prepared: Callable[[str], Any]
 ) -> Row:
     """Convert a variant for one target and measure the file."""
-    data, progress = context.data, context.progress
-    path = context.run.file(model.name, target.name, SUFFIXES[target.format])
+    data, progress, format = context.data, context.progress, FORMATS[target.format]
+    path = context.run.file(model.name, target.name, format.suffix)
+    needs_images = target.storage is Storage.STATIC_INT8
     with progress.track(f"writing {path.name}", 1):
-        own: dict[str, Any] = {"lowered": lowered()} if target.format is Format.LITERT else {}
-        if target.storage is Storage.STATIC_INT8:
-            own["calibration"] = calibration_images(data.train)
-        converted = exported_file.converter(target).convert(
-            model.module,
-            context.example,
+        converted = format.write(
+            prepared(target.format),
+            target,
             path,
-            target=target.name,
             labels=data.classes,
-            normalization=context.normalization,
-            **own,
+            calibration=calibration_images(data.train) if needs_images else None,
+            metadata=context.recipe.preprocessing.to_metadata(),
         )
     row = exported_file.measure(
         converted,

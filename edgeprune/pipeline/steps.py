@@ -11,7 +11,7 @@ from edgeprune import recipe as recipes
 from edgeprune.data import sources
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
-from edgeprune.pipeline import checks, environment, files, variants
+from edgeprune.pipeline import checks, environment, files, starting_point, variants
 from edgeprune.pipeline.context import RunContext, setting_of
 from edgeprune.pipeline.run_folder import (
     RECIPE_FILE,
@@ -51,16 +51,19 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     recipe = shared(lambda: under_kept_names(given, given.output))
     checks.refuse_task(recipe)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
-    data = source.load(recipe.data, recipe.image_size_px, progress)
-    dense = checks.untrained(recipe, len(data.classes))
+    recipe, told = starting_point.resolved(recipe)
+    data = source.load(recipe.data, recipe.preprocessing, progress)
+    dense, loaded = checks.untrained(recipe, len(data.classes))
+    for line in (*loaded.notes, *told):
+        progress.say(line)
     checks.refuse_misfits(recipe, dense, setting_of(recipe, data))
 
     with ExitStack() as opened:
         needed_bytes = checks.needed_bytes(recipe, dense)
         folder = shared(lambda: opened.enter_context(open_run(recipe, needed_bytes)))
         context = RunContext(recipe, data, folder, progress)
-        context.store.pin_inputs(data.sha256, recipe.checkpoint)
-        baseline = variants.dense(context, dense)
+        context.store.pin_inputs(data.sha256, recipe.checkpoint, starting_point.file_of(recipe))
+        baseline = variants.dense(context, dense, loaded.new_head)
         made = {"": baseline}
         for name, variant in recipe.variants.items():
             made[name] = variants.variant(context, name, baseline, made[variant.after].module)
@@ -69,7 +72,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
         rows = [row for model in made.values() for row in files.rows(context, model, baseline)]
         for model in made.values():
             files.analyse(context, model, baseline)
-        write_json(folder.environment, environment.describe(data, recipe.image_size_px, command))
+        write_json(folder.environment, environment.describe(data, data.held_out.size_px, command))
         return _report(recipe, folder, rows, [model.record for model in made.values()])
 
 

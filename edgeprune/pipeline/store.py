@@ -66,18 +66,19 @@ class Store:
         with replacing(self.run.partial(name)) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
-    def pin_inputs(self, data_sha256: str, checkpoint: Path | None) -> None:
-        """Refuse to go on with a run whose images or checkpoint have changed since it began.
+    def pin_inputs(self, data_sha256: str, checkpoint: Path | None, weights: Path | None) -> None:
+        """Refuse to go on with a run whose images, checkpoint or weights have changed since it began.
 
         Raises:
             UserError: they have; or this machine's images are not the first process's.
         """
-        shared(lambda: self._pin(data_sha256, checkpoint))
+        shared(lambda: self._pin(data_sha256, checkpoint, weights))
         if shared(lambda: data_sha256) != data_sha256:
             raise UserError("the images here are not those of the first process: give every machine the same")
 
-    def _pin(self, data_sha256: str, checkpoint: Path | None) -> None:
+    def _pin(self, data_sha256: str, checkpoint: Path | None, weights: Path | None) -> None:
         inputs = {"data": data_sha256, "checkpoint": sha256(checkpoint) if checkpoint else None}
+        inputs |= {"weights": sha256(weights)} if weights else {}
         if not self.run.inputs.exists():
             write_json(self.run.inputs, inputs)
         before = read_json(self.run.inputs, ADVICE)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from edgeprune import pruning
 from edgeprune.evaluation.records import Training
-from edgeprune.models import build as models
 from edgeprune.models import cost
 from edgeprune.models.resize import resize
 from edgeprune.pipeline import allocation as allocating
@@ -20,10 +19,11 @@ from edgeprune.pipeline import environment
 from edgeprune.pipeline.context import RunContext
 from edgeprune.processes import shared
 from edgeprune.progress import Progress
-from edgeprune.recipe import Variant
+from edgeprune.recipe import Recipe, Variant
 from edgeprune.tasks.task import score
 from edgeprune.training.loop import Epochs, Hooks, Setting, steps_per_epoch, train
 from edgeprune.training.predict import normalized, predict
+from edgeprune.training.transfer import Transfer
 
 DENSE = "dense"
 ROUNDS = 5  # Of a stepwise schedule.
@@ -48,16 +48,28 @@ class Model:
     record: Training
 
 
-def dense(context: RunContext, module: nn.Module) -> Model:
-    """The baseline: `module` trained, unless the recipe's checkpoint is the trained model, or the run has it."""
+def dense(context: RunContext, module: nn.Module, new_head: tuple[str, ...] = ()) -> Model:
+    """The baseline: `module` trained, unless it is the recipe's checkpoint or the run has it.
+
+    `new_head` names those of its weights that start from nothing where the others are pretrained.
+    """
     if not context.store.has_variant(DENSE):
         history: Epochs = ()
         seconds = 0.0
         if context.recipe.checkpoint is None:
             with _shown(context, DENSE, context.recipe.dense.epochs) as hooks:
-                history, seconds = train(module, context.setting, context.recipe.dense, hooks)
+                transfer = _transfer(context.recipe, new_head)
+                history, seconds = train(
+                    module, context.setting, context.recipe.dense, hooks, transfer=transfer
+                )
         _keep(context, DENSE, module, history, seconds, {})
     return _read(context, DENSE)
+
+
+def _transfer(recipe: Recipe, new_head: tuple[str, ...]) -> Transfer:
+    if recipe.weights is None:
+        return Transfer()
+    return Transfer(new_head, recipe.freeze_epochs, recipe.body_learning_rate)
 
 
 def variant(context: RunContext, name: str, baseline: Model, start: nn.Module) -> Model:
@@ -140,14 +152,14 @@ def _sparsifier(
     return pruning.Sparsifier(
         module,
         rules,
-        _schedule(variant.schedule, steps),
+        schedule(variant.schedule, steps),
         criterion=variant.criterion,
         regrow=variant.regrow,
         seed=setting.seed,
     )
 
 
-def _schedule(name: str, steps: int) -> pruning.Schedule:
+def schedule(name: str, steps: int) -> pruning.Schedule:
     """The schedule of this name in `edgeprune.recipe.SCHEDULES` that ends within `steps`."""
     schedules: dict[str, pruning.Schedule] = {
         "cubic": pruning.Cubic(steps, every=max(steps // MASK_UPDATES, 1)),
@@ -179,7 +191,7 @@ def _keep(
     """Measure a trained variant and keep it."""
     task, held_out = context.task, context.data.held_out
     outputs = predict(module, held_out, context.normalization)
-    side = context.recipe.image_size_px
+    side = context.recipe.preprocessing.image_size_px
     record = Training(
         variant=name,
         metric=task.metric.key,
@@ -198,7 +210,7 @@ def _keep(
 def _read(context: RunContext, name: str) -> Model:
     """Read a finished variant back from the run folder: what is converted is what was saved."""
     state, record = context.store.variant(name)
-    module = rebuilt(context.recipe.model, len(context.data.classes), context.recipe.image_size_px, state)
+    module = rebuilt(context.recipe, len(context.data.classes), state)
     held_out = context.data.held_out
     outputs = predict(module, held_out, context.normalization)
     reached = f"{context.task.metric.heading} {100 * record.score:.1f} %"
@@ -206,8 +218,8 @@ def _read(context: RunContext, name: str) -> Model:
     return Model(name, module, outputs, record)
 
 
-def rebuilt(model: str, classes: int, image_size_px: int, state: dict[str, Tensor]) -> nn.Module:
+def rebuilt(recipe: Recipe, classes: int, state: dict[str, Tensor]) -> nn.Module:
     """The torch model of a variant, from its weights in a run folder, in eval mode."""
-    module = models.build(model, classes, image_size_px).eval()
+    module = recipe.architecture.build(classes).eval()
     resize(module, state)
     return module

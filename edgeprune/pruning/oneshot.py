@@ -12,9 +12,21 @@ from edgeprune.errors import EdgepruneError, ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
 from edgeprune.pruning import sparsegpt
 from edgeprune.pruning.calibration import Batch, Calibration, Layer, Loss
-from edgeprune.pruning.criteria import Criterion, Need, criterion_named
-from edgeprune.pruning.patterns import Channels, Pattern
+from edgeprune.pruning.criteria import Criterion, Need, criterion_named, lamp_of_units
+from edgeprune.pruning.patterns import Channels, NofM, Pattern, smallest
 from edgeprune.pruning.select import Rule, Selected, select
+
+
+class Pruned(dict[str, float]):
+    """The achieved fraction of zeros of each pruned layer.
+
+    Attributes:
+        left: layers that the rules cannot reach and that stay dense, and why.
+    """
+
+    def __init__(self, zeros: Mapping[str, float], left: Mapping[str, str]) -> None:
+        super().__init__(zeros)
+        self.left = dict(left)
 
 
 def prune(
@@ -27,7 +39,7 @@ def prune(
     calibration: Calibration | None = None,
     loss: Loss = F.cross_entropy,
     seed: int = 0,
-) -> dict[str, float]:
+) -> Pruned:
     """Prune in one shot, in place.
 
     Args:
@@ -43,7 +55,8 @@ def prune(
         seed: for "random".
 
     Returns:
-        The achieved fraction of zeros of each pruned layer.
+        The achieved fraction of zeros of each pruned layer; with "lamp" the sparsity is that of all layers
+        together. Its `left` names layers that stay dense.
 
     Raises:
         UserError: see `select`; an unknown criterion, or one that lacks its data or does not fit the
@@ -69,7 +82,7 @@ def prune_by_rules(
     calibration: Calibration | None = None,
     loss: Loss = F.cross_entropy,
     seed: int = 0,
-) -> dict[str, float]:
+) -> Pruned:
     """Prune in one shot, in place, each layer by its own rule; see `prune`."""
     found = select(model, rules)
     selected = [s for s in found if not s.reason]
@@ -84,13 +97,47 @@ def prune_by_rules(
             model, selected, criterion, calibration=calibration, loss=loss, seed=seed
         )
         # All masks before the first zero: an error leaves the model as it was.
-        masks = [
-            s.rule.pattern.mask(importance_of(s, criterion, statistics.get(s.name)), s.rule.sparsity)
-            for s in selected
-        ]
+        importances = [importance_of(s, criterion, statistics.get(s.name)) for s in selected]
+        masks = masks_of(selected, criterion, importances)
         for s, mask in zip(selected, masks, strict=True):
             s.layer.weight.data.mul_(mask)
-    return {s.name: zero_fraction(s.layer.weight) for s in selected}
+    left = {s.name: s.reason for s in found if s.reason}
+    return Pruned({s.name: zero_fraction(s.layer.weight) for s in selected}, left)
+
+
+def masks_of(
+    selected: Sequence[Selected], criterion: str, importances: Sequence[Tensor], progress: float = 1.0
+) -> list[Tensor]:
+    """What each layer keeps, at `progress` of its rule's sparsity; True where kept.
+
+    A criterion that compares layers gives all layers of one rule their zeros together: LAMP (Lee et al.,
+    ICLR 2021) is such a one; ranked layer by layer it would be magnitude.
+    """
+    if not criterion_named(criterion).across_layers:
+        pairs = zip(selected, importances, strict=True)
+        return [s.rule.pattern.mask(importance, s.rule.sparsity * progress) for s, importance in pairs]
+    masks: dict[str, Tensor] = {}
+    for rule in dict.fromkeys((s.rule.pattern, s.rule.sparsity) for s in selected):
+        layers = [
+            (s, importance)
+            for s, importance in zip(selected, importances, strict=True)
+            if (s.rule.pattern, s.rule.sparsity) == rule
+        ]
+        masks |= _masks_together(layers, rule[1] * progress)
+    return [masks[s.name] for s in selected]
+
+
+def _masks_together(layers: Sequence[tuple[Selected, Tensor]], sparsity: float) -> dict[str, Tensor]:
+    pattern = layers[0][0].rule.pattern
+    if isinstance(pattern, NofM):  # It has the same zeros everywhere.
+        return {s.name: pattern.mask(importance, sparsity) for s, importance in layers}
+    units = [pattern.units(importance) for _, importance in layers]
+    scores = torch.cat([u.flatten().cpu() for u in units])
+    drop = torch.split(smallest(scores, round(sparsity * len(scores))), [u.numel() for u in units])
+    return {
+        s.name: pattern.spread(~gone.view(u.shape), importance.shape).to(importance.device)
+        for (s, importance), u, gone in zip(layers, units, drop, strict=True)
+    }
 
 
 def gather_statistics(
@@ -153,7 +200,10 @@ def importance_of(selected: Selected, criterion: str, statistic: Tensor | None) 
         UserError: NaN or infinite, naming the layer.
     """
     chosen: Criterion = criterion_named(criterion)
-    importance = chosen(selected.layer.weight.detach(), statistic)
+    if chosen.across_layers:
+        importance = lamp_of_units(selected.layer.weight, selected.rule.pattern)
+    else:
+        importance = chosen(selected.layer.weight.detach(), statistic)
     low, high = importance.aminmax()
     if not bool(low.isfinite() & high.isfinite()):
         raise UserError(

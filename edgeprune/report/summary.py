@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converters.targets import TARGETS, Format
+from converters.format import FORMATS, Format
+from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune import tasks
 from edgeprune.evaluation.records import ClassTop1, Examination, Row
@@ -24,7 +25,6 @@ from edgeprune.tasks.task import Metric
 
 DENSE = "dense"
 CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
-NO_CORE_ML_TIMES = "Core ML runs on Apple's systems only: time it on a device"
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,9 @@ def recommendation(target: str, report: Report) -> Recommendation:
     fastest = tuple(found for bench in report.benches if (found := _fastest(target, accurate, bench)))
     if smallest is None or any(found.on_target for found in fastest):
         return Recommendation(len(accurate), smallest, fastest, "", "")
-    known = TARGETS.get(target)
-    if known is None or known.format is Format.COREML:
-        reason = NO_CORE_ML_TIMES if known else f"{target} is no target of this version"
+    format = _format(target)
+    reason = format.no_times if format else f"{target} is no target of this version"
+    if reason is not None:
         return Recommendation(len(accurate), smallest, fastest, reason, "")
     reason = "no times from its runtime in the run folder"
     return Recommendation(len(accurate), smallest, fastest, reason, _bench_command(target, own, report))
@@ -292,9 +292,18 @@ def is_efficient(row: Row, rows: Iterable[Row]) -> bool:
 
 def format_name(target: str) -> str:
     """The file format of a target in words; files of different formats never compete."""
-    known = TARGETS.get(target)
-    names = {"coreml": "Core ML", "litert": "LiteRT"}
-    return names[known.format.value] if known else target
+    format = _format(target)
+    return format.title if format else target
+
+
+def not_measured(rows: Iterable[Row]) -> list[str]:
+    """What the rows say nothing of, by the formats of their files."""
+    formats = {format.name: format for row in rows if (format := _format(row.target))}
+    return [format.not_measured for format in formats.values() if format.not_measured]
+
+
+def _format(target: str) -> Format | None:
+    return FORMATS[TARGETS[target].format] if target in TARGETS else None
 
 
 def sparse_word(row: Row) -> str:

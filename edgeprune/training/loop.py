@@ -23,8 +23,10 @@ from edgeprune.training.batches import generator_of, whole_batches
 from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.predict import EVALUATION_BATCH, normalized
 from edgeprune.training.recover import copy_parameters, recalibrate, running_average
+from edgeprune.training.transfer import Transfer
 
 Epochs = tuple[dict[str, float], ...]
+FROM_NOTHING = Transfer()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def train(
     teacher: nn.Module | None = None,
     distill: float = 0.0,
     sparsifier: Sparsifier | None = None,
+    transfer: Transfer = FROM_NOTHING,
 ) -> tuple[Epochs, float]:
     """Train `model` in place and recalibrate its batch norms.
 
@@ -92,6 +95,7 @@ def train(
         teacher: answers to learn from beside the labels (Hinton et al., 2015); None: labels only.
         distill: weight of the teacher's answers against the labels, 0 to 1.
         sparsifier: stepped after every optimizer step, finalized at the end.
+        transfer: what of the model is new, where it starts from pretrained weights.
 
     Raises:
         UserError: batches too small for the number of processes, or too few images for one step.
@@ -100,7 +104,7 @@ def train(
         One record an epoch ("epoch", "loss", the task's metric on held-out images of the epoch's size,
         "learning_rate", "sparsity"), and the seconds spent.
     """
-    session = _Session(model, setting, config, teacher, distill, sparsifier)
+    session = _Session(model, setting, config, teacher, distill, sparsifier, transfer)
     session.load(hooks.load())
     for epoch in range(session.epochs_done, config.epochs):
         remark = session.run_epoch(epoch)
@@ -127,6 +131,7 @@ class _Session:
         teacher: nn.Module | None,
         distill: float,
         sparsifier: Sparsifier | None,
+        transfer: Transfer,
     ) -> None:
         from accelerate import Accelerator
 
@@ -135,11 +140,13 @@ class _Session:
         )
         _refuse_batches(setting, config, self.accelerator.num_processes)
         self.model, self.setting, self.config, self.sparsifier = model, setting, config, sparsifier
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(model, config.weight_decay), lr=config.learning_rate, fused=True
-        )
+        self.transfer = transfer
+        groups = transfer.groups(model, config.learning_rate, config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.learning_rate, total_steps=steps_per_epoch(setting, config) * config.epochs
+            self.optimizer,
+            [group["lr"] for group in groups],
+            total_steps=steps_per_epoch(setting, config) * config.epochs,
         )
         _placed(model, self.accelerator.device, torch.channels_last)  # A third faster on the CPU.
         if teacher is not None:
@@ -173,6 +180,7 @@ class _Session:
         """Go through the images once, score the model, and say how it went."""
         began = time.monotonic()
         learning_rate = self.schedule.get_last_lr()[0]
+        self.transfer.freeze(self.model, epoch)
         loss = self._train_epoch(epoch)
         reached = self._score(epoch)
         metric = self.setting.task.metric
@@ -191,6 +199,7 @@ class _Session:
 
     def finish(self) -> None:
         """Leave the model as it will be used: averaged, its zeros exact, its batch norms recalibrated."""
+        self.transfer.freeze(self.model, self.transfer.freeze_epochs)
         if self.averaged is not None:
             copy_parameters(self.averaged.module, self.model)
         if self.sparsifier is not None:
@@ -307,15 +316,6 @@ def _average(tensors: Sequence[Tensor], accelerator: Any) -> None:
     together = accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduction="mean")
     for tensor, mean in zip(tensors, together.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(mean.view(tensor.shape))
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay weights, but not biases and batch norms."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def _training_batches(

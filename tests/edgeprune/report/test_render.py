@@ -223,9 +223,10 @@ def test_every_number_of_a_page_is_the_jsons(report, limits, form):
     written = {formatting.times(file.times_smaller) for group in groups for file in group.files}
     written |= {formatting.shape(layer["shape"]) for row in made.rows for layer in row.layers}
     forms = (
-        formatting.bits, formatting.bytes_exact, formatting.bytes_human, formatting.confidence, formatting.count_human,
-        formatting.duration, formatting.error, formatting.milliseconds, formatting.percent, formatting.plain, formatting.points,
-        formatting.points_fine, formatting.points_lost, formatting.strength, formatting.zeros,
+        formatting.bits, formatting.bytes_exact, formatting.bytes_human, formatting.confidence,
+        formatting.count_human, formatting.duration, formatting.error, formatting.milliseconds,
+        formatting.percent, formatting.plain, formatting.points, formatting.points_fine,
+        formatting.points_lost, formatting.strength, formatting.zeros,
     )  # fmt: skip
     written |= {
         write(number)
