@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from edgeprune.data import files
+from edgeprune.data import files, image_folder
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
