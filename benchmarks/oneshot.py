@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from converters.facts import Normalization
 from edgeprune import pruning
 from edgeprune.data import image_folder as data
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import weights
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
+from edgeprune.tasks import TASKS
 from edgeprune.training import loop as training
 from edgeprune.training import predict
 from edgeprune.training.config import Augment
@@ -182,8 +184,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="Markdown file to write; none: only print")
     arguments = parser.parse_args()
 
-    loaded = data.load(arguments.data, arguments.image_size, Progress(Console()))
-    setting = training.Setting(loaded, NORMALIZATION, Augment(), seed=0)
+    loaded = data.load(arguments.data, Preprocessing(arguments.image_size), Progress(Console()))
+    setting = training.Setting(loaded, TASKS["classification"], NORMALIZATION, Augment(), seed=0)
     model = weights.from_checkpoint(arguments.model, arguments.checkpoint, arguments.image_size)
 
     dense = top1_of(model, setting)

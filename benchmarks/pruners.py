@@ -36,10 +36,12 @@ from converters.facts import Normalization
 from converters.files import replacing
 from edgeprune import pruning
 from edgeprune.data import image_folder as datasets
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import cost, weights
 from edgeprune.pipeline import environment
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
+from edgeprune.tasks import TASKS
 from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
 from edgeprune.training.config import Augment, TrainConfig
@@ -362,12 +364,12 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    data = datasets.load(arguments.data, arguments.image_size, Progress(Console()))
+    data = datasets.load(arguments.data, Preprocessing(arguments.image_size), Progress(Console()))
     fit = TrainConfig(
         epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px
     )
 
-    setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
+    setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment(shift_px=8), seed=0)
     dense = train_dense(setting, arguments.model, arguments.work)
     if arguments.dense_only:
         return

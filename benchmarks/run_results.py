@@ -43,6 +43,7 @@ from converters.runtimes.environments import runtime
 from edgeprune import processes, pruning
 from edgeprune.data import image_folder as datasets
 from edgeprune.data.dataset import Data
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.models.weights import load_checkpoint
@@ -51,6 +52,7 @@ from edgeprune.pipeline import steps as pipeline
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
 from edgeprune.recipe import Recipe, Variant
+from edgeprune.tasks import TASKS
 from edgeprune.training import loop as training
 from edgeprune.training import predict
 from edgeprune.training.config import Augment, TrainConfig
@@ -171,7 +173,7 @@ def by_coremltools(recipe: Recipe, dense: nn.Module, data: Data, work: Path) -> 
     from coremltools.optimize import coreml as compression
 
     fit = next(iter(recipe.variants.values())).fit
-    setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+    setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
     model = copy.deepcopy(dense)
     path = work / f"{THEIRS}.pt"
     if path.exists():
@@ -284,7 +286,7 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
 
 def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
     """A variant of the run, in eval mode."""
-    model = models.build(recipe.model, len(data.classes), recipe.image_size_px)
+    model = models.build(recipe.model, len(data.classes), recipe.preprocessing.image_size_px)
     pruning.resize(model, load_file(recipe.output / "variants" / f"{variant}.safetensors"))
     return model.eval()
 
@@ -297,7 +299,7 @@ def example(size_px: int = TRAINED_PX) -> torch.Tensor:
 def normalization() -> Normalization:
     """The recipe's own."""
     default = Recipe(model=MOBILENET)
-    return Normalization(default.mean, default.std)
+    return default.preprocessing.normalization
 
 
 QUIET = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
@@ -325,9 +327,9 @@ def main() -> None:
         work = options.work / own
         work.mkdir(parents=True, exist_ok=True)
         folder = processes.shared(lambda name=name: unpacked(options.archives / ARCHIVES[name], options.work))
-        data = datasets.load(folder, TRAINED_PX, progress)
+        data = datasets.load(folder, Preprocessing(TRAINED_PX), progress)
         recipe = recipe_for(options.model, folder, work, options.epochs, options.variants)
-        setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+        setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
         train_dense(setting, options.model, work, options.dense_epochs)
         report = pipeline.run(recipe, progress, environment.command_line())
         if report is None or options.train_only:  # One of several processes, not the first.

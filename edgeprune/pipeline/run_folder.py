@@ -111,6 +111,25 @@ def open_run(recipe: Recipe, needed_bytes: int) -> Iterator[Run]:
         raise
 
 
+def read_recipe(folder: Path) -> Recipe:
+    """Read the recipe of a run folder.
+
+    Runs of before version 0.2 called a variant "block80" that their recipe calls "block"; it is read under
+    the name that its files have.
+
+    Raises:
+        UserError: not a run folder.
+    """
+    recipe = recipes.read(folder / RECIPE_FILE)
+    run = Run(folder)
+    names = {name: name for name in recipe.variants}
+    for name in names:
+        numbered = sorted(run.training(name).parent.glob(f"{name}[0-9][0-9].json"))
+        if not run.training(name).exists() and len(numbered) == 1:
+            names[name] = numbered[0].stem
+    return replace(recipe, variants={names[name]: variant for name, variant in recipe.variants.items()})
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file whole or not at all; NaN and infinity are refused."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
@@ -125,9 +144,7 @@ def _check(folder: Path, recipe: Recipe) -> bool:
     if not (folder / RECIPE_FILE).is_file():
         names = ", ".join(sorted(entry.name for entry in folder.iterdir())[:3])
         raise UserError(f"output folder {folder} holds something else ({names}): choose a new or empty one")
-    before, now = (
-        recipes.to_data(_without_free_fields(r)) for r in (recipes.read(folder / RECIPE_FILE), recipe)
-    )
+    before, now = (recipes.to_data(_without_free_fields(r)) for r in (read_recipe(folder), recipe))
     changed = _differences(before, now)
     if changed:
         raise UserError(

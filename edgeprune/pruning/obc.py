@@ -1,7 +1,7 @@
 """Exact Optimal Brain Compression (Frantar & Alistarh, NeurIPS 2022), and least squares for what stays.
 
 A layer is a matrix of rows (outputs) by columns (inputs: input channel, kernel position), and all that
-counts is how far its outputs move on calibration images: (w - w') H (w - w')' summed over its rows, with H the
+counts is how far its outputs move on calibration images: (w - w') H (w - w')' summed over its rows, H the
 second moments of the inputs. Row by row the unit that costs least is dropped, the others make up for it
 exactly, and the next is chosen among them. How many of each row go is settled over the whole layer, by what
 the steps cost.
@@ -301,7 +301,7 @@ def error(problem: Problem, weight: Tensor) -> float:
 def error_curve(
     problem: Problem, pattern: Pattern, sparsities: Sequence[float], *, sets: int = 64
 ) -> list[float]:
-    """The error that exact OBC leaves at each sparsity, seen on about `sets` sets of rows of one mask each."""
+    """The error that exact OBC leaves at each sparsity, seen on about `sets` sets of rows."""
     every = max(problem.weight.shape[1] // (sets * problem.together), 1)
     # (groups, rows, columns) -> every so many sets of rows
     groups, _, columns = problem.weight.shape

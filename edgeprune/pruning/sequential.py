@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,8 +19,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgeprune.errors import EdgepruneError, ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
 from edgeprune.pruning import obc
-from edgeprune.pruning.calibration import Batch, Pairing
-from edgeprune.pruning.select import Selected
+from edgeprune.pruning.allocation.result import Curves
+from edgeprune.pruning.calibration import Batch, Calibration, Pairing
+from edgeprune.pruning.patterns import Pattern
+from edgeprune.pruning.select import Rule, Selected, select
+
+CURVE_POINTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 # From a layer and the problem it poses to its new weight, (out, in / groups, ...).
 Solve = Callable[[Selected, obc.Problem], Tensor]
@@ -110,3 +115,41 @@ def _shift(layer: nn.Conv2d | nn.Linear, norm: _BatchNorm | None, missed: Tensor
         layer.bias.data.copy_(missed)
     elif norm is not None and norm.running_mean is not None:
         norm.running_mean.sub_(missed.to(norm.running_mean))
+
+
+def obc_curves(
+    model: nn.Module,
+    pattern: Pattern,
+    calibration: Calibration,
+    *,
+    layers: Sequence[str] | None = None,
+    sparsities: Sequence[float] = CURVE_POINTS,
+) -> Curves:
+    """What exact OBC loses of each layer's outputs at each sparsity, for `allocation.shares.by_sensitivity`.
+
+    The error of a layer is the mean square that its outputs move by over their variance, its inputs being
+    the dense model's (Frantar & Alistarh, 2022, mix sparsities of layers by such curves). The model stays as
+    it is.
+
+    Args:
+        model: dense.
+        pattern: where zeros may be; not N of M, which has one sparsity.
+        calibration: batches of what the model takes.
+        layers: globs over layer names; None for every 1x1 convolution and linear layer.
+        sparsities: rising from 0, to below 1.
+
+    Raises:
+        UserError: see `select`.
+    """
+    names: Sequence[str | None] = [None] if layers is None else layers
+    chosen = [s for s in select(model, [Rule(pattern, 0.5, name) for name in names]) if not s.reason]
+    modules = {s.name: s.layer for s in chosen}
+    batches = calibrating.read_batches(calibration, "obc")
+    calls = calibrating.calls_in_order(model, modules, batches)
+    lost = []
+    for name, count in calls.items():
+        pairing = calibrating.paired_moments(model, model, name, count, batches)
+        moments, _ = centred(pairing)
+        problem = obc.problem_of(modules[name].weight.detach(), moments, pattern)
+        lost.append(obc.error_curve(problem, pattern, sparsities))
+    return Curves(tuple(calls), tuple(sparsities), np.array(lost))

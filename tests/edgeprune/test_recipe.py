@@ -19,7 +19,7 @@ FULL = Recipe(
         "channels": Variant(channels=0.3),
     },
     targets=("litert-arm64",),
-    budget=Budget(bytes={"litert-arm64": 1000}, top1_drop_points=0.5),
+    budget=Budget(bytes={"litert-arm64": 1000}, drop_points={"top1": 0.5}),
 )
 
 

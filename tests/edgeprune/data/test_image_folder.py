@@ -5,13 +5,14 @@ from PIL import Image
 from rich.console import Console
 
 from edgeprune.data import image_folder as data
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from tests.support.images import write_folder
 
 
 def load(path, size_px=32):
-    return data.load(path, size_px, Progress(Console(quiet=True)))
+    return data.load(path, Preprocessing(size_px), Progress(Console(quiet=True)))
 
 
 def test_the_embedded_digits_are_split_evenly_and_always_alike():

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from edgeprune.data import image_folder as data
 from edgeprune.data import segmentation_folder as masks
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.tasks.task import IGNORED
@@ -16,7 +17,7 @@ from tests.support.images import COLOURS, write_masks
 
 
 def load(path, size_px=32):
-    return masks.load(path, size_px, Progress(Console(quiet=True)))
+    return masks.load(path, Preprocessing(size_px), Progress(Console(quiet=True)))
 
 
 def save_mask(root, name, indices, split="train"):
@@ -77,7 +78,7 @@ def test_a_few_held_out_images_are_read_alone(tmp_path):
     write_masks(tmp_path)
     for image in (tmp_path / "train" / "images").iterdir():
         image.write_bytes(b"nobody looks at it")
-    found = masks.held_out(tmp_path, 32, 3)
+    found = masks.held_out(tmp_path, Preprocessing(32), 3)
     assert found.labels.shape == (3, 32, 32)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from converters import litert
 from converters.facts import Normalization
-from edgeprune.data.dataset import Data, Split
+from edgeprune.data.dataset import Data, InMemory
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.pipeline import steps as pipeline
@@ -19,6 +19,7 @@ from edgeprune.pipeline.allocation import allocate, measured_curves
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Sparsifier
 from edgeprune.recipe import Recipe, Variant
+from edgeprune.tasks import TASKS
 from edgeprune.training import predict
 from edgeprune.training.config import Augment
 from edgeprune.training.loop import Setting
@@ -28,9 +29,11 @@ from edgeprune.training.loop import Setting
 def setting() -> Setting:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (24, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    split = Split(images, torch.arange(24) % 5)
+    split = InMemory(images, torch.arange(24) % 5)
     data = Data(split, split, ("a", "b", "c", "d", "e"), "noise", photographs=False, sha256="0")
-    return Setting(data, Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), Augment(), seed=0)
+    return Setting(
+        data, TASKS["classification"], Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), Augment(), seed=0
+    )
 
 
 class Small(nn.Module):

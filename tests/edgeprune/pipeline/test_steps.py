@@ -24,7 +24,8 @@ from converters.litert.graph import read_file
 from converters.litert.storage import MIN_INT8_VALUES
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
-from edgeprune.data.dataset import Split
+from edgeprune.data.dataset import InMemory
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import build as models
 from edgeprune.pipeline.steps import _calibration_images, _schedule
 from edgeprune.pruning import Block, Rule, Sparsifier, resize
@@ -83,7 +84,7 @@ def test_top1_is_that_of_the_file(finished_run, small_recipe, target):
     from edgeprune.data import image_folder as data
     from edgeprune.progress import Progress
 
-    held_out = data.load(small_recipe.data, 32, Progress(Console(quiet=True))).held_out
+    held_out = data.load(small_recipe.data, Preprocessing(32), Progress(Console(quiet=True))).held_out
     measured = row(records.read(finished_run), "block80", target)
     load = coreml.load if target.startswith("coreml") else litert.load
     outputs = load(finished_run / measured.path).predict(held_out.images.float().numpy())
@@ -171,7 +172,7 @@ def test_static_int8_files_compute_in_integers(finished_run):
 def test_calibration_images_are_training_images_of_every_class():
     labels = torch.arange(10).repeat_interleave(30)
     images = labels[:, None, None, None].expand(-1, 3, 2, 2).to(torch.uint8)
-    chosen = _calibration_images(Split(images, labels))
+    chosen = _calibration_images(InMemory(images, labels))
     assert chosen.shape == (64, 3, 2, 2)
     assert chosen.dtype == np.float32
     assert set(chosen[:, 0, 0, 0]) == set(range(10))

@@ -39,9 +39,9 @@ def recipe(tmp_path_factory):
         data=write_masks(folder / "data"),
         image_size_px=SIZE_PX,
         dense=fit,
-        variants={"block": Variant(sparsity=0.8, fit=fit)},
+        variants={"block80": Variant(sparsity=0.8, fit=fit)},
         targets=TARGETS,
-        budget=Budget(bytes={"litert-arm64": 20_000_000}, miou_drop_points=100.0),
+        budget=Budget(bytes={"litert-arm64": 20_000_000}, drop_points={"miou": 100.0}),
         output=folder / "run",
     )
 
@@ -169,10 +169,10 @@ def test_sensitivity_is_refused(finished, capsys):
 SENSELESS = {
     "task 'detection': choose from classification, segmentation": {"task": "detection"},
     "budget.top1_drop_points: a segmentation is measured by miou_drop_points": {
-        "budget": Budget(top1_drop_points=0.5)
+        "budget": Budget(drop_points={"top1": 0.5})
     },
     "budget.target.litert-arm64.top1_drop_points: a segmentation is": {
-        "budget": Budget(target={"litert-arm64": Limits(top1_drop_points=1.0)})
+        "budget": Budget(target={"litert-arm64": Limits(drop_points={"top1": 1.0})})
     },
     "augment.erase_px: a square without its pixels has no class": {"augment": Augment(erase_px=4)},
     "budget.miou_drop_points: a classification is measured by top1_drop_points": {"task": "classification"},
@@ -212,7 +212,7 @@ def test_the_generated_scenes_serve_where_there_is_no_folder(recipe, monkeypatch
     monkeypatch.setattr("edgeprune.scenes.HELD_OUT_SCENES", 3)
     made = loading.load(replace(recipe, data=None), Progress(Console(quiet=True)))
     assert (len(made.train), len(made.held_out), len(made.classes)) == (6, 3, 11)
-    assert len(loading.held_out(replace(recipe, data=None), 48, 2)) == 2
+    assert len(loading.held_out(replace(recipe, data=None), 2)) == 2
 
 
 def test_torchvision_s_own_weights_fit(tmp_path):

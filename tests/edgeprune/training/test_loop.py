@@ -10,9 +10,12 @@ from torch import nn
 
 from converters.facts import Normalization
 from edgeprune.data import image_folder as data
+from edgeprune.data.dataset import InMemory
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, OneShot, Rule, Sparsifier
+from edgeprune.tasks import TASKS
 from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
 from edgeprune.training.config import Augment, TrainConfig
@@ -21,8 +24,10 @@ from edgeprune.training.loop import Hooks, Setting
 
 @pytest.fixture(scope="module")
 def digits() -> Setting:
-    loaded = data.load(None, 32, Progress(Console(quiet=True)))
-    return Setting(loaded, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+    loaded = data.load(None, Preprocessing(32), Progress(Console(quiet=True)))
+    return Setting(
+        loaded, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0
+    )
 
 
 def network() -> nn.Module:
@@ -112,7 +117,7 @@ def test_a_student_moves_to_its_teacher_without_labels(digits):
 
 
 def _all_zero(split: data.Split) -> data.Split:
-    return data.Split(split.images, torch.zeros_like(split.labels))
+    return InMemory(split.images, torch.zeros_like(split.labels))
 
 
 def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
@@ -127,8 +132,10 @@ def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
 
 
 def test_images_grow_to_full_size_and_end_with_it():
-    loaded = data.load(None, 64, Progress(Console(quiet=True)))
-    setting = Setting(loaded, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+    loaded = data.load(None, Preprocessing(64), Progress(Console(quiet=True)))
+    setting = Setting(
+        loaded, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0
+    )
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, 8, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
