@@ -266,11 +266,11 @@ def _work(graph: Graph, node: Node, kernels: str) -> Work:
     pixels, channels = _map(graph, node.inputs[0])
     if node.kind in ("MEAN", "SUM"):
         return Work(f"{node.kind}, {kernels}", (1.0, channels, pixels * channels))
-    kind = node.kind
+    kind = node.kind  # Number by number: the same kernel, whatever the layout.
     if len(node.inputs) == 2 and _map(graph, node.inputs[1])[0] != pixels:
-        kind = f"{kind} of one pixel"
+        kind = f"{kind} of one pixel, {kernels}"
     pixels, channels = _map(graph, int(node.op.outputs[0]))
-    return Work(f"{kind}, {kernels}", (1.0, channels, pixels * channels))
+    return Work(kind, (1.0, pixels * channels))
 
 
 def _convolution(graph: Graph, node: Node, kernels: str) -> Work:
