@@ -73,7 +73,7 @@ def model_named(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 
 def perturb(model: nn.Module, example: torch.Tensor) -> None:
-    """Scales and shifts of batch norms at random, their statistics measured, so that a signal comes through."""
+    """Scales and shifts of batch norms at random, statistics measured, so that a signal comes through."""
     generator = torch.Generator().manual_seed(1)
     norms = [
         m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.weight is not None

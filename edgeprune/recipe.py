@@ -326,7 +326,10 @@ def from_data(data: Mapping[str, Any]) -> Recipe:
     given = dict(data)
     if "budget" in given:
         given["budget"] = budgets.with_drops_gathered(given["budget"])
-    return parsing.build(Recipe, given, "recipe")
+    try:
+        return parsing.build(Recipe, given, "recipe")
+    except UserError as error:
+        raise budgets.named_as_in_files(error) from None
 
 
 def read(path: Path) -> Recipe:

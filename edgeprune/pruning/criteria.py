@@ -192,6 +192,12 @@ def _alike(channels: Tensor, weight: Tensor) -> Tensor:
     return channels.view(-1, *(1 for _ in weight.shape[1:])).expand(weight.shape).contiguous()
 
 
+def _obc(weight: Tensor, second_moments: Tensor) -> Tensor:
+    from edgeprune.pruning.sparsegpt import saliency
+
+    return saliency(weight, second_moments, Unstructured())
+
+
 def _sparsegpt(weight: Tensor, second_moments: Tensor) -> Tensor:
     from edgeprune.pruning.sparsegpt import saliency
 
@@ -210,6 +216,7 @@ CRITERIA: dict[str, Criterion] = {
     "fpgm": Criterion(fpgm, whole_channels=True),
     "wanda": Criterion(wanda, Need.INPUT_NORMS),
     "sparsegpt": Criterion(_sparsegpt, Need.SECOND_MOMENTS),
+    "obc": Criterion(_obc, Need.SECOND_MOMENTS),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from edgeprune.errors import EdgepruneError, ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
-from edgeprune.pruning import sparsegpt
+from edgeprune.pruning import sequential, sparsegpt
 from edgeprune.pruning.calibration import Batch, Calibration, Layer, Loss
 from edgeprune.pruning.criteria import Criterion, Need, criterion_named, lamp_of_units
 from edgeprune.pruning.patterns import Channels, NofM, Pattern, smallest
@@ -39,6 +40,7 @@ def prune(
     calibration: Calibration | None = None,
     loss: Loss = F.cross_entropy,
     seed: int = 0,
+    refit: bool = False,
 ) -> Pruned:
     """Prune in one shot, in place.
 
@@ -46,13 +48,16 @@ def prune(
         model: any module.
         pattern: `Unstructured`, `Block`, `NofM` or `Channels`.
         sparsity: fraction of zeros, 0 to below 1.
-        criterion: a name in `CRITERIA`. "wanda" and "sparsegpt" look at calibration images; "taylor" and
-            "snip" at their labels too; "bn_scale" and "fpgm" rank whole channels only.
+        criterion: a name in `CRITERIA`. "wanda", "sparsegpt" and "obc" look at calibration images; "taylor"
+            and "snip" at their labels too; "bn_scale" and "fpgm" rank whole channels only. "obc" is the best
+            of them and the slowest.
         layers: globs over layer names; None for every 1x1 convolution and linear layer.
         calibration: batches of what the model takes, or of (images, labels). Some hundred images are enough;
             they are all held in memory.
         loss: from (outputs, labels), for criteria that need gradients.
         seed: for "random".
+        refit: whether the weights that stay are then set by exact least squares, layer by layer, to give what
+            the dense model's layers gave on the calibration images. "obc" does so by itself.
 
     Returns:
         The achieved fraction of zeros of each pruned layer; with "lamp" the sparsity is that of all layers
@@ -71,7 +76,9 @@ def prune(
     """
     names: Sequence[str | None] = [None] if layers is None else layers
     rules = [Rule(pattern, sparsity, name) for name in names]
-    return prune_by_rules(model, rules, criterion=criterion, calibration=calibration, loss=loss, seed=seed)
+    return prune_by_rules(
+        model, rules, criterion=criterion, calibration=calibration, loss=loss, seed=seed, refit=refit
+    )
 
 
 def prune_by_rules(
@@ -82,6 +89,7 @@ def prune_by_rules(
     calibration: Calibration | None = None,
     loss: Loss = F.cross_entropy,
     seed: int = 0,
+    refit: bool = False,
 ) -> Pruned:
     """Prune in one shot, in place, each layer by its own rule; see `prune`."""
     found = select(model, rules)
@@ -90,7 +98,16 @@ def prune_by_rules(
         raise UserError(
             ["nothing to prune: no layer fits the rules", *(f"  {s.name!r}: {s.reason}" for s in found)]
         )
-    if criterion == "sparsegpt":
+    if criterion == "obc":
+        sequential.prune_in_order(model, selected, calibrating.read_batches(calibration, criterion))
+    elif refit:
+        batches = calibrating.read_batches(calibration, "refit")
+        dense = copy.deepcopy(model)
+        prune_by_rules(
+            model, rules, criterion=criterion, calibration=_as_given(batches), loss=loss, seed=seed
+        )
+        sequential.refit_in_order(model, dense, selected, batches)
+    elif criterion == "sparsegpt":
         _prune_in_order(model, selected, calibrating.read_batches(calibration, criterion))
     else:
         statistics = gather_statistics(
@@ -275,3 +292,7 @@ def _prune_layer(model: nn.Module, selected: Selected, calls: int, batches: Sequ
     if not bool(pruned.isfinite().all()):
         raise UserError(f"layer {name!r}: its new weights do not fit {weight.dtype}; use float32")
     weight.data.copy_(pruned)
+
+
+def _as_given(batches: Sequence[Batch]) -> list[Tensor | tuple[Tensor, Tensor]]:
+    return [images if labels is None else (images, labels) for images, labels in batches]

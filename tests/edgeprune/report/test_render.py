@@ -411,6 +411,8 @@ def test_a_page_of_40_files_is_small(report, tmp_path):
     made = report()
     names = [f"variant{number}" for number in range(10)]
     renamed = lambda records, name: dataclasses.replace(records, variant=name)  # noqa: E731
+    examination = made.of(Examination)[1]
+    examination = dataclasses.replace(examination, samples=examination.samples * 6)
     many = dataclasses.replace(
         made,
         rows=tuple(
@@ -419,12 +421,7 @@ def test_a_page_of_40_files_is_small(report, tmp_path):
             for row in made.rows[:4]
         ),
         trainings=tuple(renamed(made.trainings[1], name) for name in names),
-        analyses=tuple(
-            dataclasses.replace(
-                renamed(made.of(Examination)[1], name), samples=made.of(Examination)[1].samples * 6
-            )
-            for name in names
-        ),
+        analyses=tuple(renamed(examination, name) for name in names),
     )
     assert len(many.rows) == 40
     (tmp_path / "thumbnails").mkdir()
