@@ -183,9 +183,9 @@ def page(facts: dict[str, Any], plain: dict[str, Any]) -> list[str]:
     lines = [
         "# Predicted times of LiteRT files",
         "",
-        "What ops cost is fitted on small random networks; here it predicts whole models of timm that nothing "
-        f"was fitted on, at {SIZE_PX}x{SIZE_PX} px: dense, and with {percent(ZEROS)} zeros in 1x4 blocks of all "
-        "1x1 convolutions. Predicted and measured in ms, and the error.",
+        "What ops cost is fitted on small random networks; here it predicts whole models of timm that "
+        f"nothing was fitted on, at {SIZE_PX}x{SIZE_PX} px: dense, and with {percent(ZEROS)} zeros in 1x4 "
+        "blocks of all 1x1 convolutions. Predicted and measured in ms, and the error.",
         "",
     ]
     for name, found in plain["runtimes"].items():
