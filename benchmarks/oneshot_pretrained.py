@@ -133,7 +133,7 @@ def allocated(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.M
 
 
 def layerwise_compressor(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
-    """coremltools' SparseGPT, on the same layers and images; it takes a sequence, so the model is made one."""
+    """coremltools' SparseGPT, on the same layers and images; it takes a sequence: the model is made one."""
     from coremltools.optimize.torch.layerwise_compression import (
         LayerwiseCompressor,
         LayerwiseCompressorConfig,

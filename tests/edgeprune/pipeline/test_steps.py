@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from converters import coreml, litert
-from converters.facts import Normalization, sha256, size_bytes
+from converters.facts import sha256, size_bytes
 from converters.litert.graph import read_file
 from converters.litert.storage import MIN_INT8_VALUES
 from edgeprune import recipe as recipes
@@ -114,7 +114,7 @@ def test_int8_files_answer_as_the_torch_model_with_rounded_weights(finished_run,
     model = models.build(small_recipe.model, 3).eval()
     resize(model, load_file(finished_run / "variants" / f"{variant}.safetensors"))
     images = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
-    normalization = Normalization(small_recipe.mean, small_recipe.std)
+    normalization = small_recipe.preprocessing.normalization
     with torch.no_grad():
         expected = rounded_to_int8(model)(predict.normalized(images, normalization)).numpy()
     file = finished_run / "files" / f"{variant}-litert-arm64-int8.tflite"

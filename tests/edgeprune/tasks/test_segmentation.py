@@ -11,7 +11,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from converters import coreml, litert
-from converters.facts import Normalization
 from edgeprune.budget import Budget, Limits
 from edgeprune.cli import main, run_recipe
 from edgeprune.data import scenes, segmentation_folder, sources
@@ -106,7 +105,7 @@ def test_the_mean_iou_is_that_of_the_file(place, finished, held_out):
 def test_files_give_the_maps_of_their_torch_models(target, most, variant, finished, recipe, held_out):
     row = next(r for r in records.read(finished).rows if (r.variant, r.target) == (variant, target))
     model = torch_model(finished, variant, recipe)
-    normalization = Normalization(recipe.mean, recipe.std)
+    normalization = recipe.preprocessing.normalization
     expected = predict.predict(model, held_out, normalization).numpy()
     outputs = load_of(row, finished).predict(held_out.images.float().numpy())
     assert np.abs(outputs - expected).max() < most * np.abs(expected).max()
