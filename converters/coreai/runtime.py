@@ -179,7 +179,7 @@ def _pad_by_products(operation: Any) -> None:
     amounts = [int(amount) for amount in constant_array(producer(operation.operands[1])).reshape(-1)]
     filling = float(constant_array(producer(operation.operands[2])).reshape(-1)[0])
     shape = shape_of(operation.operands[0])
-    mode = str(operation.attributes["mode"])
+    mode = str(operation.attributes["padding_mode"])
     if len(shape) != 4 or any(amounts[:4]) or filling or "constant" not in mode:
         return
     with mlir.InsertionPoint(operation):
