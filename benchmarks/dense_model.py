@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from converters.files import replacing, write_text
-from edgeprune import models, training
-from edgeprune.environment import training_hardware
+from edgeprune.models import build as models
+from edgeprune.models import weights
+from edgeprune.pipeline.environment import training_hardware
 from edgeprune.processes import is_first, shared
-from edgeprune.recipe import Augment, Fit
-from edgeprune.training import Hooks, Setting
+from edgeprune.training import loop as training
+from edgeprune.training.config import Augment, TrainConfig
+from edgeprune.training.loop import Hooks, Setting
 
-COMMON = Fit(batch_size=128, weight_decay=0.05, label_smoothing=0.1)
+COMMON = TrainConfig(batch_size=128, weight_decay=0.05, label_smoothing=0.1)
 # Trained in two cycles of the learning rate; the second one sees its images nearly as they are.
 CYCLES = (
     (
@@ -46,7 +48,7 @@ def train_dense(setting: Setting, model: str, work: Path, epochs: Sequence[int] 
             _, seconds = training.train(dense, own, dataclasses.replace(fit, epochs=count), told)
             facts = {"epochs": count, "seconds": seconds, "trained_on": training_hardware()}
             shared(lambda path=path, facts=facts: _finish(dense, path, facts))
-        models.load_checkpoint(dense, path)
+        weights.load_checkpoint(dense, path)
     return dense.eval()
 
 

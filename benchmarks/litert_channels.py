@@ -29,7 +29,8 @@ from litert_files import (
 )
 from torch import nn
 
-from edgeprune import models, pruning
+from edgeprune import pruning
+from edgeprune.models import cost
 
 MODEL = "mobilenet_v3_large"
 FRACTIONS = (0.25, 0.35, 0.5)
@@ -52,9 +53,9 @@ def main() -> None:
         for name in options.runtimes
     ]
     facts = provenance()
-    macs = {fraction: models.count_macs(shrunk(fraction, options.size), example(options.size))
+    macs = {fraction: cost.count_macs(shrunk(fraction, options.size), example(options.size))
             for fraction in FRACTIONS}  # fmt: skip
-    dense_macs = models.count_macs(build(MODEL), example(options.size))
+    dense_macs = cost.count_macs(build(MODEL), example(options.size))
     lines = [
         "# Removed channels and static int8",
         "",

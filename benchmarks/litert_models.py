@@ -39,7 +39,7 @@ from converters.layers import kind_of
 from converters.runtimes.environments import runtime
 from converters.runtimes.running import Task, run
 from edgeprune.pruning import Block, OneShot, Pattern, Sparsifier, Unstructured
-from edgeprune.pruning.allocation import by_multiplications
+from edgeprune.pruning.allocation.shares import by_multiplications
 
 MODELS = (
     "mobilenet_v3_large",

@@ -24,14 +24,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.facts import Normalization
-from edgeprune import data as datasets
-from edgeprune import training
+from edgeprune.data import image_folder as datasets
+from edgeprune.data.dataset import fixed_subset
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Rule, Sparsifier, Unstructured
 from edgeprune.pruning.rewinding import hold, rewind, rules_of_round, snapshot
-from edgeprune.recipe import Augment, Fit
-from edgeprune.sensitivity import fixed_subset
-from edgeprune.training import Hooks, Setting
+from edgeprune.tasks import TASKS
+from edgeprune.training import loop as training
+from edgeprune.training import predict
+from edgeprune.training.config import Augment, TrainConfig
+from edgeprune.training.loop import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMALIZATION = Normalization((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
@@ -102,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     plan = SHORT if options.short else FULL
-    data = datasets.load(options.data, plan.pixels, Progress(Console()))
+    data = datasets.load(options.data, Preprocessing(plan.pixels), Progress(Console()))
     train = data.train if plan.images is None else fixed_subset(data.train, plan.images)
     held_out = data.held_out if plan.tested is None else fixed_subset(data.held_out, plan.tested)
     data = dataclasses.replace(data, train=train, held_out=held_out)
@@ -118,7 +121,7 @@ def main() -> None:
 
 def tickets(data: datasets.Data, plan: Plan, seed: int) -> Iterator[Point]:
     """The dense model, then each round."""
-    setting = Setting(data, NORMALIZATION, Augment(shift_px=plan.pixels // 8), seed)
+    setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment(shift_px=plan.pixels // 8), seed)
     rules = [Rule(Unstructured(), plan.sparsity, "*.conv?")]
     model = resnet20(seed)
     fit(model, setting, plan.warm_up_epochs, None)
@@ -139,10 +142,10 @@ def tickets(data: datasets.Data, plan: Plan, seed: int) -> Iterator[Point]:
 
 
 def fit(model: nn.Module, setting: Setting, epochs: int, held: Sparsifier | None) -> float:
-    plan = Fit(epochs=epochs, batch_size=128 if len(setting.data.train) > 10_000 else 64)
+    plan = TrainConfig(epochs=epochs, batch_size=128 if len(setting.data.train) > 10_000 else 64)
     training.train(model, setting, plan, QUIET, sparsifier=held)
-    outputs = training.predict(model, setting.data.held_out, setting.normalization)
-    return training.score(outputs, setting.data.held_out)
+    outputs = predict.predict(model, setting.data.held_out, setting.normalization)
+    return predict.score(outputs, setting.data.held_out)
 
 
 def page(points: list[Point], plan: Plan, data: datasets.Data) -> str:

@@ -25,10 +25,16 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from converters.facts import Normalization
-from edgeprune import data, models, pruning, training
+from edgeprune import pruning
+from edgeprune.data import image_folder as data
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.models import weights
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
-from edgeprune.recipe import Augment
+from edgeprune.tasks import TASKS
+from edgeprune.training import loop as training
+from edgeprune.training import predict
+from edgeprune.training.config import Augment
 
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PATTERNS: dict[str, tuple[Pattern, float]] = {
@@ -101,8 +107,8 @@ def measure(
 
 def top1_of(model: nn.Module, setting: training.Setting) -> float:
     """Share of held-out images right."""
-    return training.score(
-        training.predict(model, setting.data.held_out, setting.normalization), setting.data.held_out
+    return predict.score(
+        predict.predict(model, setting.data.held_out, setting.normalization), setting.data.held_out
     )
 
 
@@ -139,7 +145,7 @@ def calibration(setting: training.Setting, images: int, seed: int) -> list[Tenso
     """Training images in batches, as the model takes them."""
     order = torch.randperm(len(setting.data.train), generator=torch.Generator().manual_seed(seed))
     parts = order[:images].split(BATCH)
-    return [training.normalized(setting.data.train.images[part], setting.normalization) for part in parts]
+    return [predict.normalized(setting.data.train.images[part], setting.normalization) for part in parts]
 
 
 def spread(values: list[float]) -> str:
@@ -178,9 +184,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="Markdown file to write; none: only print")
     arguments = parser.parse_args()
 
-    loaded = data.load(arguments.data, arguments.image_size, Progress(Console()))
-    setting = training.Setting(loaded, NORMALIZATION, Augment(), seed=0)
-    model = models.from_checkpoint(arguments.model, arguments.checkpoint, arguments.image_size)
+    loaded = data.load(arguments.data, Preprocessing(arguments.image_size), Progress(Console()))
+    setting = training.Setting(loaded, TASKS["classification"], NORMALIZATION, Augment(), seed=0)
+    model = weights.from_checkpoint(arguments.model, arguments.checkpoint, arguments.image_size)
 
     dense = top1_of(model, setting)
     results: dict[tuple[str, str], list[Result]] = {}

@@ -34,12 +34,18 @@ from torch import Tensor, nn
 from converters import coreml
 from converters.facts import Normalization
 from converters.files import replacing
-from edgeprune import data as datasets
-from edgeprune import environment, models, pruning, training
+from edgeprune import pruning
+from edgeprune.data import image_folder as datasets
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.models import cost, weights
+from edgeprune.pipeline import environment
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
-from edgeprune.recipe import Augment, Fit
-from edgeprune.training import Setting
+from edgeprune.tasks import TASKS
+from edgeprune.training import augment, predict
+from edgeprune.training import loop as training
+from edgeprune.training.config import Augment, TrainConfig
+from edgeprune.training.loop import Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -101,7 +107,7 @@ METHODS = {
 
 
 def run_row(
-    name: str, dense: nn.Module, setting: Setting, fit: Fit, size_px: int
+    name: str, dense: nn.Module, setting: Setting, fit: TrainConfig, size_px: int
 ) -> tuple[dict[str, Any], nn.Module]:
     """Prune a copy of the dense model by one method while it trains, and measure it."""
     method = METHODS[name]
@@ -127,8 +133,8 @@ def run_row(
         "top1": _top1(model, setting),
         "untrained_top1": untrained,
         "zeros": _zeros(model, method),
-        "macs_left": models.count_macs(model, example) / models.count_macs(dense, example),
-        "parameters_left": models.count_parameters(model) / models.count_parameters(dense),
+        "macs_left": cost.count_macs(model, example) / cost.count_macs(dense, example),
+        "parameters_left": cost.count_parameters(model) / cost.count_parameters(dense),
         "seconds": time.monotonic() - began,
     }
     return row, model
@@ -144,7 +150,7 @@ def core_ml_row(name: str, model: nn.Module, setting: Setting, size_px: int, wor
         torch.from_numpy(package.predict(images.float().numpy()))
         for images in torch.split(setting.data.held_out.images, EVALUATION_BATCH)
     ]
-    return {"bytes": converted.bytes, "top1": training.score(torch.cat(outputs), setting.data.held_out)}
+    return {"bytes": converted.bytes, "top1": predict.score(torch.cat(outputs), setting.data.held_out)}
 
 
 def core_ml_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -188,7 +194,7 @@ def _tool(method: Method) -> str:
     return f"{method.tool} ({', '.join(settings)})" if settings else method.tool
 
 
-def _sparsifier(model: nn.Module, method: Method, setting: Setting, fit: Fit) -> Any:
+def _sparsifier(model: nn.Module, method: Method, setting: Setting, fit: TrainConfig) -> Any:
     pattern = PATTERNS[method.pattern]
     steps = round(RAMP * fit.epochs * training.steps_per_epoch(setting, fit))
     every = max(steps // MASK_UPDATES, 1)
@@ -211,7 +217,7 @@ def _calibration(setting: Setting) -> list[tuple[Tensor, Tensor]]:
     train = setting.data.train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setting.seed))
     return [
-        (training.normalized(train.images[part], setting.normalization), train.labels[part])
+        (predict.normalized(train.images[part], setting.normalization), train.labels[part])
         for part in order[:CALIBRATION_IMAGES].split(CALIBRATION_BATCH)
     ]
 
@@ -234,9 +240,9 @@ def _shrink_with_torch_pruning(model: nn.Module, example: Tensor) -> None:
     def left(fraction: float) -> float:
         trial = copy.deepcopy(model)
         shrink(trial, fraction)
-        return models.count_macs(trial, example) / dense
+        return cost.count_macs(trial, example) / dense
 
-    dense = models.count_macs(model, example)
+    dense = cost.count_macs(model, example)
     shrink(model, _bisected(left, LEFT))
 
 
@@ -262,11 +268,11 @@ def _zeros(model: nn.Module, method: Method) -> float:
 
 
 def _top1(model: nn.Module, setting: Setting) -> float:
-    outputs = training.predict(model, setting.data.held_out, setting.normalization)
-    return training.score(outputs, setting.data.held_out)
+    outputs = predict.predict(model, setting.data.held_out, setting.normalization)
+    return predict.score(outputs, setting.data.held_out)
 
 
-def _untrained_top1(model: nn.Module, setting: Setting, fit: Fit) -> float:
+def _untrained_top1(model: nn.Module, setting: Setting, fit: TrainConfig) -> float:
     """With nothing done to a copy but measuring its batch norms anew."""
     trial = copy.deepcopy(model)
     training.recalibrate(trial, setting, fit.batch_size)
@@ -294,7 +300,7 @@ def _read_rows(work: Path) -> dict[tuple[str, int], dict[str, float]]:
 def _write_table(
     arguments: argparse.Namespace,
     dense_top1: float,
-    fit: Fit,
+    fit: TrainConfig,
     source: str,
     files: Mapping[str, Mapping[str, float]],
     held_out: int,
@@ -302,7 +308,7 @@ def _write_table(
     rows = _read_rows(arguments.work)
     seeds = sorted({seed for _, seed in rows})
     dense_epochs = " + ".join(str(cycle.epochs) for cycle, _ in CYCLES)
-    sizes = [training.size_px(epoch, fit, arguments.image_size) for epoch in range(fit.epochs)]
+    sizes = [augment.size_px(epoch, fit, arguments.image_size) for epoch in range(fit.epochs)]
     grows = f" on images of {', '.join(map(str, sizes))} px" if fit.first_px else ""
     text = (
         f"# Pruners compared on {source}, {arguments.model}\n\n"
@@ -358,10 +364,12 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    data = datasets.load(arguments.data, arguments.image_size, Progress(Console()))
-    fit = Fit(epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px)
+    data = datasets.load(arguments.data, Preprocessing(arguments.image_size), Progress(Console()))
+    fit = TrainConfig(
+        epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px
+    )
 
-    setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
+    setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment(shift_px=8), seed=0)
     dense = train_dense(setting, arguments.model, arguments.work)
     if arguments.dense_only:
         return
@@ -390,7 +398,7 @@ def _core_ml_rows(
             continue
         path = arguments.work / f"{name}-seed0.pt"
         if path.exists():
-            found[name] = models.from_checkpoint(arguments.model, path)
+            found[name] = weights.from_checkpoint(arguments.model, path)
     return {
         name: core_ml_row(name, model, setting, arguments.image_size, arguments.work)
         for name, model in found.items()

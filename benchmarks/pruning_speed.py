@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from converters.files import write_text
-from edgeprune import models
+from edgeprune.models import build as models
 from edgeprune.pruning import Block, Channels, Cubic, NofM, Pattern, Rule, Sparsifier, Unstructured, prune
 
 SIDE, LAYERS = 5000, 4  # 100 million weights

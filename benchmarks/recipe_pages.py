@@ -20,11 +20,11 @@ from pathlib import Path
 from litert_files import table
 
 from converters.files import write_text
-from edgeprune import environment
 from edgeprune.cli import DONE, OVER_BUDGET
+from edgeprune.pipeline import environment
 from edgeprune.report import records, summary
+from edgeprune.report.formatting import HEADINGS, duration, points_lost
 from edgeprune.report.records import Report
-from edgeprune.report.wording import HEADINGS, duration, points_lost
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
@@ -139,8 +139,8 @@ def expectations(report: Report) -> list[str]:
         *lines,
         f"- These are no photographs, and {about['held_out_images']} held-out images are few: expect other "
         "losses on yours, and read the report's own numbers.",
-        "- Where too much is lost: train longer (`--variants.block.fit.epochs`), ask for fewer zeros "
-        f"(`--variants.block.sparsity 0.7`), or leave more channels (`--variants.channels.{fewer}`).",
+        "- Where too much is lost: train longer (`--variants.block80.fit.epochs`), ask for fewer zeros "
+        f"(`--variants.block80.sparsity 0.7`), or leave more channels (`--variants.channels.{fewer}`).",
         "- A trained model of your own spares the first training: `--checkpoint dense.pt`.",
     ]
 

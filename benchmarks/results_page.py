@@ -12,10 +12,11 @@ from typing import Any
 from litert_files import provenance, table
 
 from converters.files import write_text
+from edgeprune.evaluation.records import Row, Training
 from edgeprune.report import plots, summary
-from edgeprune.report.budget import RECOMMENDED_DROP_POINTS
-from edgeprune.report.records import Report, Row, Training
-from edgeprune.report.wording import points_lost
+from edgeprune.report.formatting import points_lost
+from edgeprune.report.records import Report
+from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS
 
 DENSE, CHANNELS, LEAN = "dense", "channels", "lean"
 CHANNELS_AND_BLOCKS = "channels+block"

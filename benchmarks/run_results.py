@@ -40,14 +40,23 @@ from converters import coreml, litert
 from converters.facts import Normalization, size_bytes
 from converters.files import replacing, write_text
 from converters.runtimes.environments import runtime
-from edgeprune import data as datasets
-from edgeprune import environment, models, pipeline, processes, pruning, training
-from edgeprune.data import Data
+from edgeprune import processes, pruning
+from edgeprune.data import image_folder as datasets
+from edgeprune.data.dataset import Data
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
+from edgeprune.models import build as models
+from edgeprune.models.weights import load_checkpoint
+from edgeprune.pipeline import environment
+from edgeprune.pipeline import steps as pipeline
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
-from edgeprune.recipe import Augment, Fit, Recipe, Variant
-from edgeprune.training import Hooks, Setting
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.tasks import TASKS
+from edgeprune.training import loop as training
+from edgeprune.training import predict
+from edgeprune.training.config import Augment, TrainConfig
+from edgeprune.training.loop import Hooks, Setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ARCHIVES = {"cifar10": "cifar10-jpeg.tar.xz", "tiny-imagenet-50": "tiny-imagenet-50.tar.xz"}
@@ -79,7 +88,7 @@ LONGER = {LEAN: 2}  # Times as many epochs: what has lost most needs them.
 
 def recipe_for(model: str, data: Path, work: Path, epochs: int, variants: Sequence[str]) -> Recipe:
     """The recipe of a model on one data set; `variants` names some of `VARIANTS`."""
-    fit = Fit(
+    fit = TrainConfig(
         epochs=epochs,
         batch_size=128,
         learning_rate=LEARNING_RATE,
@@ -164,11 +173,11 @@ def by_coremltools(recipe: Recipe, dense: nn.Module, data: Data, work: Path) -> 
     from coremltools.optimize import coreml as compression
 
     fit = next(iter(recipe.variants.values())).fit
-    setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+    setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
     model = copy.deepcopy(dense)
     path = work / f"{THEIRS}.pt"
     if path.exists():
-        models.load_checkpoint(model, path)
+        load_checkpoint(model, path)
     else:
         steps = round(RAMP * fit.epochs * training.steps_per_epoch(setting, fit))
         pruner = CoremltoolsPruner(
@@ -219,7 +228,7 @@ def top1_of(loaded: Any, data: Data) -> float:
     """Share of all held-out images that a file has right; it takes plain pixels."""
     parts = torch.split(data.held_out.images, BATCH)
     outputs = [torch.from_numpy(np.asarray(loaded.predict(part.float().numpy()))) for part in parts]
-    return training.score(torch.cat(outputs), data.held_out)
+    return predict.score(torch.cat(outputs), data.held_out)
 
 
 def speeds(recipe: Recipe, data: Data, work: Path, rounds: int) -> dict[int, dict[str, dict[str, Any]]]:
@@ -277,7 +286,7 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
 
 def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
     """A variant of the run, in eval mode."""
-    model = models.build(recipe.model, len(data.classes), recipe.image_size_px)
+    model = models.build(recipe.model, len(data.classes), recipe.preprocessing.image_size_px)
     pruning.resize(model, load_file(recipe.output / "variants" / f"{variant}.safetensors"))
     return model.eval()
 
@@ -290,7 +299,7 @@ def example(size_px: int = TRAINED_PX) -> torch.Tensor:
 def normalization() -> Normalization:
     """The recipe's own."""
     default = Recipe(model=MOBILENET)
-    return Normalization(default.mean, default.std)
+    return default.preprocessing.normalization
 
 
 QUIET = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
@@ -318,9 +327,9 @@ def main() -> None:
         work = options.work / own
         work.mkdir(parents=True, exist_ok=True)
         folder = processes.shared(lambda name=name: unpacked(options.archives / ARCHIVES[name], options.work))
-        data = datasets.load(folder, TRAINED_PX, progress)
+        data = datasets.load(folder, Preprocessing(TRAINED_PX), progress)
         recipe = recipe_for(options.model, folder, work, options.epochs, options.variants)
-        setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+        setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
         train_dense(setting, options.model, work, options.dense_epochs)
         report = pipeline.run(recipe, progress, environment.command_line())
         if report is None or options.train_only:  # One of several processes, not the first.

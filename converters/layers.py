@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Called with the name of a layer, the layer, and its input or output.
+Watch = Callable[[str, Any, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -47,23 +53,65 @@ def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLay
     """
     seen: dict[str, WeightedLayer] = {}
 
-    def noting(name: str) -> Callable[..., None]:
-        def note(module: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> None:
-            before = seen[name].uses if name in seen else 0
-            uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
-            seen[name] = WeightedLayer(name, kind_of(module), tuple(module.weight.shape), before + uses)
+    def note(name: str, layer: nn.Conv2d | nn.Linear, output: Tensor) -> None:
+        before = seen[name].uses if name in seen else 0
+        uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
+        seen[name] = WeightedLayer(name, kind_of(layer), tuple(layer.weight.shape), before + uses)
 
-        return note
-
-    handles = [
-        module.register_forward_hook(noting(name))
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
-    ]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    with torch.no_grad(), watching(layers, outputs=note):
+        model(example)
     return list(seen.values())
+
+
+def batch_norms(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, _BatchNorm]:
+    """The batch norm that takes each layer's output as it is, by the layer's name; found by a run.
+
+    Args:
+        model: it is run as it is, in eval mode or not.
+        layers: of the model, by name; those without such a batch norm are left out of the result.
+        example: what it takes.
+    """
+    outputs: dict[int, tuple[str, Tensor]] = {}  # A tensor is kept so that no other takes its identity.
+    found: dict[str, _BatchNorm] = {}
+
+    def note(name: str, _: nn.Module, output: Tensor) -> None:
+        outputs[id(output)] = name, output
+
+    def meet(_: str, norm: _BatchNorm, given: Tensor) -> None:
+        if id(given) in outputs:
+            found[outputs[id(given)][0]] = norm
+
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    with torch.no_grad(), watching(layers, outputs=note), watching(norms, inputs=meet):
+        model(example)
+    return found
+
+
+@contextmanager
+def watching(
+    layers: Mapping[str, nn.Module], *, inputs: Watch | None = None, outputs: Watch | None = None
+) -> Iterator[None]:
+    """Inside, `inputs` is called before each layer runs and `outputs` after it; no hooks are left."""
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            if inputs is not None:
+                inputs(name, layer, args[0] if args else kwargs["input"])
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, _: object, output: Tensor) -> None:
+            if outputs is not None:
+                outputs(name, layer, output)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            if inputs is not None:
+                hooks.enter_context(layer.register_forward_pre_hook(before(name), with_kwargs=True))
+            if outputs is not None:
+                hooks.enter_context(layer.register_forward_hook(after(name)))
+        yield

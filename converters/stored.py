@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converters.layers import weighted_layers
+from converters.layers import batch_norms, weighted_layers
 
 # Largest difference, root mean square over the layer's, that a way to store weights brings about.
 ROUNDING = {"float32": 1e-4, "float16": 1e-3, "int8": 0.05, "6-bit": 0.15, "4-bit": 0.5}
@@ -24,8 +23,8 @@ SPATIAL = (2, 3)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A layer's weight, decoded.
+class DecodedWeight:
+    """A layer's weight, as a file holds it.
 
     Attributes:
         name: of the torch module.
@@ -53,48 +52,15 @@ class Holding:
     wrong: tuple[str, ...]
 
 
-def litert_weights(path: Path) -> list[Stored]:
-    """The weights of a `.tflite` file, under the names the file gives them.
-
-    Raises:
-        UserError: it is not a `.tflite` that holds together.
-    """
-    from converters.litert.graph import read_file, weights
-    from converters.litert.inspection import dequantized, layer_facts, torch_layout
-
-    graph = read_file(path)
-    values = [torch_layout(graph.op_name(op), dequantized(graph, tensor)) for op, tensor in weights(graph)]
-    facts = layer_facts(graph)
-    return [Stored(fact.name, value, fact.encoding) for fact, value in zip(facts, values, strict=True)]
-
-
-def coreml_weights(path: Path, model: nn.Module, example: Tensor) -> list[Stored]:
-    """The weights of a package, under the names of the modules they came from.
-
-    Raises:
-        UserError: it is not a package, or it is damaged.
-    """
-    from converters.coreml.evaluation import well_formed
-    from converters.coreml.inspection import name_layers
-    from converters.coreml.package import read_package
-    from converters.coreml.program import read_program
-
-    with well_formed(path):
-        contents = read_package(path)
-        layers = weighted_layers(model, example)
-        named = name_layers(read_program(contents), layers, contents.spec.specificationVersion)
-    return [Stored(facts.name, weight.value, facts.encoding) for facts, weight in named]
-
-
-def with_stored_weights(model: nn.Module, example: Tensor, stored: Sequence[Stored]) -> Holding:
+def with_stored_weights(model: nn.Module, example: Tensor, stored: Sequence[DecodedWeight]) -> Holding:
     """Copy a model and give its layers the weights of a file.
 
     Args:
         model: in eval mode; it is not modified.
         example: (1, channels, height, width), what it takes.
-        stored: what `litert_weights` or `coreml_weights` gives.
+        stored: the weights of the file, by the names of the model's layers.
     """
-    scales = batch_norm_scales(model, example)
+    scales = folded_scales(model, example)
     copied = copy.deepcopy(model)
     modules: dict[str, Any] = dict(copied.named_modules())
     by_name = {entry.name: entry for entry in stored}
@@ -113,38 +79,20 @@ def with_stored_weights(model: nn.Module, example: Tensor, stored: Sequence[Stor
     return Holding(copied, tuple(missing), tuple(wrong))
 
 
-def batch_norm_scales(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
+def folded_scales(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     """What the batch norm behind a convolution multiplies each of its channels with, (out,), by layer."""
-    made: dict[int, tuple[str, Tensor]] = {}  # The results are kept, so that no two have one id.
-    scales: dict[str, Tensor] = {}
-
-    def noting(name: str) -> Any:
-        def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            made[id(output)] = (name, output)
-
-        return note
-
-    def meet(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in made:
-            gain = torch.ones_like(module.running_var) if module.weight is None else module.weight
-            scales[made[id(inputs[0])][0]] = gain.detach() / torch.sqrt(module.running_var + module.eps)
-
-    handles: list[Any] = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(noting(name)))
-        elif isinstance(module, nn.BatchNorm2d):
-            handles.append(module.register_forward_pre_hook(meet))
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return scales
+    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    norms = batch_norms(model, convolutions, example)
+    return {name: _scale(norm) for name, norm in norms.items() if norm.running_var is not None}
 
 
-def _replace_weight(module: Any, stored: Stored, scale: Tensor | None) -> float:
+def _scale(norm: Any) -> Tensor:
+    gain = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight
+    scale: Tensor = gain.detach() / torch.sqrt(norm.running_var + norm.eps)
+    return scale
+
+
+def _replace_weight(module: Any, stored: DecodedWeight, scale: Tensor | None) -> float:
     """Give a layer a stored weight, the way round it fits best; returns the relative difference it makes."""
     own = module.weight.detach()
     value = torch.from_numpy(np.array(stored.value, np.float32)).reshape(own.shape)
@@ -170,6 +118,6 @@ def _rounding(encoding: str) -> float:
     return next((limit for name, limit in ROUNDING.items() if name in encoding), max(ROUNDING.values()))
 
 
-def is_exact(stored: Sequence[Stored]) -> bool:
+def is_exact(stored: Sequence[DecodedWeight]) -> bool:
     """Whether no weight was rounded."""
     return all("float32" in entry.encoding for entry in stored)

@@ -10,82 +10,21 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from converters.targets import BLOCK, TARGETS, Storage
+from edgeprune import budget as budgets
+from edgeprune import parsing
+from edgeprune.budget import BENCHED, DROP, Budget, Limits
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
-from edgeprune.report import strict
-from edgeprune.report.budget import BENCHED, Budget
+from edgeprune.models.architecture import Architecture
+from edgeprune.tasks import DEFAULT as DEFAULT_TASK
+from edgeprune.tasks import TASKS, metrics
+from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
 
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
 SCHEDULES = ("cubic", "stepwise", "one-shot")
-TASKS = ("classification", "segmentation")
-SMALLEST_PX = 32
+HEADS = ("auto", "keep", "new")
 ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a model is trained: AdamW, one-cycle learning rate."""
-
-    epochs: int = 30
-    """Passes over the training images."""
-    batch_size: int = 64
-    """Images gone through at once."""
-    accumulate: int = 1
-    """Batches in an optimizer step: more where a large batch does not fit into memory."""
-    learning_rate: float = 3e-3
-    """Peak of the one-cycle schedule."""
-    weight_decay: float = 0.02
-    """Of AdamW; batch norms and biases are left out."""
-    label_smoothing: float = 0.0
-    """0 to below 1."""
-    ema: float = 0.0
-    """Decay of a running average of the weights, kept in their place: 0.99 over some 100 steps; 0: none."""
-    first_px: int = 0
-    """Side of the images in the first epoch: they grow to full size over two thirds of the epochs, which
-    saves time (progressive learning, Tan & Le 2021); 0: full size throughout."""
-    compile: bool = False
-    """Whether torch.compile makes machine code of the training first: minutes for each size of image. An
-    epoch then takes half the time or, on other machines, as long as before. Needs a C++ compiler."""
-
-    def problems(self, where: str) -> list[str]:
-        """What makes no sense, one line each."""
-        checks = [
-            (self.epochs >= 1, f"epochs {self.epochs}: 1 or more"),
-            (self.batch_size >= 2, f"batch_size {self.batch_size}: 2 or more, batch norms need them"),
-            (self.accumulate >= 1, f"accumulate {self.accumulate}: 1 or more"),
-            (0 <= self.ema < 1, f"ema {self.ema:g}: 0 to below 1"),
-            (
-                self.first_px == 0 or self.first_px >= SMALLEST_PX,
-                f"first_px {self.first_px}: 0, or {SMALLEST_PX} or more",
-            ),
-            (0 < self.learning_rate < 10, f"learning_rate {self.learning_rate:g}: above 0, below 10"),
-            (0 <= self.weight_decay < 1, f"weight_decay {self.weight_decay:g}: 0 to below 1"),
-            (0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing:g}: 0 to below 1"),
-        ]
-        return [f"{where}.{message}" for fine, message in checks if not fine]
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What training images go through; held-out images never do."""
-
-    shift_px: int = 4
-    """Random shift in each direction, in pixels."""
-    flip: bool | None = None
-    """Mirror half of them left to right. None: photographs yes, the embedded digits no."""
-    erase_px: int = 0
-    """Side of a square somewhere in each image that is made grey (cutout, DeVries & Taylor 2017); 0: none."""
-
-    def problems(self, image_size_px: int) -> list[str]:
-        """What makes no sense, one line each."""
-        return [
-            f"augment.{name} {value}: 0 to below {what}, {limit}"
-            for name, value, what, limit in (
-                ("shift_px", self.shift_px, "half the image", image_size_px // 2),
-                ("erase_px", self.erase_px, "the image", image_size_px),
-            )
-            if not 0 <= value < limit
-        ]
 
 
 @dataclass(frozen=True)
@@ -125,7 +64,7 @@ class Variant:
     """Share of the training during which zeros grow, above 0 to 1; the rest recovers."""
     distill: float = 0.7
     """Weight of the dense model's answers against the labels in the loss, 0 to 1."""
-    fit: Fit = field(default_factory=Fit)
+    fit: TrainConfig = field(default_factory=TrainConfig)
 
     def problems(self, where: str) -> list[str]:
         """What makes no sense, one line each."""
@@ -208,21 +147,40 @@ class Recipe:
 
     model: str
     """A torchvision model by name, e.g. mobilenet_v3_small; or timm/NAME."""
-    task: str = "classification"
-    """What the model answers: classification, a class for an image; segmentation, one for each pixel."""
+    task: str = DEFAULT_TASK
+    """What the model answers: a class for an image, a class for each pixel, ...; of edgeprune.tasks."""
     data: Path | None = None
     """Image folder: train/ and val/ or test/, with one folder a class; for segmentation images/ and masks/.
     None: the embedded handwritten digits, or scenes made of them."""
-    image_size_px: int = 64
-    """Images are resized and cropped to this square."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of RGB in [0, 1]: normalisation, folded into the files."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Of RGB in [0, 1]: normalisation, folded into the files."""
+    padding: str | None = None
+    """Of a timm model's convolutions: same, as TensorFlow pads, for weights that come from there. None: the
+    model's own."""
+    weights: str | None = None
+    """Where training starts: default, what torchvision or timm publish; a name that they have for such
+    weights; or a file of them, whoever wrote it. None: from nothing."""
+    head: str = "auto"
+    """The last layer of these weights: auto, replaced where it has another number of classes; keep, which
+    refuses that; or new, always replaced."""
+    freeze_epochs: int = 1
+    """With weights: first epochs of the dense training in which only a new head learns."""
+    body_learning_rate: float = 0.1
+    """With weights: learning rate of all that is not a new head, as a share of the head's."""
+    image_size_px: int | None = None
+    """Images are resized and cropped to this square. None: as the weights were trained; 64 without any."""
+    resize_px: int | None = None
+    """Shorter side of an image before its middle is cropped. None: as the weights were trained; without
+    weights the largest square in the middle is cropped first, then resized."""
+    interpolation: str | None = None
+    """How images are resized: nearest, bilinear, bicubic or lanczos. None: as the weights were trained;
+    bilinear without weights."""
+    mean: tuple[float, float, float] | None = None
+    """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
+    std: tuple[float, float, float] | None = None
+    """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
     checkpoint: Path | None = None
-    """State dict (.safetensors, .pt, .pth) of the dense model; it is then not trained."""
+    """File of the dense model's finished weights, of the same classes; it is then not trained."""
     augment: Augment = field(default_factory=Augment)
-    dense: Fit = field(default_factory=Fit)
+    dense: TrainConfig = field(default_factory=TrainConfig)
     variants: dict[str, Variant] = field(default_factory=dict)
     targets: tuple[str, ...] = (
         "coreml-ios16",
@@ -251,24 +209,42 @@ class Recipe:
             if name not in TARGETS
         ]
         checks = [
-            (self.task in TASKS, f"task {self.task!r}: choose from {', '.join(TASKS)}"),
             (
-                self.image_size_px >= SMALLEST_PX,
+                self.image_size_px is None or self.image_size_px >= SMALLEST_PX,
                 f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
             ),
-            (all(s > 0 for s in self.std), f"std {self.std}: each above 0"),
+            (
+                self.padding is None or (self.padding == "same" and self.model.startswith("timm/")),
+                f"padding {self.padding!r}: same, of a timm model, or leave it out",
+            ),
+            (
+                self.weights is None or self.checkpoint is None,
+                "weights and checkpoint: choose one: a checkpoint is not trained, weights are a start",
+            ),
+            (self.head in HEADS, f"head {self.head!r}: choose from {', '.join(HEADS)}"),
+            (
+                0 <= self.freeze_epochs < max(self.dense.epochs, 2),
+                f"freeze_epochs {self.freeze_epochs}: 0 to below the {self.dense.epochs} epochs of dense",
+            ),
+            (
+                0 < self.body_learning_rate <= 1,
+                f"body_learning_rate {self.body_learning_rate:g}: above 0 to 1, a share of the head's",
+            ),
             (len(self.targets) > 0, "targets: name at least one"),
             (len(set(self.targets)) == len(self.targets), "targets: one is named twice"),
             ("dense" not in self.variants, "variants.dense: that name is the baseline's"),
         ]
         problems += [message for fine, message in checks if not fine]
         problems += self.dense.problems("dense")
-        problems += self.augment.problems(self.image_size_px)
-        problems += [
-            f"{where}.first_px {fit.first_px}: at most image_size_px, {self.image_size_px}"
-            for where, fit in self.fits.items()
-            if fit.first_px > self.image_size_px
-        ]
+        problems += self.preprocessing.problems()
+        if self.weights is None or self.image_size_px is not None:
+            size_px = self.preprocessing.image_size_px
+            problems += self.augment.problems(size_px)
+            problems += [
+                f"{where}.first_px {fit.first_px}: at most image_size_px, {size_px}"
+                for where, fit in self.fits.items()
+                if fit.first_px > size_px
+            ]
         problems += self._order_problems()
         for key, variant in self.variants.items():
             if not key or not key.replace("+", "").replace("_", "").isalnum():
@@ -299,42 +275,46 @@ class Recipe:
 
     def _task_problems(self) -> list[str]:
         """What another task would make sense of."""
-        maps = self.task == "segmentation"
-        foreign, own = ("top1", "miou") if maps else ("miou", "top1")
-        limits = {"budget": self.budget} | {
-            f"budget.target.{name}": own_limits for name, own_limits in self.budget.target.items()
-        }
-        problems = [
-            f"{where}.{foreign}_drop_points: a {self.task} is measured by {own}_drop_points"
+        task = TASKS.get(self.task)
+        if task is None:
+            return [f"task {self.task!r}: choose from {', '.join(TASKS)}"]
+        limits: dict[str, Budget | Limits] = {"budget": self.budget}
+        limits |= {f"budget.target.{name}": own for name, own in self.budget.target.items()}
+        foreign = [
+            f"{where}.{metric}{DROP}: a {self.task} is measured by {task.metric.key}{DROP}"
             for where, limit in limits.items()
-            if getattr(limit, f"{foreign}_drop_points") is not None
+            for metric in limit.drop_points
+            if metric != task.metric.key
         ]
-        if maps and self.augment.erase_px:
-            problems.append(
-                "augment.erase_px: a square without its pixels has no class; 0 for a segmentation"
-            )
-        return problems
+        return foreign + task.problems(self.augment)
 
     @property
-    def fits(self) -> dict[str, Fit]:
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared: what is set here, else the default.
+
+        Of a recipe that starts from weights it is their own once `edgeprune.pipeline.starting_point.resolved` has
+        filled it in, as in every run folder.
+        """
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)}
+        return Preprocessing(**{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model, but for its classes."""
+        return Architecture(self.model, self.preprocessing.image_size_px, self.padding)
+
+    @property
+    def fits(self) -> dict[str, TrainConfig]:
         """Every training of the recipe, by its place in it."""
         return {
             "dense": self.dense,
             **{f"variants.{key}.fit": variant.fit for key, variant in self.variants.items()},
         }
 
-    @property
-    def named_variants(self) -> dict[str, Variant]:
-        """The variants under the names the report gives them: "block" at 80 % zeros is "block80"."""
-        return {
-            f"{key}{round(100 * variant.sparsity)}" if variant.sparsity else key: variant
-            for key, variant in self.variants.items()
-        }
-
 
 def to_data(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, without what is None: what `from_data` and a TOML file take."""
-    return dict(_plain(dataclasses.asdict(recipe)))
+    return dict(_plain(dataclasses.asdict(recipe) | {"budget": budgets.to_plain(recipe.budget)}))
 
 
 def from_data(data: Mapping[str, Any]) -> Recipe:
@@ -343,7 +323,10 @@ def from_data(data: Mapping[str, Any]) -> Recipe:
     Raises:
         UserError: every unknown key, wrong type and senseless value, by its place.
     """
-    return strict.build(Recipe, data, "recipe")
+    given = dict(data)
+    if "budget" in given:
+        given["budget"] = budgets.with_drops_gathered(given["budget"])
+    return parsing.build(Recipe, given, "recipe")
 
 
 def read(path: Path) -> Recipe:
@@ -385,8 +368,33 @@ def from_command_line(recipe: Recipe, description: str, arguments: Sequence[str]
 
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_pairs)
+    given = _with_drops_as_pairs(sys.argv[1:] if arguments is None else arguments)
     with registry:
-        return tyro.cli(Recipe, default=recipe, description=description, args=arguments)
+        return tyro.cli(Recipe, default=recipe, description=description, args=given)
+
+
+def _with_drops_as_pairs(arguments: Sequence[str]) -> list[str]:
+    """Let the command line say what budget.toml says: `--budget.top1-drop-points 0.5`.
+
+    >>> _with_drops_as_pairs(["--seed", "1", "--budget.top1-drop-points", "0.5"])
+    ['--seed', '1', '--budget.drop-points', 'top1=0.5']
+    """
+    flags = {f"--budget.{metric.key}-drop-points": metric.key for metric in metrics()}
+    given: list[str] = []
+    pending = ""
+    for argument in arguments:
+        flag, equals, value = argument.replace("_", "-").partition("=")
+        if pending:
+            given.append(f"{pending}={argument}")
+            pending = ""
+        elif flag in flags and equals:
+            given += ["--budget.drop-points", f"{flags[flag]}={value}"]
+        elif flag in flags:
+            given.append("--budget.drop-points")
+            pending = flags[flag]
+        else:
+            given.append(argument)
+    return given
 
 
 def _pairs(info: Any) -> Any:

@@ -2,6 +2,7 @@
 
     python recipes/resnet18.py                                  # the embedded digits
     python recipes/resnet18.py --data IMAGES --output runs/mine # train/ and val/ in it
+    python recipes/resnet18.py --weights default --data IMAGES  # published ones, or a file
     python recipes/resnet18.py --checkpoint dense.pt --data IMAGES
 
 Nearly all of its weights are in 3x3 convolutions, which no runtime here runs sparse: zeros save bytes in Core
@@ -12,21 +13,24 @@ file is run on the held-out images, and the report says which to ship.
 import sys
 from pathlib import Path
 
+from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="resnet18",
-    image_size_px=64,
-    dense=Fit(epochs=12, learning_rate=2e-3),
+    dense=TrainConfig(epochs=12, learning_rate=2e-3),
     variants={
         # 80 % zeros in the 3x3 convolutions as well, all but the first.
-        "block": Variant(
-            sparsity=0.8, block=(1, 4), layers={"layer*.conv*": 0.8}, fit=Fit(epochs=10, learning_rate=2e-3)
+        "block80": Variant(
+            sparsity=0.8,
+            block=(1, 4),
+            layers={"layer*.conv*": 0.8},
+            fit=TrainConfig(epochs=10, learning_rate=2e-3),
         ),
         # Half of the multiplications go, with the channels that matter least for what they cost.
-        "channels": Variant(macs_left=0.5, fit=Fit(epochs=10, learning_rate=2e-3)),
+        "channels": Variant(macs_left=0.5, fit=TrainConfig(epochs=10, learning_rate=2e-3)),
     },
     budget=Budget(
         bytes={
@@ -35,7 +39,7 @@ RECIPE = Recipe(
             "litert-arm64": 13_000_000,
             "litert-arm64-int8": 6_000_000,
         },
-        top1_drop_points=1.0,
+        drop_points={"top1": 1.0},
     ),
     output=Path("runs/resnet18"),
 )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
+import tempfile
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,10 @@ from converters.coreml.program import StoredWeight, layer_weights, read_program
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
 from converters.layers import WeightedLayer, weighted_layers
-from converters.targets import Format, Target
+from converters.targets import Target
 from converters.targets import target as target_named
 
+FORMAT = "coreml"
 INPUT = "image"
 PROBABILITIES = "probabilities"
 # User-defined entry of the description that says how the weights are stored.
@@ -70,6 +74,99 @@ def convert(
     return converted[target]
 
 
+class Prepared:
+    """A model on its way into packages, made by `prepare`: what those of several targets share is made once,
+    when the first of them needs it.
+
+    Attributes:
+        model: as given.
+        example: as given.
+        normalization: to fold in.
+        results: names of the outputs, see `_results`.
+        layers: of the model, in the order they run.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, normalization: Normalization | None) -> None:
+        with torch.no_grad():
+            self.given = model(example)
+        self.model = model
+        self.example = example
+        self.normalization = normalization
+        self.results = _results(self.given)
+        self.layers = weighted_layers(model, example)
+        self._exported: dict[bool, tuple[_Deployed, Any]] = {}
+        self._programs: dict[tuple[str, bool], Any] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    @property
+    def gives_maps(self) -> bool:
+        """Whether it gives (1, classes, h, w)."""
+        return isinstance(self.given, Tensor) and self.given.dim() == 4
+
+    def program(self, platform: str, classifies: bool) -> Any:
+        """The dense float16 ML program for a platform; `classifies`: with probabilities beside the logits."""
+        if classifies not in self._exported:
+            deployed = _Deployed(self.model, self.normalization, classifies, self.results)
+            self._exported[classifies] = deployed, _export(deployed, self.example)
+        if (platform, classifies) not in self._programs:
+            deployed, exported = self._exported[classifies]
+            with temporary_files(self._folder):
+                program = _to_mil(exported, deployed, self.example, platform)
+            _check_range(program, self.layers)
+            self._programs[platform, classifies] = program
+        return self._programs[platform, classifies]
+
+
+def prepare(model: nn.Module, example: Tensor, normalization: Normalization | None = None) -> Prepared:
+    """What the packages of one model for several targets share; for `write`.
+
+    Args:
+        model: see `convert`, as for the other arguments.
+        example: as there.
+        normalization: as there.
+
+    Raises:
+        UserError: the model, the example or the normalisation is not what it should be.
+    """
+    _refuse([*_example_problems(example), *_normalization_problems(normalization), *_model_problems(model)])
+    return Prepared(model, example, normalization)
+
+
+def write(
+    prepared: Prepared,
+    target: str,
+    path: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Converted:
+    """Store a prepared model's weights as small as the target allows, and write the package.
+
+    Args:
+        prepared: by `prepare`.
+        target: see `convert`, as for the other arguments.
+        path: as there.
+        labels: as there.
+        metadata: as there.
+
+    Raises:
+        UserError: an option is not what it should be.
+        ToolError: torch or coremltools cannot convert the model.
+    """
+    chosen, path = target_named(target, FORMAT), Path(path)
+    _refuse(_path_problems(path))
+    if labels is not None:
+        _refuse(_label_problems(labels, prepared.given))
+        if prepared.gives_maps:
+            metadata, labels = {**segmenter(labels), **(metadata or {})}, None
+    program = prepared.program(chosen.platform, labels is not None)
+    with temporary_files():
+        mlmodel = _compress(program, chosen)
+        _write_package(mlmodel, prepared.model, prepared.layers, path, labels, metadata or {})
+    return Converted(path, chosen.name, size_bytes(path), layer_facts(path, prepared.layers))
+
+
 def convert_all(
     model: nn.Module,
     example: Tensor,
@@ -96,25 +193,16 @@ def convert_all(
         UserError: the model, the example or an option is not what it should be.
         ToolError: torch or coremltools cannot convert the model.
     """
-    targets = [target_named(name, Format.COREML) for name in paths]
-    files = [Path(path) for path in paths.values()]
-    results, maps = _check(model, example, files, labels, normalization)
-    layers = weighted_layers(model, example)
-    if labels is not None and maps:
-        metadata, labels = {**segmenter(labels), **(metadata or {})}, None
-    deployed = _Deployed(model, normalization, labels is not None, results)
-    exported = _export(deployed, example)
-    converted = {}
-    with temporary_files():
-        mlmodels: dict[str, Any] = {}
-        for target, path in zip(targets, files, strict=True):
-            if target.platform not in mlmodels:
-                mlmodels[target.platform] = _to_mil(exported, deployed, example, target.platform)
-                _check_range(mlmodels[target.platform], layers)
-            mlmodel = _compress(mlmodels[target.platform], target)
-            _write(mlmodel, model, layers, path, labels, metadata or {})
-            converted[target.name] = Converted(path, target.name, size_bytes(path), layer_facts(path, layers))
-    return converted
+    for name in paths:
+        target_named(name, FORMAT)
+    problems = [problem for path in paths.values() for problem in _path_problems(Path(path))]
+    problems += [*_example_problems(example), *_normalization_problems(normalization)]
+    _refuse([*problems, *_model_problems(model)])
+    prepared = prepare(model, example, normalization)
+    return {
+        target: write(prepared, target, path, labels=labels, metadata=metadata)
+        for target, path in paths.items()
+    }
 
 
 def _compress(mlmodel: Any, target: Target) -> Any:
@@ -127,7 +215,7 @@ def _compress(mlmodel: Any, target: Target) -> Any:
         ) from error
 
 
-def _write(
+def _write_package(
     mlmodel: Any,
     model: nn.Module,
     layers: Sequence[WeightedLayer],
@@ -219,32 +307,20 @@ def _to_mil(exported: Any, model: _Deployed, example: Tensor, platform: str) -> 
         raise ToolError(f"coremltools could not convert the model: {_first_line(error)}") from error
 
 
-def _check(
-    model: nn.Module,
-    example: Tensor,
-    paths: Sequence[Path],
-    labels: Sequence[str] | None,
-    normalization: Normalization | None,
-) -> tuple[dict[str, Any], bool]:
-    """Refuse what cannot be converted; return the outputs, as `_results` does, and whether they are a map."""
-    problems = [problem for path in paths for problem in _path_problems(path)]
-    problems += [*_example_problems(example), *_normalization_problems(normalization)]
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError(problems)
+
+
+def _model_problems(model: nn.Module) -> list[str]:
+    problems = []
     training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
     if training:
         problems.append(f"model is in training mode ({training[0]}): call model.eval() before converting")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             problems.append(f"{name} has values that are not finite (NaN or infinity)")
-    if problems:
-        raise UserError(problems)
-    with torch.no_grad():
-        given = model(example)
-    results = _results(given)
-    if labels is not None:
-        problems = _label_problems(labels, given)
-    if problems:
-        raise UserError(problems)
-    return results, isinstance(given, Tensor) and given.dim() == 4
+    return problems
 
 
 def _results(given: Any) -> dict[str, Any]:

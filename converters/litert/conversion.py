@@ -24,6 +24,8 @@ from converters.litert.inspection import layer_facts, torch_layout
 from converters.litert.lowering import MAP_DIMS, image_shape, lower
 from converters.litert.quantize import check_images, static_int8
 
+FORMAT = "litert"
+
 
 def convert(
     model: nn.Module | Any,
@@ -61,24 +63,115 @@ def convert(
         UserError: the model is in training mode, or an argument is not what it must be.
         ToolError: litert-torch, or TensorFlow, cannot convert the model.
     """
-    chosen = targets.target(target, targets.Format.LITERT)
     path = Path(path)
-    _check_arguments(model, example, path, normalization)
-    shape = image_shape(example)
-    done_inside = normalization if fold_normalization else None
+    targets.target(target, FORMAT)
+    _refuse([*_model_problems(model, example, normalization), *_path_problems(path)])
+    prepared = prepare(model, example, normalization, fold_normalization=fold_normalization, lowered=lowered)
+    return write(prepared, target, path, labels=labels, metadata=metadata, calibration=calibration)
+
+
+class Prepared:
+    """A model on its way into files, made by `prepare`: the graph that all of them start from is made once,
+    when the first needs it.
+
+    Attributes:
+        model: as given.
+        example: as given.
+        normalization: what the model wants done to pixels.
+        done_inside: that part of it which the file does.
+        layers: of the model, in the order they run.
+        own: a Keras model's own normalisation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Any,
+        example: torch.Tensor,
+        normalization: Normalization | None,
+        done_inside: Normalization | None,
+        lowered: bytes | None,
+    ) -> None:
+        keras = keras_models.is_keras(model)
+        self.model = model
+        self.example = example
+        self.normalization = normalization
+        self.done_inside = done_inside
+        self.layers = keras_models.weighted_layers(model) if keras else weighted_layers(model, example)
+        self.own = keras_models.own_normalization(model) if keras else None
+        self._lowered = lowered
+
+    @property
+    def lowered(self) -> bytes:
+        """The dense float32 flatbuffer."""
+        if self._lowered is None:
+            self._lowered = lower(self.model, self.example, self.done_inside)
+        return self._lowered
+
+    def check_labels(self, labels: Sequence[str] | None) -> None:
+        """Refuse labels that are not the model's, and a model that does not give one tensor."""
+        if keras_models.is_keras(self.model):
+            keras_models.check(self.model, image_shape(self.example), labels, self.normalization)
+        else:
+            _check_output(self.model, self.example, labels)
+
+
+def prepare(
+    model: nn.Module | Any,
+    example: torch.Tensor,
+    normalization: Normalization | None = None,
+    *,
+    fold_normalization: bool = True,
+    lowered: bytes | None = None,
+) -> Prepared:
+    """What the files of one model for several targets share; for `write`.
+
+    Args:
+        model: see `convert`, as for the other arguments.
+        example: as there.
+        normalization: as there.
+        fold_normalization: as there.
+        lowered: as there.
+
+    Raises:
+        UserError: the model is in training mode, or an argument is not what it must be.
+    """
+    _refuse(_model_problems(model, example, normalization))
     if keras_models.is_keras(model):
-        keras_models.check(model, shape, labels, normalization)
-        layers = keras_models.weighted_layers(model)
-        own = keras_models.own_normalization(model)
-    else:
-        layers = weighted_layers(model, example)
-        _check_output(model, example, labels)
-        own = None
+        keras_models.check(model, image_shape(example), None, normalization)
+    return Prepared(model, example, normalization, normalization if fold_normalization else None, lowered)
+
+
+def write(
+    prepared: Prepared,
+    target: str,
+    path: Path | str,
+    *,
+    labels: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    calibration: np.ndarray | None = None,
+) -> Converted:
+    """Write a prepared model as a `.tflite` file.
+
+    Args:
+        prepared: by `prepare`.
+        target: see `convert`, as for the other arguments.
+        path: as there.
+        labels: as there.
+        metadata: as there.
+        calibration: as there.
+
+    Raises:
+        UserError: an argument is not what it must be.
+        ToolError: litert-torch, or TensorFlow, cannot convert the model.
+    """
+    chosen, path, shape = targets.target(target, FORMAT), Path(path), image_shape(prepared.example)
+    _refuse(_path_problems(path))
+    prepared.check_labels(labels)
     if chosen.storage is targets.Storage.STATIC_INT8:
         check_images(calibration, shape)
 
-    graph = read(lower(model, example, done_inside) if lowered is None else lowered)
-    name_weights(graph, layers)
+    graph = read(prepared.lowered)
+    name_weights(graph, prepared.layers)
     repair.repair(graph)
     name_tensors(graph)
     if chosen.storage is targets.Storage.STATIC_INT8:
@@ -87,8 +180,8 @@ def convert(
     else:
         storage.store_weights(graph, chosen.storage)
         repair.repair_sparse(graph)
-    folded = own is not None or done_inside is not None
-    described = file_metadata.describe(shape, labels, own or normalization, folded, metadata)
+    own, folded = prepared.own, prepared.own is not None or prepared.done_inside is not None
+    described = file_metadata.describe(shape, labels, own or prepared.normalization, folded, metadata)
     file_metadata.write(graph, described)
     storage.drop_unused(graph)
     storage.share_buffers(graph)
@@ -139,9 +232,14 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def _check_arguments(
-    model: nn.Module | Any, example: torch.Tensor, path: Path, normalization: Normalization | None
-) -> None:
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError(problems)
+
+
+def _model_problems(
+    model: nn.Module | Any, example: torch.Tensor, normalization: Normalization | None
+) -> list[str]:
     problems = []
     if isinstance(model, nn.Module) and model.training:
         problems.append("the model is in training mode: call model.eval() before converting it")
@@ -156,12 +254,16 @@ def _check_arguments(
         )
     if normalization is not None and not all(np.isfinite(s) and s > 0 for s in normalization.std):
         problems.append(f"normalisation divides by std {normalization.std}: each must be above 0")
+    return problems
+
+
+def _path_problems(path: Path) -> list[str]:
+    problems = []
     if path.suffix != ".tflite":
         problems.append(f"{path}: the file's name must end in .tflite")
     if not path.parent.is_dir():
         problems.append(f"{path.parent}: no such folder to write {path.name} into")
-    if problems:
-        raise UserError(problems)
+    return problems
 
 
 def _check_output(model: nn.Module, example: torch.Tensor, labels: Sequence[str] | None) -> None:

@@ -1,14 +1,15 @@
 """Pruning methods: patterns, criteria, schedules, and removed channels."""
 
-from edgeprune.pruning.channel_budget import least_channels, remove, shrink_to
-from edgeprune.pruning.channels import fraction_for_macs, resize, shrink
+from edgeprune.models.resize import resize
+from edgeprune.pruning.channels.budget import least_channels, remove, shrink_to
+from edgeprune.pruning.channels.shrink import fraction_for_macs, shrink
+from edgeprune.pruning.channels.transformers import shrink_transformer
 from edgeprune.pruning.criteria import CRITERIA
 from edgeprune.pruning.oneshot import prune, prune_by_rules
 from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, Unstructured
 from edgeprune.pruning.schedule import Cubic, OneShot, Schedule, Stepwise
 from edgeprune.pruning.select import Rule, Selected, select
 from edgeprune.pruning.sparsifier import Sparsifier
-from edgeprune.pruning.transformers import shrink_transformer
 
 __all__ = [
     "CRITERIA",

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from converters import layers as torch_layers
+from converters.layers import batch_norms
 from edgeprune.errors import UserError
 
 Layer = nn.Conv2d | nn.Linear
@@ -57,21 +58,11 @@ def watching(
 ) -> Iterator[None]:
     """Call `watch(name, input)` before each of `layers` runs; eval mode, no gradients."""
 
-    def hook_of(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            watch(name, args[0] if args else kwargs["input"])
+    def inputs(name: str, _: nn.Module, given: Tensor) -> None:
+        watch(name, given)
 
-        return hook
-
-    handles = []
-    with evaluating(model), torch.no_grad():
-        try:
-            for name, layer in layers.items():
-                handles.append(layer.register_forward_pre_hook(hook_of(name), with_kwargs=True))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    with evaluating(model), torch.no_grad(), torch_layers.watching(layers, inputs=inputs):
+        yield
 
 
 @contextmanager
@@ -88,8 +79,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def run(model: nn.Module, images: Tensor) -> Any:
     """Run `model` on images brought to its device and type."""
+    return model(as_taken(model, images))
+
+
+def as_taken(model: nn.Module, images: Tensor) -> Tensor:
+    """Images on a model's device, and in its type where they are not integers."""
     parameter = next(model.parameters())
-    return model(images.to(parameter.device, parameter.dtype if images.is_floating_point() else images.dtype))
+    return images.to(parameter.device, parameter.dtype if images.is_floating_point() else images.dtype)
 
 
 def input_norms(model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -204,32 +200,9 @@ def batch_norm_scales(
 
     Layers without such a batch norm are left out.
     """
-    outputs: dict[int, tuple[str, Tensor]] = {}  # The tensor is kept so that no other takes its identity.
-    scales: dict[str, Tensor] = {}
-
-    def produced(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            outputs[id(output)] = name, output
-
-        return hook
-
-    def consumed(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if args and id(args[0]) in outputs and isinstance(norm.weight, Tensor):
-            scales[outputs[id(args[0])][0]] = norm.weight.detach()
-
-    handles = []
-    with evaluating(model), torch.no_grad():
-        try:
-            for name, layer in layers.items():
-                handles.append(layer.register_forward_hook(produced(name)))
-            for module in model.modules():
-                if isinstance(module, _BatchNorm):
-                    handles.append(module.register_forward_pre_hook(consumed))
-            run(model, batches[0][0][:1])
-        finally:
-            for handle in handles:
-                handle.remove()
-    return scales
+    with evaluating(model):
+        norms = batch_norms(model, layers, as_taken(model, batches[0][0][:1]))
+    return {name: norm.weight.detach() for name, norm in norms.items() if isinstance(norm.weight, Tensor)}
 
 
 def patches(layer: Layer, inputs: Tensor) -> Iterator[Tensor]:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.files import write_text
-from edgeprune.report import summary, wording
-from edgeprune.report.budget import RECOMMENDED_DROP_POINTS
-from edgeprune.report.records import Report, thumbnail
+from edgeprune import tasks
+from edgeprune.evaluation.records import Examination, thumbnail
+from edgeprune.report import formatting, summary
+from edgeprune.report.records import Report
+from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import Section
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -22,25 +26,25 @@ HTML_NAME = "report.html"
 MARKDOWN_NAME = "report.md"
 # What the pictures of held-out images may take of a page, in its base64; the others stay in the run folder.
 PICTURES_LIMIT_BYTES = 1_500_000
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = (Path(__file__).parent / "templates", Path(tasks.__file__).parent / "templates")
 _NUMBERS: tuple[Callable[..., str], ...] = (
-    wording.bits,
-    wording.bytes_exact,
-    wording.bytes_human,
-    wording.capital,
-    wording.confidence,
-    wording.count_human,
-    wording.duration,
-    wording.error,
-    wording.milliseconds,
-    wording.percent,
-    wording.plain,
-    wording.points,
-    wording.points_lost,
-    wording.shape,
-    wording.strength,
-    wording.times,
-    wording.zeros,
+    formatting.bits,
+    formatting.bytes_exact,
+    formatting.bytes_human,
+    formatting.capital,
+    formatting.confidence,
+    formatting.count_human,
+    formatting.duration,
+    formatting.error,
+    formatting.milliseconds,
+    formatting.percent,
+    formatting.plain,
+    formatting.points,
+    formatting.points_lost,
+    formatting.shape,
+    formatting.strength,
+    formatting.times,
+    formatting.zeros,
 )
 
 
@@ -80,7 +84,7 @@ def embedded_pictures(report: Report, folder: Path) -> dict[int, str]:
 
 def embedded_maps(report: Report, folder: Path) -> dict[str, str]:
     """The pictures of maps that the page shows, as `data:` addresses by path: those that are there."""
-    paths = [path for found in report.maps for path in found.pictures]
+    paths = [path for found in report.analyses for path in getattr(found, "pictures", ())]
     return {path: _data_address((folder / path).read_bytes()) for path in paths if (folder / path).is_file()}
 
 
@@ -88,7 +92,7 @@ def _shown(report: Report) -> list[int]:
     """Places of all held-out images on the page, in its order."""
     return [
         place
-        for examination in report.examinations
+        for examination in report.of(Examination)
         for place in (
             *(place for confusion in examination.confusions for place in confusion.places),
             *(sample.place for sample in examination.samples),
@@ -168,7 +172,7 @@ def print_table(report: Report, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    verdict, score = summary.verdict(report), wording.HEADINGS[summary.metric(report)]
+    verdict, score = summary.verdict(report), summary.metric(report).heading
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("target\n  variant", overflow="fold")
     for heading in (
@@ -188,13 +192,13 @@ def print_table(report: Report, console: Console) -> None:
             row = file.row
             cells = (
                 f"  {row.variant}",
-                wording.bytes_human(row.bytes),
-                wording.bytes_exact(row.bytes),
-                "–" if file.times_smaller is None else wording.times(file.times_smaller),
-                wording.percent(row.score).removesuffix(" %"),
-                wording.points(row.drop_points),
-                wording.zeros(row.zero_fraction).removesuffix(" %"),
-                wording.bits(row.bits_per_weight),
+                formatting.bytes_human(row.bytes),
+                formatting.bytes_exact(row.bytes),
+                "–" if file.times_smaller is None else formatting.times(file.times_smaller),
+                formatting.percent(row.score).removesuffix(" %"),
+                formatting.points(row.drop_points),
+                formatting.zeros(row.zero_fraction).removesuffix(" %"),
+                formatting.bits(row.bits_per_weight),
                 summary.sparse_word(row),
             )
             # Text, not str: a name with [brackets] is a name, not a style.
@@ -234,15 +238,15 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
     verdict = summary.verdict(report)
     groups, names = summary.groups(report, verdict), summary.variants(report)
     metric = summary.metric(report)
-    heading = wording.HEADINGS[metric]
     environment.filters.update({number.__name__: number for number in _NUMBERS})
     environment.filters["sparse_word"] = summary.sparse_word
     return environment.get_template(template).render(
         report=report,
         title=_title(report),
-        metric=metric,
-        heading=heading,
-        accuracy="accuracy" if metric == "top1" else heading,
+        heading=metric.heading,
+        accuracy=metric.word,
+        sections=[task.section for task in TASKS.values() if _has_section(report, task.section)],
+        examinations=report.of(Examination),
         verdict=verdict,
         groups=groups,
         variants=names,
@@ -266,9 +270,13 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
         ),
         recipe=summary.flat(report.recipe),
         images=sorted({row.images for row in report.rows}),
-        formats={summary.format_name(row.target) for row in report.rows},
+        not_measured_by_format=summary.not_measured(report.rows),
         **more,
     )
+
+
+def _has_section(report: Report, section: Section) -> bool:
+    return bool(section.template and report.of(section.record))
 
 
 def _strongest(report: Report) -> list[summary.Trial]:

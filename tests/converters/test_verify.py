@@ -17,6 +17,7 @@ from torch import nn
 from converters import coreml, litert, stored, verify
 from converters.errors import UserError
 from converters.facts import Normalization
+from converters.litert import verification
 from converters.runtimes.environments import RUNTIMES, WORKER, Runtime
 from converters.verify import Reference
 
@@ -145,12 +146,12 @@ def test_a_wrong_normalisation_is_found_out(files, model, images):
 
 def test_a_mirrored_kernel_is_recognised(model):
     values = [
-        stored.Stored(name, np.ascontiguousarray(module.weight.detach().numpy()), "float32")
+        stored.DecodedWeight(name, np.ascontiguousarray(module.weight.detach().numpy()), "float32")
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
     mirrored = [
-        stored.Stored(v.name, v.value[:, :, ::-1, ::-1] if v.value.ndim == 4 else v.value, v.encoding)
+        stored.DecodedWeight(v.name, v.value[:, :, ::-1, ::-1] if v.value.ndim == 4 else v.value, v.encoding)
         for v in values
     ]
     example = torch.zeros(1, 3, SIZE_PX, SIZE_PX)
@@ -222,7 +223,7 @@ def needs_tensorflow() -> None:
 def test_what_is_not_prepared_is_told(files, images, model, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_RUNTIMES", str(tmp_path))
     for name in ("x86-sparse", "browser", "tensorflow"):  # Not run here: it takes a while.
-        monkeypatch.delitem(verify.KNOWN, name)
+        monkeypatch.delitem(verification.KNOWN, name)
     result = verify.verify(files["litert-arm64"], images, model, normalization=NORMALIZATION)
     host, arm64 = result.checks
     assert (arm64.runtime, arm64.agrees, arm64.version, arm64.images) == ("arm64", None, None, 0)
@@ -238,7 +239,7 @@ def test_what_is_not_prepared_is_told(files, images, model, tmp_path, monkeypatc
 def known(monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
     """Let "arm64" be this command."""
     runtime = Runtime("arm64", "a runtime with a fault", False, "arm64", lambda: [sys.executable, *command])
-    monkeypatch.setitem(verify.KNOWN, "arm64", runtime)
+    monkeypatch.setitem(verification.KNOWN, "arm64", runtime)
 
 
 def test_a_runtime_that_dies_fails_the_file(files, images, monkeypatch):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.budget import Budget
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
-
-from .images import write_folder
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.training.config import TrainConfig
+from tests.support.images import write_folder
 
 
 @pytest.fixture(scope="session")
@@ -20,13 +20,13 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_recipe(image_folder: Path) -> Recipe:
-    fit = Fit(epochs=3, batch_size=16)
+    fit = TrainConfig(epochs=3, batch_size=16)
     return Recipe(
         model="mobilenet_v3_small",
         data=image_folder,
         image_size_px=32,
         dense=fit,
-        variants={"block": Variant(sparsity=0.8, fit=fit), "channels": Variant(channels=0.35, fit=fit)},
+        variants={"block80": Variant(sparsity=0.8, fit=fit), "channels": Variant(channels=0.35, fit=fit)},
         targets=("coreml-ios16", "litert-arm64-int8", "litert-arm64-static-int8"),
         budget=Budget(bytes={"litert-arm64-int8": 2_000_000}),
     )

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edgeprune import models
 from edgeprune import recipe as recipes
 from edgeprune.cli import main, run_recipe
 from edgeprune.errors import UserError
+from edgeprune.models import build as models
+from edgeprune.pipeline.run_folder import open_run
 from edgeprune.recipe import Recipe, Variant
-from edgeprune.run import open_run
 
 
 def refuse(recipe, options, capsys):
@@ -58,7 +58,7 @@ def checkpoint_missing(folder):
 CHECKPOINTS = {
     checkpoint_of_other_classes: "another number of classes",
     checkpoint_that_is_none: "not a checkpoint that can be read safely",
-    checkpoint_with_code: "not a checkpoint that can be read safely",
+    checkpoint_with_code: "whole pickled module",
     checkpoint_of_another_model: "weights are missing",
     checkpoint_missing: "no such file",
 }
@@ -73,14 +73,14 @@ def test_a_wrong_checkpoint(make, small_recipe, tmp_path, capsys):
 
 
 OPTIONS = {
-    "not in [0, 1); 0.8 means 80 % zeros": ["--variants.block.sparsity", "1.7"],
-    "layer rule 'head.*' matches no convolution or linear layer": ["--variants.block.layers", "head.*=0.5"],
+    "not in [0, 1); 0.8 means 80 % zeros": ["--variants.block80.sparsity", "1.7"],
+    "layer rule 'head.*' matches no convolution or linear layer": ["--variants.block80.layers", "head.*=0.5"],
     "unknown target 'ios': choose from coreml-ios16": ["--targets", "ios"],
     "Unrecognized options: --sparsty": ["--sparsty", "0.8"],
     "unknown model 'mobilenet_v3_smal': did you mean mobilenet_v3_small": ["--model", "mobilenet_v3_smal"],
     "no such folder": ["--data", "/no/such/folder"],
     "(16, 3, 3, 3): 3 input channels are not a multiple of 4": [
-        "--variants.block.layers",
+        "--variants.block80.layers",
         "features.0.0=0.5",
     ],
 }
@@ -187,7 +187,7 @@ def test_two_processes_do_not_share_a_run(tmp_path):
 
 WRONG_COMMANDS = {
     "cannot read": ["check", "nowhere"],
-    "expected a .mlpackage or .tflite": ["inspect", "model.onnx"],
+    "expected a .tflite or .mlpackage": ["inspect", "model.onnx"],
     "no such file": ["inspect", "model.tflite"],
     "No such file": ["report", "nowhere"],
 }

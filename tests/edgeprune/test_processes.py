@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from edgeprune import recipe as recipes
-from edgeprune.recipe import Fit, Recipe, Variant
+from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import records
+from edgeprune.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -23,15 +24,16 @@ import torch
 from torch import nn
 from edgeprune import data, training
 from edgeprune.pruning import Block, Cubic, Rule, Sparsifier
-from edgeprune.recipe import Augment, Fit
+from edgeprune.recipe import Augment, TrainConfig
 from edgeprune.training import Hooks, Setting
 from converters.facts import Normalization
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from rich.console import Console
 
 torch.set_num_threads(1)
-digits = data.load(None, 32, Progress(Console(quiet=True)))
-setting = Setting(digits, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+digits = data.load(None, Preprocessing(32), Progress(Console(quiet=True)))
+setting = Setting(digits, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
 torch.manual_seed(0)
 model = nn.Sequential(
     nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
@@ -39,7 +41,7 @@ model = nn.Sequential(
     nn.Conv2d(16, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Dropout(0.1),
     nn.Flatten(), nn.Linear(64 * 64, 10),
 )
-fit = Fit(epochs=4, batch_size=64, learning_rate=5e-3)
+fit = TrainConfig(epochs=4, batch_size=64, learning_rate=5e-3)
 steps = fit.epochs * training.steps_per_epoch(setting, fit)
 sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.75)], Cubic(steps // 2))
 hooks = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
@@ -103,13 +105,13 @@ def test_two_processes_make_one_run(tmp_path: Path, image_folder: Path):
         *("-m", "edgeprune", "run", str(tmp_path / "recipe.toml")),
         *("--output", str(tmp_path / "run")),
     ]
-    fit = Fit(epochs=1, batch_size=8)
+    fit = TrainConfig(epochs=1, batch_size=8)
     recipe = Recipe(
         model="mobilenet_v3_small",
         data=image_folder,
         image_size_px=32,
         dense=fit,
-        variants={"block": Variant(sparsity=0.8, fit=fit)},
+        variants={"block80": Variant(sparsity=0.8, fit=fit)},
         targets=("litert-arm64",),
     )
     (tmp_path / "recipe.toml").write_text(recipes.to_toml(recipe))

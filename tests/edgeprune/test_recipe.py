@@ -4,10 +4,11 @@ import pytest
 
 from edgeprune import pruning
 from edgeprune import recipe as recipes
+from edgeprune.budget import Budget
 from edgeprune.errors import UserError
 from edgeprune.pruning.sparsifier import IN_TRAINING
-from edgeprune.recipe import Augment, Fit, Recipe, Variant
-from edgeprune.report.budget import Budget
+from edgeprune.recipe import Recipe, Variant
+from edgeprune.training.config import Augment, TrainConfig
 
 FULL = Recipe(
     model="mobilenet_v3_small",
@@ -18,7 +19,7 @@ FULL = Recipe(
         "channels": Variant(channels=0.3),
     },
     targets=("litert-arm64",),
-    budget=Budget(bytes={"litert-arm64": 1000}, top1_drop_points=0.5),
+    budget=Budget(bytes={"litert-arm64": 1000}, drop_points={"top1": 0.5}),
 )
 
 
@@ -79,9 +80,9 @@ SENSELESS = {
     "variants.x.after 'b': name a variant before it that has channels removed and no zeros: there is none": {
         "variants": {"b": Variant(sparsity=0.5), "x": Variant(channels=0.5, after="b")}
     },
-    "dense.first_px 16: 0, or 32 or more": {"dense": Fit(first_px=16)},
+    "dense.first_px 16: 0, or 32 or more": {"dense": TrainConfig(first_px=16)},
     "variants.x.fit.first_px 96: at most image_size_px, 64": {
-        "variants": {"x": Variant(channels=0.5, fit=Fit(first_px=96))}
+        "variants": {"x": Variant(channels=0.5, fit=TrainConfig(first_px=96))}
     },
     "variants.b.layers 'a.*': sparsity 2 is not in [0, 1)": {
         "variants": {"b": Variant(0.1, layers={"a.*": 2})}
@@ -95,16 +96,16 @@ SENSELESS = {
     "variants.b.schedule 'linear': choose from cubic": {
         "variants": {"b": Variant(sparsity=0.5, schedule="linear")}
     },
-    "dense.accumulate 0: 1 or more": {"dense": Fit(accumulate=0)},
-    "dense.ema 1: 0 to below 1": {"dense": Fit(ema=1)},
+    "dense.accumulate 0: 1 or more": {"dense": TrainConfig(accumulate=0)},
+    "dense.ema 1: 0 to below 1": {"dense": TrainConfig(ema=1)},
     "variants.'a/b': letters, digits": {"variants": {"a/b": Variant(sparsity=0.5)}},
     "variants.dense: that name is the baseline's": {"variants": {"dense": Variant(sparsity=0.5)}},
     "unknown target 'ios': choose from coreml-ios16": {"targets": ("ios",)},
     "targets: name at least one": {"targets": ()},
     "targets: one is named twice": {"targets": ("litert-web", "litert-web")},
-    "dense.epochs 0: 1 or more": {"dense": Fit(epochs=0)},
-    "dense.learning_rate nan": {"dense": Fit(learning_rate=float("nan"))},
-    "dense.batch_size 1: 2 or more": {"dense": Fit(batch_size=1)},
+    "dense.epochs 0: 1 or more": {"dense": TrainConfig(epochs=0)},
+    "dense.learning_rate nan": {"dense": TrainConfig(learning_rate=float("nan"))},
+    "dense.batch_size 1: 2 or more": {"dense": TrainConfig(batch_size=1)},
     "augment.shift_px 40: 0 to below half": {"augment": Augment(shift_px=40)},
     "augment.erase_px 64: 0 to below the image": {"augment": Augment(erase_px=64)},
     "image_size_px 8: 32 or more": {"image_size_px": 8},
@@ -133,7 +134,7 @@ def test_all_mistakes_come_in_one_message():
     with pytest.raises(UserError) as caught:
         Recipe(
             model="m",
-            dense=Fit(epochs=0, batch_size=0),
+            dense=TrainConfig(epochs=0, batch_size=0),
             targets=("ios",),
             variants={"block": Variant(sparsity=1.7, ramp=2)},
         )

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from edgeprune.cli import run_recipe
-from edgeprune.recipe import Fit
 from edgeprune.report import records
-from tests.edgeprune.images import write_folder, write_masks
+from edgeprune.training.config import TrainConfig
+from tests.support.images import write_folder, write_masks
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
-EPOCH = Fit(epochs=1, batch_size=16)
+EPOCH = TrainConfig(epochs=1, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_recipe_makes_the_files_it_promises(name, images, tmp_path):
         dense=EPOCH,
         variants={key: dataclasses.replace(value, fit=EPOCH) for key, value in recipe.variants.items()},
         targets=("litert-arm64-int8",),
-        budget=dataclasses.replace(recipe.budget, bytes={}, top1_drop_points=None, miou_drop_points=None),
+        budget=dataclasses.replace(recipe.budget, bytes={}, drop_points={}),
         output=tmp_path / "run",
     )
     assert run_recipe(short, "", []) == 0

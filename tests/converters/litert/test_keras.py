@@ -115,7 +115,7 @@ def test_metadata_says_what_rescaling_does(converted):
 def test_nothing_imports_tensorflow_unasked():
     code = (
         "import sys, torch\nfrom converters import litert, verify\nfrom converters.litert import conversion\n"
-        "import edgeprune.verifying\n"
+        "import edgeprune.commands.verify\n"
         "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

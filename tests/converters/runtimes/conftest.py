@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converters.litert.graph import read_file
-from tests.converters.litert.conftest import Network, eligible
+from tests.support.networks import Network, eligible
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from converters.errors import ToolError, UserError
 from converters.runtimes.environments import RUNTIMES
 from converters.runtimes.running import Task, run
 from converters.targets import Storage
-from tests.converters.litert.conftest import eligible
+from tests.support.networks import eligible
 
 BROWSER = RUNTIMES["browser"]
 LIMIT = 1e-4  # of the largest value: each runtime adds up in its own order

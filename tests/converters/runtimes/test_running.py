@@ -16,7 +16,7 @@ from converters.errors import ToolError, UserError
 from converters.litert.graph import read_file
 from converters.runtimes.environments import Runtime, runtime
 from converters.runtimes.running import Task, run
-from tests.converters.litert.conftest import Network
+from tests.support.networks import Network
 
 HOST = runtime("host")
 FOREVER = 10**7

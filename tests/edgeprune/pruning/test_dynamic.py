@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeprune.errors import UserError
 from edgeprune.pruning import Block, NofM, Rule, Unstructured
-from edgeprune.pruning.allocation import erdos_renyi
+from edgeprune.pruning.allocation.shares import erdos_renyi
 from edgeprune.pruning.dynamic import RigL, moved
 
 

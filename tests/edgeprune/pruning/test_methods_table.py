@@ -40,7 +40,7 @@ def test_each_method_has_a_paper_a_name_and_a_test_that_exists(row):
             continue
         if name == "accelerate launch":
             continue
-        if name.startswith(("Fit.", "Variant.")):
+        if name.startswith(("TrainConfig.", "Variant.")):
             assert hasattr(recipe, name.split(".")[0]), name
             assert name.split(".")[1] in getattr(recipe, name.split(".")[0]).__dataclass_fields__, name
             continue

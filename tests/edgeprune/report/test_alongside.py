@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from edgeprune import sensitivity
+from converters.format import FORMATS
 from edgeprune.errors import UserError
+from edgeprune.evaluation import sensitivity_result
 from edgeprune.report import alongside, records, summary
 
 
@@ -122,13 +123,13 @@ def test_nothing_is_recommended_where_all_lose_too_much(rows, tmp_path):
 def test_core_ml_cannot_be_timed_here(row):
     report = records.Report({}, {}, (row(target="coreml-ios16", path="files/a.mlpackage"),))
     found = summary.recommendation("coreml-ios16", report)
-    assert (found.not_timed, found.command) == (summary.NO_CORE_ML_TIMES, "")
+    assert (found.not_timed, found.command) == (FORMATS["coreml"].no_times, "")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not what edgeprune bench --json writes"),
+        ("{", "is not JSON"),
         ("[]", "no 'files' of schema 1 in it"),
         (bench([], schema=2), "no 'files' of schema 1 in it"),
         (bench([], rounds="many"), "bench.rounds must be a whole number, not 'many'"),
@@ -148,9 +149,9 @@ def test_another_file_of_that_name_is_refused(rows, tmp_path, text, message):
 
 def test_sensitivity_is_taken_over(tmp_path):
     assert alongside.sensitivity(tmp_path) is None
-    layers = (sensitivity.LayerSensitivity("a.0", 96, (0.75, 0.5), (0.1, 0.2)),)
-    measured = sensitivity.Sensitivity(
-        schema=sensitivity.SCHEMA,
+    layers = (sensitivity_result.LayerSensitivity("a.0", 96, (0.75, 0.5), (0.1, 0.2)),)
+    measured = sensitivity_result.Sensitivity(
+        schema=sensitivity_result.SCHEMA,
         model="m",
         block=(1, 4),
         images=100,
@@ -161,7 +162,7 @@ def test_sensitivity_is_taken_over(tmp_path):
         layers=layers,
         left_dense={"b": "too narrow"},
     )
-    (tmp_path / "sensitivity.json").write_text(sensitivity.to_json(measured))
+    (tmp_path / "sensitivity.json").write_text(json.dumps(sensitivity_result.to_plain(measured)))
     found = alongside.sensitivity(tmp_path)
     assert found.layers == (records.LayerDrops("a.0", 96, (12.5, 37.5)),)
     assert dataclasses.asdict(found).items() >= {"top1": 0.875, "images": 100, "block": (1, 4)}.items()

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from edgeprune.report import records, render
-
-from . import chromium
+from tests.support import chromium
 
 # For each text on the page: its contrast (WCAG, 1 to 21) with what lies behind it, and where it is too low.
 # Bars are drawn as background images: their colour counts as well as the one below them.

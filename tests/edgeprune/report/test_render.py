@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgeprune.report import budget, records, render, summary, wording
+from edgeprune import budget as budgets
+from edgeprune.report import formatting, records, render, summary
+from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS
 
 BUDGETS = {
     "none": None,
@@ -76,7 +78,7 @@ class Page(HTMLParser):
 
 def _number(text: str) -> float:
     """Read "1,234", "79.6 %", "−0.22", "2.9×" or "3.1e-04" back."""
-    return float(re.sub(r"[,×]| [%MkG]?B?$", "", text.replace(wording.MINUS, "-")))
+    return float(re.sub(r"[,×]| [%MkG]?B?$", "", text.replace(formatting.MINUS, "-")))
 
 
 def _size(text: str) -> float:
@@ -213,17 +215,17 @@ def test_every_number_of_a_page_is_the_jsons(report, limits, form):
     }
     numbers |= {len(training.epochs) for training in made.trainings}
     numbers |= {100 / row.images for row in made.rows}
-    numbers |= {row.bytes - most for row in made.rows for most in budget.from_plain(limits).bytes.values()}
-    numbers |= {budget.RECOMMENDED_DROP_POINTS}
+    numbers |= {row.bytes - most for row in made.rows for most in budgets.from_plain(limits).bytes.values()}
+    numbers |= {RECOMMENDED_DROP_POINTS}
     numbers |= _lost_on_worse_images(data["examinations"])
     numbers |= {len(made.sensitivity.layers)}
     groups = summary.groups(made, summary.verdict(made))
-    written = {wording.times(file.times_smaller) for group in groups for file in group.files}
-    written |= {wording.shape(layer["shape"]) for row in made.rows for layer in row.layers}
+    written = {formatting.times(file.times_smaller) for group in groups for file in group.files}
+    written |= {formatting.shape(layer["shape"]) for row in made.rows for layer in row.layers}
     forms = (
-        wording.bits, wording.bytes_exact, wording.bytes_human, wording.confidence, wording.count_human,
-        wording.duration, wording.error, wording.milliseconds, wording.percent, wording.plain, wording.points,
-        wording.points_fine, wording.points_lost, wording.strength, wording.zeros,
+        formatting.bits, formatting.bytes_exact, formatting.bytes_human, formatting.confidence, formatting.count_human,
+        formatting.duration, formatting.error, formatting.milliseconds, formatting.percent, formatting.plain, formatting.points,
+        formatting.points_fine, formatting.points_lost, formatting.strength, formatting.zeros,
     )  # fmt: skip
     written |= {
         write(number)
@@ -347,9 +349,11 @@ def test_the_tables_of_times_and_of_sensitivity_are_the_jsons(report):
     made = report()
     for row, timing in zip(_table(html(made), "Timed file"), made.benches[0].timings, strict=True):
         assert row["Timed file"] == timing.path
-        assert row["Median"] == wording.milliseconds(timing.median_ms)
-        assert row["Load memory"] == wording.bytes_human(timing.load_memory_bytes)
-        assert row["Half of the rounds took"] == " to ".join(map(wording.milliseconds, timing.quartiles_ms))
+        assert row["Median"] == formatting.milliseconds(timing.median_ms)
+        assert row["Load memory"] == formatting.bytes_human(timing.load_memory_bytes)
+        assert row["Half of the rounds took"] == " to ".join(
+            map(formatting.milliseconds, timing.quartiles_ms)
+        )
     for row, layer in zip(_table(html(made), "Pruned layer"), made.sensitivity.layers, strict=True):
         assert row["Pruned layer"] == layer.name
         assert _number(row["Weights"]) == layer.weights

@@ -1,0 +1,337 @@
+"""`edgeprune verify`: a file run on every runtime at hand, against the torch model it was made from."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.facts import IMAGENET, InputSpec, Normalization
+from converters.targets import TARGETS
+from edgeprune.commands.options import (
+    FILE_HELP,
+    RUNTIME_NAMES,
+    add_json,
+    add_normalization,
+    normalization_given,
+)
+from edgeprune.commands.output import DIFFERS, DONE, deliver, json_text, progress, refuse_unwritable
+from edgeprune.errors import UserError
+from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, read_recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+    from torch import nn
+
+    from converters.reference import Check, Verification
+    from edgeprune.recipe import Recipe
+
+SCHEMA = 1
+IMAGES = 100
+SEED = 0
+# Random pictures are enlarged from this: a network answers to noise of single pixels with nearly one answer.
+COARSE_PX = 8
+EXAMPLES = """\
+  edgeprune verify runs/mine/files/block80-litert-arm64.tflite
+  edgeprune verify model.tflite --model mobilenet_v3_small --checkpoint mine.safetensors
+  edgeprune verify model.tflite --runtime host --runtime arm64 --images 20 --json -
+
+A file in a run folder is compared with that run's torch model on its held-out
+images; any other with --model and --checkpoint, or runtime with runtime. make
+runtimes prepares more of them; pip install 'edgeprune[tensorflow]' adds
+TensorFlow's own interpreter.
+"""
+EXIT_STATUS = """\
+exit status: 0 every runtime that was run agrees; 1 one does not; 2 a mistake
+in what was asked for, or a file that cannot be used; 3 a tool underneath failed."""
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    command.add_argument("file", type=Path, metavar="FILE", help=FILE_HELP)
+    command.add_argument(
+        "--model", metavar="NAME", help="torch model by name, as a recipe's; with --checkpoint"
+    )
+    command.add_argument("--checkpoint", type=Path, metavar="WEIGHTS", help="its state dict")
+    add_normalization(command)
+    command.add_argument("--run", type=Path, help="run folder it was made in, if it lies elsewhere")
+    command.add_argument("--variant", help="of the run, if the file's name does not say it")
+    command.add_argument(
+        "--runtime",
+        action="append",
+        metavar="NAME",
+        help=f"{RUNTIME_NAMES}, tensorflow; may be repeated; all that are there if not given",
+    )
+    command.add_argument(
+        "--images", type=int, metavar="N", help="on each runtime; 100, or 4 where emulated, if not given"
+    )
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Verify and show."""
+    refuse_unwritable(options.json)
+    result, source = verify_file(
+        VerifyOptions(
+            options.file,
+            model=options.model,
+            checkpoint=options.checkpoint,
+            run=options.run,
+            variant=options.variant,
+            runtimes=None if options.runtime is None else tuple(options.runtime),
+            images=options.images,
+            **normalization_given(options),
+        ),
+        progress().say,
+    )
+    deliver(
+        json_text(to_plain(result, source)),
+        options.json,
+        lambda console: print_result(result, source, console),
+    )
+    return DONE if result.agrees else DIFFERS
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What the command line says.
+
+    Attributes:
+        file: of any format.
+        model, checkpoint: name and weights of the torch model; both or neither.
+        mean, std: what that model wants done to RGB in [0, 1].
+        run: run folder that the file was made in; None: the one it lies in, if it does.
+        variant: of the run; None: as the file's name says.
+        runtimes: names; None for all there are.
+        images: how many, on every runtime; None: fewer where they are emulated.
+    """
+
+    file: Path
+    model: str | None = None
+    checkpoint: Path | None = None
+    mean: tuple[float, float, float] = IMAGENET.mean
+    std: tuple[float, float, float] = IMAGENET.std
+    run: Path | None = None
+    variant: str | None = None
+    runtimes: tuple[str, ...] | None = None
+    images: int | None = None
+
+    def problems(self) -> list[str]:
+        """What makes no sense, one line each."""
+        checks = [
+            (
+                (self.model is None) == (self.checkpoint is None),
+                "--model and --checkpoint: give both, or none",
+            ),
+            (self.model is None or self.run is None, "--model and --run: give one of them"),
+            (self.variant is None or self.model is None, "--variant is of a run: leave out --model"),
+            (self.images is None or self.images >= 1, f"--images {self.images}: must be 1 or more"),
+            (all(value > 0 for value in self.std), f"--std {self.std}: each above 0"),
+        ]
+        return [message for fine, message in checks if not fine]
+
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """What a file is held against.
+
+    Attributes:
+        model: in eval mode; None where there is none.
+        normalization: what it wants done to pixels.
+        images: (n, channels, h, w) float32 in [0, 255].
+        told: where both come from, for people.
+    """
+
+    model: nn.Module | None
+    normalization: Normalization
+    images: np.ndarray
+    told: str
+
+
+def verify_file(options: VerifyOptions, say: Callable[[str], None]) -> tuple[Verification, ReferenceModel]:
+    """Find the torch model and images, then run and compare.
+
+    Raises:
+        UserError: a mistake in what was asked for, or a file that cannot be used.
+    """
+    problems = options.problems()
+    if problems:
+        raise UserError(problems)
+    from converters import verify
+
+    spec, values = verify.read_spec(options.file)
+    found = find_source(options, spec, values)
+    result = verify.verify(
+        options.file,
+        found.images,
+        found.model,
+        normalization=found.normalization,
+        runtimes=options.runtimes,
+        emulated_images=options.images or verify.EMULATED_IMAGES,
+        say=say,
+    )
+    return result, found
+
+
+def find_source(options: VerifyOptions, spec: InputSpec, values: int) -> ReferenceModel:
+    """The torch model and images to compare with.
+
+    Args:
+        options: where to look.
+        spec: what the file takes.
+        values: how many it gives.
+
+    Raises:
+        UserError: not a run, no such variant, or a checkpoint that does not fit.
+    """
+    from edgeprune.models import build as models
+    from edgeprune.models import weights
+
+    count = options.images or IMAGES
+    folder = options.run or _run_around(options.file)
+    if options.model is not None and options.checkpoint is not None:
+        model = models.build(options.model, values, spec.shape[1]).eval()
+        weights.load_checkpoint(model, options.checkpoint)
+        told = f"{options.model} with the weights of {options.checkpoint}, random images"
+        return ReferenceModel(
+            model, Normalization(options.mean, options.std), random_images(spec, count), told
+        )
+    if folder is not None:
+        return _from_run(folder, options, spec, values, count)
+    told = "no torch model given: compared with LiteRT on this machine only, on random images"
+    return ReferenceModel(None, Normalization(options.mean, options.std), random_images(spec, count), told)
+
+
+def random_images(spec: InputSpec, count: int) -> np.ndarray:
+    """Smooth random pictures, (count, channels, h, w) float32, whole numbers in [0, 255]; always the same."""
+    import torch
+    from torch.nn import functional as F
+
+    from converters.reference import MAX_PIXEL
+
+    channels, height, width = spec.shape
+    generator = torch.Generator().manual_seed(SEED)
+    coarse = torch.rand(count, channels, COARSE_PX, COARSE_PX, generator=generator) * MAX_PIXEL
+    fine = F.interpolate(coarse, (height, width), mode="bilinear")
+    pictures: np.ndarray = fine.round().numpy()
+    return pictures
+
+
+def to_plain(result: Verification, found: ReferenceModel) -> dict[str, Any]:
+    """Everything, as plain data for JSON; a thing that was not measured is None with a reason."""
+    plain: dict[str, Any] = {"schema": SCHEMA, "agrees": result.agrees, "compared_with": found.told}
+    plain |= dataclasses.asdict(result) | {"path": str(result.path), "reference": result.reference.value}
+    return plain
+
+
+def print_result(result: Verification, found: ReferenceModel, console: Console) -> None:
+    """Print the table and what must be known to read it."""
+    console.print(_table(result))
+    for line in notes(result, found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def notes(result: Verification, found: ReferenceModel) -> list[str]:
+    """What must be known to read the table, a line each."""
+    from converters.reference import Reference
+
+    lines = [found.told]
+    if found.model is not None:
+        reason = f": {result.reference_reason}" if result.reference_reason else ""
+        lines.append(f"errors are against {result.reference.value}{reason}")
+    if result.model_error is not None and result.reference is not Reference.MODEL:
+        same = f"{100 * (result.model_agreement or 0):.1f} %"
+        lines.append(
+            f"against the torch model as it is: {result.model_error:.1e}, the same class for {same} of images"
+        )
+    lines += [f"{check.runtime}: {check.reason}" for check in result.checks if check.reason]
+    lines += result.problems
+    right = "the file computes what it must" if found.model is not None else "the runtimes agree"
+    lines.append(right if result.agrees else "THE FILE DOES NOT COMPUTE WHAT IT MUST")
+    return lines
+
+
+def _table(result: Verification) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=str(result.path), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("runtime", "version"):
+        table.add_column(heading, no_wrap=heading == "runtime")
+    for heading in ("images", "largest error", "tolerance", "same class"):
+        table.add_column(heading, justify="right")
+    table.add_column("sparse kernels")
+    table.add_column("verdict")
+    for check in result.checks:
+        table.add_row(
+            check.runtime,
+            check.version or "–",
+            str(check.images) if check.images else "–",
+            "–" if check.max_relative_error is None else f"{check.max_relative_error:.1e}",
+            "–" if check.tolerance is None else f"{check.tolerance:g}",
+            "–" if check.top1_agreement is None else f"{100 * check.top1_agreement:.1f} %",
+            {True: "yes", False: "no", None: "–"}[check.sparse],
+            _verdict(check),
+        )
+    return table
+
+
+def _verdict(check: Check) -> str:
+    if check.agrees is not None:
+        return "agrees" if check.agrees else "DIFFERS"
+    return "reference" if check.version else "not run"
+
+
+def _run_around(file: Path) -> Path | None:
+    """The run folder that a file lies in, as `run.Run.file` puts it there."""
+    folder = file.resolve().parent.parent
+    return folder if file.resolve().parent.name == "files" and (folder / RECIPE_FILE).is_file() else None
+
+
+def _from_run(
+    folder: Path, options: VerifyOptions, spec: InputSpec, values: int, count: int
+) -> ReferenceModel:
+    from safetensors.torch import load_file
+
+    from edgeprune.pipeline.variants import rebuilt
+
+    recipe = read_recipe(folder)
+    names = ["dense", *recipe.variants]
+    variant = options.variant or _variant_of(options.file, names)
+    kept = Run(folder).weights(variant or "")
+    if variant not in names or not kept.is_file():
+        problem = f"no weights of a variant {variant!r}" if variant else "the file's name says no variant"
+        raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
+    model = rebuilt(recipe, values, load_file(kept))
+    images, told = _held_out(recipe, spec, count)
+    return ReferenceModel(
+        model,
+        recipe.preprocessing.normalization,
+        images,
+        f"variant {variant} of the run {folder}, {told}",
+    )
+
+
+def _variant_of(file: Path, names: Sequence[str]) -> str | None:
+    targets = [target for target in TARGETS if file.stem.endswith(f"-{target}")]
+    found = [file.stem.removesuffix(f"-{target}") for target in targets]
+    return next((name for name in found if name in names), None)
+
+
+def _held_out(recipe: Recipe, spec: InputSpec, count: int) -> tuple[np.ndarray, str]:
+    if recipe.data is not None and not recipe.data.is_dir():
+        return random_images(spec, count), f"random images: its own are not at {recipe.data}"
+    import torch
+
+    from edgeprune.data import sources
+    from edgeprune.tasks import TASKS
+
+    source = sources.source(recipe.data, TASKS[recipe.task].labels)
+    split = source.held_out(recipe.data, recipe.preprocessing, count)
+    images, _ = split.batch(torch.arange(len(split)))
+    return images.float().numpy(), f"{len(split)} held-out images"

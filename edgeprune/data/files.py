@@ -1,0 +1,105 @@
+"""Folders of image files: finding the splits, decoding, and what is wrong with a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.errors import UserError
+
+HELD_OUT_FOLDERS = ("val", "test")
+DECODED_LIMIT_FRACTION = 0.5  # of the machine's memory that decoded images may fill
+PROBLEMS_SHOWN = 10
+
+
+def find_splits(path: Path, each: str = "one folder of images a class") -> tuple[Path, Path]:
+    """The folders of the training and of the held-out images.
+
+    Raises:
+        UserError: one of them is missing; `each` says what belongs into them.
+    """
+    expected = f"expected train/ and val/ (or test/), each with {each}"
+    if not path.is_dir():
+        raise UserError(
+            f"data folder {path}: {'not a folder' if path.exists() else 'no such folder'}; {expected}"
+        )
+    held_out = next((path / name for name in HELD_OUT_FOLDERS if (path / name).is_dir()), None)
+    missing = [] if (path / "train").is_dir() else ["train/"]
+    missing += [] if held_out else ["val/ or test/"]
+    if missing or held_out is None:
+        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing, it is empty"
+        raise UserError(f"data folder {path}: no {' and no '.join(missing)}; found {there}; {expected}")
+    return path / "train", held_out
+
+
+def visible(folder: Path) -> Iterator[Path]:
+    """What is in a folder but for hidden files: those are the file manager's (.DS_Store), not the user's."""
+    return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def refuse_too_many(needed_bytes: int, what: str) -> None:
+    """Refuse images that would take more of this machine's memory than they may.
+
+    Raises:
+        UserError: that they do; `what` they are comes before "take".
+    """
+    import psutil
+
+    memory_bytes = psutil.virtual_memory().total
+    if needed_bytes > memory_bytes * DECODED_LIMIT_FRACTION:
+        raise UserError(
+            f"{what} take {needed_bytes / 1e9:.1f} GB decoded, "
+            f"this machine has {memory_bytes / 1e9:.1f} GB of memory: "
+            "use fewer or smaller images (--image-size-px)"
+        )
+
+
+def decode(
+    files: Sequence[Path], prepare: Preprocessing, problems: list[str], advance: Callable[[int], None]
+) -> np.ndarray:
+    """Decode each file once, into (n, 3, size, size) uint8; what cannot be decoded is added to `problems`."""
+    size_px = prepare.image_size_px
+    images = np.zeros((len(files), 3, size_px, size_px), dtype=np.uint8)
+
+    def read(index: int) -> str | None:
+        try:
+            images[index] = prepare.read(files[index]).transpose(2, 0, 1)
+        except Exception as error:  # Pillow raises many types on a bad file.
+            return unreadable(files[index], error)
+        return None
+
+    in_threads(read, len(files), problems, advance)
+    return images
+
+
+def in_threads(
+    work: Callable[[int], str | None], count: int, problems: list[str], advance: Callable[[int], None]
+) -> None:
+    """Do `work` for each place below `count`; what it finds wrong is added to `problems`."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for done, problem in enumerate(pool.map(work, range(count)), start=1):
+            if problem:
+                problems.append(problem)
+            if done % 64 == 0 or done == count:
+                advance(done)
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """The problem of a file that Pillow cannot read."""
+    return f"{path}: not an image that can be read ({_reason(error)}); replace or remove it"
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def shortened(problems: list[str]) -> list[str]:
+    """The first problems, and how many more there are."""
+    more = len(problems) - PROBLEMS_SHOWN
+    return [*problems[:PROBLEMS_SHOWN], f"and {more} more"] if more > 0 else problems

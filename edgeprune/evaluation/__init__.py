@@ -1,0 +1,1 @@
+"""What is measured: of exported files, and of what variants get wrong."""

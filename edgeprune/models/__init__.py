@@ -1,0 +1,1 @@
+"""Torch models: built by name, given weights, counted, resized to what pruning left."""

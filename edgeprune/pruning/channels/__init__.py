@@ -1,0 +1,1 @@
+"""Channels, attention heads and MLP widths physically removed."""

@@ -1,0 +1,1 @@
+"""Training: the loop, what training images go through, what makes accuracy recover."""

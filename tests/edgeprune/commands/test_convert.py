@@ -1,0 +1,168 @@
+"""Models pruned by other tools, taken as they save them, become files."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from converters import coreml, litert
+from edgeprune.cli import main
+from edgeprune.errors import UserError
+from edgeprune.models import build as models
+from edgeprune.models import cost, weights
+
+NAME = "mobilenet_v3_small"
+EXAMPLE = torch.zeros(1, 3, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def dense() -> nn.Module:
+    torch.manual_seed(0)
+    model = models.build(NAME, 10).train()
+    with torch.no_grad():
+        for _ in range(20):  # Batch norms that saw nothing give outputs of 1e-10.
+            model(torch.randn(8, 3, 64, 64))
+    return model.eval()
+
+
+def prunable(model: nn.Module) -> list[nn.Module]:
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    ]
+
+
+def by_torch(model: nn.Module) -> None:
+    """Masks are left in place, as a training that was not cleaned up saves them."""
+    for module in prunable(model):
+        torch_prune.l1_unstructured(module, "weight", 0.8)
+
+
+def by_torch_pruning(model: nn.Module) -> None:
+    import torch_pruning as tp
+
+    tp.pruner.BasePruner(
+        model,
+        EXAMPLE,
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=0.4,
+        round_to=8,
+        ignored_layers=[model.classifier[3]],
+    ).step()
+
+
+def by_coremltools(model: nn.Module, *, finalize: bool = True) -> None:
+    from coremltools.optimize.torch import pruning
+
+    setting = pruning.ModuleMagnitudePrunerConfig(
+        target_sparsity=0.75,
+        scheduler=pruning.pruning_scheduler.ConstantSparsityScheduler(begin_step=0),
+    )
+    pruner = pruning.MagnitudePruner(model, pruning.MagnitudePrunerConfig(global_config=setting))
+    pruner.prepare(inplace=True)
+    pruner.step()
+    if finalize:
+        pruner.finalize(inplace=True)
+
+
+def not_finalized(model: nn.Module) -> None:
+    by_coremltools(model, finalize=False)
+
+
+@pytest.mark.parametrize("tool", [by_torch, by_torch_pruning, by_coremltools, not_finalized])
+def test_a_checkpoint_of_each_tool_gives_the_pruned_model_back(tool, dense, tmp_path):
+    pruned = copy.deepcopy(dense)
+    tool(pruned)
+    pruned.eval()
+    torch.save(pruned.state_dict(), tmp_path / "pruned.pt")
+    loaded = weights.from_checkpoint(NAME, tmp_path / "pruned.pt")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), pruned(images))
+    assert not torch.allclose(loaded(images), dense(images))
+
+
+def test_masks_of_torch_become_sparse_files_in_both_formats(dense, tmp_path, capsys):
+    pruned = copy.deepcopy(dense)
+    by_torch(pruned)
+    torch.save(pruned.state_dict(), tmp_path / "mine.pt")
+    (tmp_path / "names.txt").write_text("\n".join(map(str, range(10))))
+    command = ["convert", str(tmp_path / "mine.pt"), "--model", NAME, "--image-size-px", "64"]
+    command += [
+        "--target",
+        "litert-arm64",
+        "--target",
+        "coreml-ios16",
+        "--labels",
+        str(tmp_path / "names.txt"),
+    ]
+    assert main([*command, "--output", str(tmp_path / "files"), "--json", "-"]) == 0
+    lite, package = json.loads(capsys.readouterr().out)["files"]
+    for file in (lite, package):
+        assert file["zero_fraction"] == pytest.approx(0.77, abs=0.01)
+        assert file["max_relative_error"] < 5e-3
+    assert lite["sparse_runtime"] is True
+    assert litert.lint(lite["path"], runtime="arm64").sparse
+    assert lite["bytes"] < 0.4 * 4 * cost.count_parameters(dense)
+    assert any(layer.encoding == "sparse float16" for layer in coreml.inspect(package["path"]).layers)
+    assert litert.load(lite["path"]).input.labels == tuple(map(str, range(10)))
+
+
+NETWORK = """
+import torch
+def tiny():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Flatten(), torch.nn.Linear(2048, 4))
+def two():
+    return 2
+"""
+
+
+def test_a_function_of_ones_own_gives_the_model(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_models_for_a_test.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["convert", "own_models_for_a_test:tiny", "--image-size-px", "32", "--target", "litert-web"])
+        == 0
+    )
+    assert "tiny-litert-web.tflite" in capsys.readouterr().out
+    assert litert.load(tmp_path / "tiny-litert-web.tflite").predict(
+        EXAMPLE[:, :, :32, :32].numpy()
+    ).shape == (1, 4)
+
+
+WRONG = {
+    "name its architecture with --model": ["mine.pt"],
+    "no such file": ["mine.pt", "--model", NAME],
+    "unknown target litert: choose from": ["mine.pt", "--model", NAME, "--target", "litert"],
+    "static int8 takes its ranges from images": [
+        *("mine.pt", "--model", NAME, "--target", "litert-arm64-static-int8"),
+    ],
+    "has no attribute 'none'": ["own_models_for_a_test:none"],
+    "is a int: expected a torch.nn.Module": ["own_models_for_a_test:two"],
+    "does not take (1, 3, 64, 64) images": ["own_models_for_a_test:tiny", "--image-size-px", "64"],
+    "--labels has 1 names, the model gives 4 classes": [
+        *("own_models_for_a_test:tiny", "--image-size-px", "32", "--labels", "names.txt"),
+    ],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_mistake_is_named_and_nothing_is_written(message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_models_for_a_test.py").write_text(NETWORK)
+    (tmp_path / "names.txt").write_text("one")
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", *WRONG[message], "--output", "files"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "files").exists()
+
+
+def test_weights_of_another_architecture_are_named(dense, tmp_path):
+    torch.save(dense.state_dict(), tmp_path / "small.pt")
+    with pytest.raises(UserError, match="does not fit mobilenet_v3_large"):
+        weights.from_checkpoint("mobilenet_v3_large", tmp_path / "small.pt")

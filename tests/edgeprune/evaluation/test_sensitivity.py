@@ -1,0 +1,70 @@
+"""One layer at a time, put back exactly, on training images only."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from converters.facts import Normalization
+from edgeprune.data.dataset import Split, fixed_subset
+from edgeprune.evaluation.sensitivity import prune_each_layer
+from edgeprune.pruning import Block, Rule, prune, select
+from edgeprune.training.predict import predict, score
+
+PLAIN = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 16, 4, 4), nn.ReLU(), nn.Conv2d(16, 32, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)).eval()
+
+
+@pytest.fixture
+def split() -> Split:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.randint(0, 5, (60,), generator=generator))
+
+
+def test_each_layer_is_pruned_alone_and_put_back(model: nn.Module, split: Split):
+    before = copy.deepcopy(model.state_dict())
+    layers = select(model, [Rule(Block(1, 4), 0.5)])
+    told: list[int] = []
+    dense, found = prune_each_layer(model, layers, (0.25, 0.75), split, PLAIN, told.append)
+    assert told == [1, 2, 3, 4, 5]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert dense[0] == score(predict(model, split, PLAIN), split)
+    for layer in found:
+        for sparsity, top1, loss in zip((0.25, 0.75), layer.top1, layer.loss, strict=True):
+            pruned = copy.deepcopy(model)
+            prune(pruned, Block(1, 4), sparsity, layers=[layer.name])
+            outputs = predict(pruned, split, PLAIN)
+            assert top1 == score(outputs, split)
+            assert loss == pytest.approx(float(nn.functional.cross_entropy(outputs, split.labels)))
+    assert found[0].loss != found[1].loss
+
+
+def test_weights_are_put_back_when_it_is_interrupted(model: nn.Module, split: Split):
+    before = copy.deepcopy(model.state_dict())
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune_each_layer(model, select(model, [Rule(Block(1, 4), 0.5)]), (0.9, 0.95), split, PLAIN, stop)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_subset_is_fixed_and_fair():
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    split = Split(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 3, 2, 2), labels)
+    subset = fixed_subset(split, 20)
+    assert torch.bincount(subset.labels).tolist() == [12, 6, 2]
+    assert torch.equal(subset.images, fixed_subset(split, 20).images)
+    assert len(fixed_subset(split, 500)) == 100
