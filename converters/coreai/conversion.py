@@ -27,15 +27,10 @@ from converters.facts import Converted, LayerFacts, Normalization, size_bytes
 from converters.head import with_pointwise_head
 from converters.layers import WeightedLayer, weighted_layers
 from converters.targets import Storage
+from converters.targets import target as target_named
 
+FORMAT = "coreai"
 INPUT = "image"
-TARGETS = {
-    "coreai-ios27": Storage.FLOAT16,
-    "coreai-ios27-int8": Storage.INT8,
-    "coreai-ios27-6bit": Storage.TABLE6,
-    "coreai-ios27-4bit": Storage.TABLE4,
-    "coreai-ios27-float32": Storage.FLOAT32,
-}
 FLOAT16_MAX = 65504.0
 
 
@@ -91,7 +86,8 @@ def convert(
         ToolError: torch or coreai-torch cannot convert the model, or the file does not hold what was meant.
     """
     path = Path(path)
-    problems = [*path_problems(path), *_target_problems(target)]
+    target_named(target, FORMAT)
+    problems = path_problems(path)
     prepared = prepare(model, example, normalization, problems=problems)
     return write(prepared, target, path, labels=labels, metadata=metadata)
 
@@ -145,14 +141,15 @@ def write(
         ToolError: the file does not hold what was meant.
     """
     path = Path(path)
-    problems = [*path_problems(path), *_target_problems(target)]
+    found = target_named(target, FORMAT)
+    problems = path_problems(path)
     if labels is not None:
         problems += label_problems(labels, prepared.classes)
     if problems:
         raise UserError(problems)
     try:
         with quiet():
-            content, meant = _encoded(prepared, TARGETS[target])
+            content, meant = _encoded(prepared, found.storage)
     except UserError:
         raise
     except Exception as error:  # whatever the beta packages raise
@@ -247,10 +244,6 @@ def _check_zeros(model: nn.Module, named: Sequence[tuple[LayerFacts, StoredWeigh
         lost = np.count_nonzero(weight.value[original == 0])
         if lost:
             raise ToolError(f"{fact.name}: {lost:,} of its zeros are not zero as Core AI stored them")
-
-
-def _target_problems(target: str) -> list[str]:
-    return [] if target in TARGETS else [f"unknown target {target!r}: choose from {', '.join(TARGETS)}"]
 
 
 def _producer() -> str:

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from converters.coreai.program import constant, mlir, ops
-from converters.coreml.tables import look_up_table
+from converters.coreai.sizes import TABLE_BITS, allowed, choices, encoded_bytes
+from converters.tables import look_up_table
 from converters.targets import Storage
 
-TABLE_BITS = {Storage.TABLE4: 4, Storage.TABLE6: 6}
-# Fewer values than this stay as they are: a table or scales would be larger.
-MIN_VALUES = 64
 INT8_LIMIT = 127
 # The smallest scale that float16 holds; a channel below it is stored as zeros and loses less than 1e-5.
 SMALLEST_SCALE = 2.0**-24
@@ -38,15 +36,6 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class WeightStatistics:
-    """What decides the size of an encoded weight: its elements, those of them that are zero, its channels."""
-
-    count: int
-    zeros: int
-    channels: int
-
-
-@dataclass(frozen=True)
 class Planned:
     """A weight, and what is to be read back from the file.
 
@@ -61,56 +50,11 @@ class Planned:
     value: np.ndarray
 
 
-# What an encoding adds to the program beside its arrays, measured on MobileNetV3-Small: operations, types and
-# the names of resources, each array padded to 16 bytes (see tests/converters/coreai).
-OVERHEAD_BYTES = {"dense": 0, "sparse": 0, "int8": 0, "table": 0}
-
-
-def encoded_bytes(encoding: Encoding, weight: WeightStatistics) -> int:
-    """Bytes that a weight takes in the file: one bit of mask for each, what is left, scales or a table."""
-    kept = weight.count - weight.zeros if encoding.sparse else weight.count
-    total = OVERHEAD_BYTES["dense"]
-    if encoding.sparse:
-        total += _bytes(weight.count, 1) + OVERHEAD_BYTES["sparse"]
-    if encoding.storage in TABLE_BITS:
-        bits = TABLE_BITS[encoding.storage]
-        return total + _bytes(kept, bits) + _bytes(2**bits, 16) + OVERHEAD_BYTES["table"]
-    if encoding.storage is Storage.INT8:
-        return total + _bytes(kept, 8) + _bytes(weight.channels, 16) + OVERHEAD_BYTES["int8"]
-    return total + _bytes(kept, 32 if encoding.storage is Storage.FLOAT32 else 16)
-
-
-def _bytes(count: int, bits: int) -> int:
-    return (count * bits + 7) // 8
-
-
-def statistics(weight: np.ndarray, channel_axis: int = 0) -> WeightStatistics:
-    """Count a weight."""
-    return WeightStatistics(weight.size, int(np.count_nonzero(weight == 0)), weight.shape[channel_axis])
-
-
-def allowed_encodings(storage: Storage, weight: WeightStatistics) -> list[Encoding]:
-    """The encodings that a storage allows for a weight, plainest first."""
-    kept = weight.count - weight.zeros
-    plain = Storage.FLOAT32 if storage is Storage.FLOAT32 else Storage.FLOAT16
-    allowed = [Encoding(plain, sparse=False)]
-    if kept and weight.zeros:
-        allowed.append(Encoding(plain, sparse=True))
-    if storage is not plain and kept >= MIN_VALUES:
-        allowed.append(Encoding(storage, sparse=False))
-        if weight.zeros:
-            allowed.append(Encoding(storage, sparse=True))
-    return allowed
-
-
-def smallest_encoding(storage: Storage, kind: str, weight: WeightStatistics) -> Encoding:
-    """The allowed encoding with the fewest bytes, the plainest where several have.
-
-    Depthwise weights get int8 where others get a table: a channel has nine of them and its own range, which
-    one table for all does not follow, and they are 2 % of a mobile network's weights.
-    """
-    own = Storage.INT8 if storage in TABLE_BITS and kind == "depthwise" else storage
-    return min(allowed_encodings(own, weight), key=lambda encoding: encoded_bytes(encoding, weight))
+def smallest_encoding(storage: Storage, kind: str, weight: np.ndarray, channels: int) -> Encoding:
+    """The allowed encoding with the fewest bytes, the plainest where several have."""
+    kept = np.asarray(float(np.count_nonzero(weight)))
+    possible = [choice for choice in choices(storage, kind) if allowed(choice, weight.size, kept)]
+    return Encoding(*min(possible, key=lambda c: float(encoded_bytes(*c, weight.size, kept, channels))))
 
 
 def plan(weight: np.ndarray, storage: Storage, kind: str, channel_axis: int = 0) -> Planned:
@@ -122,7 +66,7 @@ def plan(weight: np.ndarray, storage: Storage, kind: str, channel_axis: int = 0)
         kind: see `LayerFacts`.
         channel_axis: of the output channels, each of which gets its own int8 scale.
     """
-    encoding = smallest_encoding(storage, kind, statistics(weight, channel_axis))
+    encoding = smallest_encoding(storage, kind, weight, weight.shape[channel_axis])
     mask = weight != 0
     kept = mask if encoding.sparse else np.ones(weight.shape, bool)
     stored: dict[str, np.ndarray] = {"mask": mask.astype(np.uint8)} if encoding.sparse else {}

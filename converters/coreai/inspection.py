@@ -80,9 +80,7 @@ def spec_of(asset: Asset, answer: Answer) -> InputSpec:
         raise DamagedFileError(asset.path, f"takes {len(answer.inputs)} inputs, expected one image")
     shape = answer.inputs[0][1]
     if len(shape) != 4 or shape[:2] != (1, 3):
-        raise DamagedFileError(
-            asset.path, f"takes an input of shape {shape}, expected (1, 3, height, width)"
-        )
+        raise DamagedFileError(asset.path, f"takes an input of shape {shape}, expected (1, 3, height, width)")
     return input_spec(asset.custom, (shape[1], shape[2], shape[3]))
 
 

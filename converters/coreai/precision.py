@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from converters.coreai.program import CAST, CONSTANT, DECODING, constant, constant_array, main_graph, mlir, ops
+from converters.coreai.program import (
+    CAST,
+    CONSTANT,
+    DECODING,
+    constant,
+    constant_array,
+    main_graph,
+    mlir,
+    ops,
+)
 from converters.coreai.program import operations, producer
 
 SPARSE_PARTS = ("coreai.build_sparse_with_bitmask", "coreai.lut_to_sparse_with_bitmask")

@@ -145,7 +145,9 @@ def weights_by_runtime(content: bytes) -> list[np.ndarray]:
         with mlir.InsertionPoint(output):
             mlir.Operation.create("coreai.output", operands=values)
         output.operation.erase()
-        kind = mlir.FunctionType.get([argument.type for argument in block.arguments], [v.type for v in values])
+        kind = mlir.FunctionType.get(
+            [argument.type for argument in block.arguments], [v.type for v in values]
+        )
         graph.attributes["function_type"] = mlir.TypeAttr.get(kind)
         names = [mlir.StringAttr.get(f"weight_{number}") for number in range(len(values))]
         graph.attributes["res_attrs"] = mlir.ArrayAttr.get(

@@ -96,7 +96,9 @@ def _is_computed(name: str) -> bool:
     return name not in (CONSTANT, "coreai.graph", "coreai.output", "builtin.module", *DECODING)
 
 
-def _named(graph: Any, attribute: str, shapes: list[tuple[int, ...]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _named(
+    graph: Any, attribute: str, shapes: list[tuple[int, ...]]
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
     names = [entry["coreai.name"].value for entry in graph.attributes[attribute]]
     if len(names) != len(shapes):
         raise MalformedError("its inputs or outputs have no names")
