@@ -1,7 +1,7 @@
 """A process of our own that answers one message at a time, for code that a bad file can crash or hang.
 
-The child is started when first asked, serves all callers of this process, and is ended when it does not answer
-in time. When it dies the message is sent once more to a new one, because an earlier file may have damaged its
+The child is started when first asked, serves all callers of this process, and is ended when it does not
+answer in time. When it dies the message is sent once more to a new one, because an earlier file may have damaged its
 memory; what ends that one too is refused.
 """
 

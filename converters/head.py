@@ -7,6 +7,7 @@ In float16 Apple's Neural Engine gets a 2-D linear layer followed by hard-swish 
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,9 @@ class PointwiseHead(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, channels) -> (n, classes)."""
-        values: Tensor = super().forward(features[:, :, None, None])
+        values = features[:, :, None, None]
+        for layer in self:
+            values = layer(values)
         return values[:, :, 0, 0]
 
 
@@ -60,7 +63,7 @@ def _is_head(module: nn.Module) -> bool:
         and all(isinstance(child, (nn.Linear, *ELEMENTWISE)) for child in children)
         and any(
             isinstance(layer, nn.Linear) and isinstance(after, nn.Hardswish)
-            for layer, after in zip(children, children[1:], strict=False)
+            for layer, after in pairwise(children)
         )
     )
 

@@ -34,7 +34,8 @@ class Target:
         name: public name.
         format: name of a row of `converters.format.FORMATS`.
         storage: of the weight values.
-        platform: lowest OS ("iOS16") of a file for Apple's systems; linter runtime ("arm64", "web") of a LiteRT file.
+        platform: lowest OS ("iOS16") of a file for Apple's systems; linter runtime ("arm64", "web") of a
+            LiteRT file.
         description: for `--help` and the report.
         sparse_values: whether zeros are left out of values of this storage; where not, a layer is stored
             either so or as sparse float16.

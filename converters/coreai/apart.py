@@ -1,4 +1,4 @@
-"""Core AI's parser and runtime in a process of their own, which a file that makes no sense can end or hang."""
+"""Core AI's parser and runtime in a process of their own: a file that makes no sense can end or hang it."""
 
 from __future__ import annotations
 

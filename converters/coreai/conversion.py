@@ -164,8 +164,8 @@ def write(
 
 
 def _program(deployed: Deployed, example: Tensor, outputs: list[str]) -> Any:
-    import coreai_torch
-
+    with quiet():
+        import coreai_torch
     try:
         with torch.no_grad(), quiet():
             exported = torch.export.export(deployed, (example.detach().cpu(),))
@@ -209,7 +209,8 @@ def _check_range(module: Any, storage: Storage) -> None:
     if storage is Storage.FLOAT32:
         return
     with module.context:
-        largest = [float(np.abs(decode(use.source).value).max()) for use in layer_uses(module)]  # type: ignore[union-attr]
+        weights = [decode(use.source) for use in layer_uses(module)]
+    largest = [float(np.abs(weight.value).max()) for weight in weights if weight is not None]
     problems = [
         f"layer {number} has weights up to {value:,.0f} once batch norms are folded in, and float16 ends at "
         f"{FLOAT16_MAX:,.0f}"

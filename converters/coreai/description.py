@@ -45,7 +45,7 @@ def describe(
 
 
 def summary(weights: Sequence[StoredWeight]) -> str:
-    """How weights are stored, e.g. "layers: sparse float16 42, float16 12; 74.1% zeros; 5.2 bits a weight"."""
+    """How weights are stored, e.g. "layers: sparse int8 42, int8 12; 74.1% zeros; 5.2 bits a weight"."""
     count = sum(weight.value.size for weight in weights)
     if not count:
         return "no layers with weights"

@@ -1,8 +1,8 @@
 """Choose how each weight is stored, and write it so: each layer by its own mask.
 
 A mask costs one bit for every weight, whatever the pattern, and the values that are left follow in order, so
-zeros are left out where that is smaller than keeping them. Nothing is zeroed here: the zeros of the model, and
-only those, are in the mask.
+zeros are left out where that is smaller than keeping them. Nothing is zeroed here: the zeros of the model,
+and only those, are in the mask.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from converters.coreai.program import constant, mlir, ops
+from converters.coreai.framework import mlir, ops
+from converters.coreai.program import constant
 from converters.coreai.sizes import TABLE_BITS, allowed, choices, encoded_bytes
 from converters.tables import look_up_table
 from converters.targets import Storage
@@ -54,7 +55,9 @@ def smallest_encoding(storage: Storage, kind: str, weight: np.ndarray, channels:
     """The allowed encoding with the fewest bytes, the plainest where several have."""
     kept = np.asarray(float(np.count_nonzero(weight)))
     possible = [choice for choice in choices(storage, kind) if allowed(choice, weight.size, kept)]
-    return Encoding(*min(possible, key=lambda c: float(encoded_bytes(*c, weight.size, kept, channels))))
+    return Encoding(
+        *min(possible, key=lambda c: float(encoded_bytes(c[0], c[1], weight.size, kept, channels)))
+    )
 
 
 def plan(weight: np.ndarray, storage: Storage, kind: str, channel_axis: int = 0) -> Planned:

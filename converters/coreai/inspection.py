@@ -1,4 +1,4 @@
-"""The facts about a Core AI model: every weight as stored, what it takes and gives, what it says of itself."""
+"""The facts about a Core AI model: every weight as stored, what it takes, what it says of itself."""
 
 from __future__ import annotations
 

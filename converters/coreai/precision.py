@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from converters.coreai.framework import mlir, ops
 from converters.coreai.program import (
     CAST,
     CONSTANT,
@@ -17,10 +18,9 @@ from converters.coreai.program import (
     constant,
     constant_array,
     main_graph,
-    mlir,
-    ops,
+    operations,
+    producer,
 )
-from converters.coreai.program import operations, producer
 
 SPARSE_PARTS = ("coreai.build_sparse_with_bitmask", "coreai.lut_to_sparse_with_bitmask")
 

@@ -149,7 +149,8 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """What `pack` packed, (count,) uint8."""
     places = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
     weights = (1 << np.arange(bits)).astype(np.uint8)
-    return (places * weights).sum(axis=1).astype(np.uint8)
+    numbers: np.ndarray = (places * weights).sum(axis=1).astype(np.uint8)
+    return numbers
 
 
 def constant(values: np.ndarray, element: Any) -> Any:
@@ -225,7 +226,7 @@ def decode(value: Any) -> Encoded | None:
     return None
 
 
-def producer(value: Any) -> Any | None:
+def producer(value: Any) -> Any:
     """The operation that makes a value; None for what is given to the function."""
     owner = value.owner
     return None if isinstance(owner, mlir.Block) else getattr(owner, "operation", owner).opview
@@ -266,7 +267,7 @@ def _decode_sparse(operation: Any) -> Encoded:
     kept = values.value
     if table is not None:
         entries = _operand(table, 1)
-        index_bits = int(producer(built.operands[0]).results[0].type.element_type.width)  # type: ignore[union-attr]
+        index_bits = int(producer(built.operands[0]).results[0].type.element_type.width)
         kept = _look_up(constant_array(entries), kept)
         bits, encoding = bits + _bits(entries), f"{index_bits}-bit table"
     dense = np.zeros(mask.shape, kept.dtype)

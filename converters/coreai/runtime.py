@@ -6,8 +6,8 @@ and are done away with before many images are run, by rewriting the program in m
 - weights are decoded on every call: here the runtime decodes them once, and they become constants;
 - padding is done element by element: here by two products with matrices of zeros and ones, which is exact.
 
-The program computes in float32 then, as stored weights are compared with; `activations="float16"` runs the file
-as it is, untouched.
+The program computes in float32 then, as stored weights are compared with; `activations="float16"` runs
+the file as it is, untouched.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def quick(content: bytes) -> Any:
 
 
 def weights_by_runtime(content: bytes) -> list[np.ndarray]:
-    """What Apple's runtime makes of each layer's weight that is not stored as it is, in the program's order."""
+    """What Apple's runtime makes of each layer's weight that is not stored as it is, in order."""
     program = read_program(content)
     module = module_of(program)
     values = _decoded_values(module)

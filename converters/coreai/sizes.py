@@ -1,7 +1,7 @@
 """Bytes that a weight takes in a Core AI model, for any number of zeros.
 
-One bit of mask a weight and the values that are left; int8 scales or a table beside them. Nothing is padded to
-speak of: the program is one run of bytes.
+One bit of mask a weight and the values that are left; int8 scales or a table beside them. Padding is not
+worth counting: the program is one run of bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def encoded_bytes(storage: Storage, sparse: bool, count: int, kept: Numbers, cha
 
 
 def choices(storage: Storage, kind: str) -> list[tuple[Storage, bool]]:
-    """The encodings that a target's storage allows for a layer, and whether zeros are left out; plainest first.
+    """The encodings a target's storage allows for a layer, and whether zeros are left out; plainest first.
 
     Depthwise weights get int8 where others get a table: a channel has nine of them and its own range, which
     one table for all does not follow, and they are 2 % of a mobile network's weights.
@@ -67,7 +67,9 @@ def layer_bytes(target: Target, layer: WeightedLayer, kept: Numbers, block: tupl
     """Bytes of one weight for any numbers of kept values, in the encoding that takes fewest."""
     count, channels = int(np.prod(layer.shape)), layer.shape[0]
     stored = [
-        np.where(allowed(choice, count, kept), encoded_bytes(*choice, count, kept, channels), np.inf)
+        np.where(
+            allowed(choice, count, kept), encoded_bytes(choice[0], choice[1], count, kept, channels), np.inf
+        )
         for choice in choices(target.storage, layer.kind)
     ]
     return np.asarray(np.min(np.stack(stored), axis=0))
