@@ -1,8 +1,8 @@
 """A process of our own that answers one message at a time, for code that a bad file can crash or hang.
 
 The child is started when first asked, serves all callers of this process, and is ended when it does not
-answer in time. When it dies the message is sent once more to a new one, because an earlier file may have damaged its
-memory; what ends that one too is refused.
+answer in time. Where it had answered before, the message is sent once more to a new one, because an earlier
+file may have damaged its memory; what ends a fresh one is refused.
 """
 
 from __future__ import annotations
@@ -41,27 +41,28 @@ class Child:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._answered = False
         atexit.register(self.stop)
 
     def ask(self, message: Any, seconds: float) -> Any:
         """Send a message, and return the answer.
 
         Raises:
-            RefusedError: the child says that it cannot, crashes on it twice, or takes longer twice.
+            RefusedError: the child says that it cannot; or a fresh one crashes on it, or takes longer.
         """
         with self._lock:
-            try:
-                return self._ask(message, seconds)
-            except DiedError:
-                self.stop()
-            try:
-                return self._ask(message, seconds)
-            except DiedError as reason:
-                self.stop()
-                raise RefusedError(str(reason)) from None
+            while True:
+                had_answered = self._answered
+                try:
+                    return self._ask(message, seconds)
+                except DiedError as reason:
+                    self.stop()
+                    if not had_answered:
+                        raise RefusedError(str(reason)) from None
 
     def stop(self) -> None:
         """End the child, if there is one."""
+        self._answered = False
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -79,6 +80,7 @@ class Child:
             kind, answer = connection.recv()
         except (OSError, EOFError):
             raise DiedError(f"{self._what} crashes on it") from None
+        self._answered = True
         if kind == "refused":
             raise RefusedError(answer)
         return answer

@@ -157,8 +157,8 @@ def test_all_mistakes_are_told_at_once(tiny, tmp_path):
     with pytest.raises(UserError) as caught:
         coreai.convert(Tiny(), torch.zeros(1, 1, 32, 32), tmp_path / "x.tflite")
     assert len(caught.value.problems) >= 3
+    prepared = coreai.prepare(tiny, torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match="9 labels for 10 classes"):
-        prepared = coreai.prepare(tiny, torch.zeros(1, 3, 32, 32))
         coreai.write(prepared, "coreai-ios27", tmp_path / "x.aimodel", labels=LABELS[:-1])
     with pytest.raises(UserError, match="unknown target"):
         coreai.convert(tiny, torch.zeros(1, 3, 32, 32), tmp_path / "x.aimodel", target="coreai-ios26")
