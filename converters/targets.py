@@ -184,7 +184,7 @@ def _advice(name: str, choices: list[str]) -> str:
         if needed <= words:
             carriers = [t.name for t in carrying(storage, sparse=sparse)]
             # of the format and for the system asked for, as far as there are any
-            for word in sorted(words):
+            for word in sorted(words - needed):
                 carriers = [carrier for carrier in carriers if word in carrier.split("-")] or carriers
             told = [carrier for carrier in carriers if carrier in choices] or carriers
             what = f"sparse {storage.value}" if sparse else storage.value

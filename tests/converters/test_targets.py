@@ -11,13 +11,13 @@ from converters.targets import TARGETS, Storage, Target, carrying, target
 ADVICE = {
     # values of a storage need a system
     "coreml-ios17-int8": "int8 is carried by coreml-ios16-int8 and coreml-ios18-int8; ",
-    "coreml-ios17-4bit": "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit; ",
+    "coreml-ios17-4bit": "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit and coreai-ios27-4bit; ",
     "coreml-ios16-sparse-int8": "sparse int8 is carried by coreml-ios18-int8; ",
     "coreml-ios17-sparse-4bit": "sparse 4-bit table is carried by coreml-ios18-4bit; ",
     "coreml-ios16-sparse-6-bit": "sparse 6-bit table is carried by coreml-ios18-6bit; ",
     # or another format
-    "coreml-ios16-float32": "float32 is carried by litert-arm64 and litert-web; ",
-    "litert-web-4bit": "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit; ",
+    "coreml-ios16-float32": "float32 is carried by coreai-ios27-float32 and litert-arm64 and litert-web; ",
+    "litert-web-4bit": "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit and coreai-ios27-4bit; ",
     # or another runtime
     "litert-web-static-int8": "static int8 is carried by litert-arm64-static-int8; ",
     # or are nowhere
