@@ -88,7 +88,8 @@ def measure(name: str, variant: str, size: int) -> list[Row]:
         rows.append(
             {
                 "model": name, "variant": variant, "target": target, "size_px": size, "bytes": file.bytes,
-                "formula_bytes": formula(target, file.layers), "layers": len(file.layers), "sparse_layers": sparse,
+                "formula_bytes": formula(target, file.layers), "layers": len(file.layers),
+                "sparse_layers": sparse,
                 "zero_fraction": zeros(file.layers), "error": error(got, wanted),
                 "error_as_it_is": error(as_it_is, wanted[:IMAGES_AS_IT_IS]),
                 "error_to_stored": error(got, stored), "prepare_s": round(seconds, 1),
@@ -125,19 +126,20 @@ def page(content: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in content["packages"].items())
     rows = content["rows"]
     base = {(r["model"], r["variant"], r["target"]): r["bytes"] - r["formula_bytes"] for r in rows}
+    sizes = {(r["model"], r["variant"], r["target"]): r["bytes"] for r in rows}
     lines = [
         "# Core AI: eight models, dense and 75 % zeros, run by Apple's own runtime on Linux",
         "",
         f"Written by `python benchmarks/coreai_models.py`; {versions}. Random weights, random images.",
         "",
-        "- *error*: of Apple's runtime computing in float32 with the stored weights, to the float32 torch model.",
+        "- *error*: of Apple's runtime computing in float32 with the stored weights, to the torch model.",
         "- *as it is*: of the file untouched, every operation rounded to float16 by the kernels of Linux.",
         "- *to stored*: of the first to torch holding the file's own numbers, where only arithmetic differs.",
-        "- *formula*: the weights' bytes by count (1 bit each, values left, tables, scales), with the rest of the",
-        "  dense file beside them, against the real file.",
+        "- *formula*: the weights' bytes by count (1 bit each, values left, tables, scales), and what else there",
+        "  is in the dense file, against the real file.",
         "",
-        "Errors are the largest difference over the largest value. Networks of random weights are the harshest",
-        "case for int8 and tables: what they round is not made up for by training.",
+        "Errors are the largest difference over the largest value. Random weights are the harshest case for int8",
+        "and tables: what they round is not made up for by training.",
         "",
         "| model | variant | target | bytes | of dense | error | as it is | to stored | formula |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|",
@@ -151,7 +153,7 @@ def page(content: dict[str, Any]) -> str:
         predicted = row["formula_bytes"] + base[row["model"], "dense", row["target"]]
         lines.append(
             f"| {row['model']} {row['size_px']} px | {row['variant']} | `{row['target']}` | {row['bytes']:,} "
-            f"| {row['bytes'] / dense['bytes']:.2f} | {row['error']:.1e} | {row['error_as_it_is']:.1e} "
+            f"| {row['bytes'] / dense:.2f} | {row['error']:.1e} | {row['error_as_it_is']:.1e} "
             f"| {row['error_to_stored']:.1e} | {predicted / row['bytes'] - 1:+.2%} |"
         )
     return "\n".join(lines) + "\n"

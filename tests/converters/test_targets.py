@@ -11,7 +11,7 @@ from converters.targets import TARGETS, Storage, Target, carrying, target
 ADVICE = {
     # values of a storage need a system
     "coreml-ios17-int8": "int8 is carried by coreml-ios16-int8 and coreml-ios18-int8; ",
-    "coreml-ios17-4bit": "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit and coreai-ios27-4bit; ",
+    "coreml-ios17-4bit": "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit; ",
     "coreml-ios16-sparse-int8": "sparse int8 is carried by coreml-ios18-int8; ",
     "coreml-ios17-sparse-4bit": "sparse 4-bit table is carried by coreml-ios18-4bit; ",
     "coreml-ios16-sparse-6-bit": "sparse 6-bit table is carried by coreml-ios18-6bit; ",
