@@ -25,12 +25,13 @@ from torch.nn import functional as F
 
 from converters.facts import Normalization
 from edgeprune.data import image_folder as datasets
-from edgeprune.data.dataset import fixed_subset
+from edgeprune.data.dataset import Data, fixed_subset
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Rule, Sparsifier, Unstructured
 from edgeprune.pruning.rewinding import hold, rewind, rules_of_round, snapshot
 from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
 from edgeprune.training import loop as training
 from edgeprune.training import predict
 from edgeprune.training.config import Augment, TrainConfig
@@ -119,7 +120,7 @@ def main() -> None:
             draw(points, plan, RESULTS / "lottery_ticket.png")
 
 
-def tickets(data: datasets.Data, plan: Plan, seed: int) -> Iterator[Point]:
+def tickets(data: Data, plan: Plan, seed: int) -> Iterator[Point]:
     """The dense model, then each round."""
     setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment(shift_px=plan.pixels // 8), seed)
     rules = [Rule(Unstructured(), plan.sparsity, "*.conv?")]
@@ -145,10 +146,10 @@ def fit(model: nn.Module, setting: Setting, epochs: int, held: Sparsifier | None
     plan = TrainConfig(epochs=epochs, batch_size=128 if len(setting.data.train) > 10_000 else 64)
     training.train(model, setting, plan, QUIET, sparsifier=held)
     outputs = predict.predict(model, setting.data.held_out, setting.normalization)
-    return predict.score(outputs, setting.data.held_out)
+    return score(setting.task, outputs, setting.data.held_out.labels)
 
 
-def page(points: list[Point], plan: Plan, data: datasets.Data) -> str:
+def page(points: list[Point], plan: Plan, data: Data) -> str:
     seeds = len({point.seed for point in points})
     shortened = plan is SHORT
     lines = [

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from converters.format import FORMATS
 from converters.targets import TARGETS
 from edgeprune.data.dataset import InMemory
 from edgeprune.evaluation import exported_file
@@ -84,14 +85,13 @@ def tried(
     rows = []
     labels = tuple(f"class {place:03}" for place in range(CLASSES))
     for target in (TARGETS[name] for name in TARGET_NAMES):
-        suffix = ".mlpackage" if target.name.startswith("coreml") else ".tflite"
-        converted = exported_file.converter(target).convert(
-            model,
-            torch.zeros(1, 3, prepare.image_size_px, prepare.image_size_px),
-            output / f"{name}-{target.name}{suffix}",
-            target=target.name,
+        format = FORMATS[target.format]
+        example = torch.zeros(1, 3, prepare.image_size_px, prepare.image_size_px)
+        converted = format.write(
+            format.prepare(model, example, prepare.normalization),
+            target,
+            output / f"{name}-{target.name}{format.suffix}",
             labels=labels,
-            normalization=prepare.normalization,
             metadata=prepare.to_metadata(),
         )
         row = exported_file.measure(

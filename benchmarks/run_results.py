@@ -42,7 +42,7 @@ from converters.files import replacing, write_text
 from converters.runtimes.environments import runtime
 from edgeprune import processes, pruning
 from edgeprune.data import image_folder as datasets
-from edgeprune.data.dataset import Data
+from edgeprune.data.dataset import Data, batches
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
@@ -53,8 +53,8 @@ from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
 from edgeprune.recipe import Recipe, Variant
 from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
 from edgeprune.training import loop as training
-from edgeprune.training import predict
 from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Hooks, Setting
 
@@ -226,9 +226,9 @@ class Scaled(nn.Module):
 
 def top1_of(loaded: Any, data: Data) -> float:
     """Share of all held-out images that a file has right; it takes plain pixels."""
-    parts = torch.split(data.held_out.images, BATCH)
-    outputs = [torch.from_numpy(np.asarray(loaded.predict(part.float().numpy()))) for part in parts]
-    return predict.score(torch.cat(outputs), data.held_out)
+    parts = batches(data.held_out, BATCH)
+    outputs = [torch.from_numpy(np.asarray(loaded.predict(part.float().numpy()))) for part, _ in parts]
+    return score(TASKS["classification"], torch.cat(outputs), data.held_out.labels)
 
 
 def speeds(recipe: Recipe, data: Data, work: Path, rounds: int) -> dict[int, dict[str, dict[str, Any]]]:
@@ -264,13 +264,14 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
     """LiteRT files of every variant's weights for images of this size, and their targets."""
     wanted = [name for names in RUNTIMES.values() for name in names]
     found = {}
-    for variant in (DENSE, *recipe.named_variants):
+    for variant in (DENSE, *recipe.variants):
         paths = {work / f"{size_px}px" / f"{variant}-{target}.tflite": target for target in wanted}
         if not all(path.exists() for path in paths):
             (work / f"{size_px}px").mkdir(exist_ok=True)
             model, shape = trained(recipe, data, variant), example(size_px)
             lowered = litert.lower(model, shape, normalization())
-            images = F.interpolate(data.train.images[:: len(data.train) // CALIBRATION].float(), size_px)
+            evenly = torch.arange(0, len(data.train), len(data.train) // CALIBRATION)
+            images = F.interpolate(data.train.batch(evenly)[0].float(), size_px)
             for path, target in paths.items():
                 static = target.endswith("static-int8")
                 own = {"calibration": images[:CALIBRATION].numpy()} if static else {}

@@ -150,7 +150,13 @@ def _whole(limit: object) -> bool:
 
 
 def _wrong_points(where: str, limits: Limits | Budget) -> list[str]:
-    return [
+    known = [metric.key for metric in metrics()]
+    unknown = [
+        f"{where}.drop_points: unknown metric {metric!r}: choose from {', '.join(known)}"
+        for metric in limits.drop_points
+        if metric not in known
+    ]
+    return unknown + [
         f"{where}.{metric}{DROP} is {limit!r}: give percentage points from 0 to 100, such as 0.5"
         for metric, limit in limits.drop_points.items()
         if isinstance(limit, bool) or not 0 <= limit <= 100  # NaN is refused here too
@@ -174,7 +180,10 @@ def from_plain(data: object) -> Budget:
     """
     if data is None:
         return Budget()
-    budget = parsing.build(Budget, with_drops_gathered(data), "budget")
+    try:
+        budget = parsing.build(Budget, with_drops_gathered(data), "budget")
+    except UserError as error:
+        raise named_as_in_files(error) from None
     if problems := budget.problems():
         raise UserError(problems)
     return budget
@@ -202,19 +211,26 @@ def with_drops_gathered(data: Any) -> Any:
         return data
     known = {f"{metric.key}{DROP}": metric.key for metric in metrics()}
     gathered = {
-        key: with_drops_gathered_in(value) if key == "target" else value
+        key: {name: with_drops_gathered(limits) for name, limits in value.items()}
+        if key == "target" and isinstance(value, Mapping)
+        else value
         for key, value in data.items()
         if key not in known
     }
     found = {known[key]: value for key, value in data.items() if key in known and value is not None}
-    return gathered | ({"drop_points": {**gathered.get("drop_points", {}), **found}} if found else {})
+    before = gathered.get("drop_points", {})
+    if not found or not isinstance(before, Mapping):
+        return gathered
+    return gathered | {"drop_points": {**before, **found}}
 
 
-def with_drops_gathered_in(targets: Any) -> Any:
-    """The same for the limits of every target."""
-    if not isinstance(targets, Mapping):
-        return targets
-    return {name: with_drops_gathered(limits) for name, limits in targets.items()}
+def named_as_in_files(error: UserError) -> UserError:
+    """The same mistakes, the limits of points lost called what files call them."""
+    problems = list(error.problems)
+    for metric in metrics():
+        inside, outside = f".drop_points.{metric.key} ", f".{metric.key}{DROP} "
+        problems = [problem.replace(inside, outside) for problem in problems]
+    return UserError(problems)
 
 
 def _drop_fields(drop_points: Mapping[str, float]) -> dict[str, float | None]:

@@ -292,7 +292,7 @@ class Recipe:
     def preprocessing(self) -> Preprocessing:
         """How images are prepared: what is set here, else the default.
 
-        Of a recipe that starts from weights it is their own once `edgeprune.pipeline.starting_point.resolved` has
+        Of a recipe that starts from weights it is their own once `edgeprune.pipeline.starting_point` has
         filled it in, as in every run folder.
         """
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)}
@@ -326,7 +326,10 @@ def from_data(data: Mapping[str, Any]) -> Recipe:
     given = dict(data)
     if "budget" in given:
         given["budget"] = budgets.with_drops_gathered(given["budget"])
-    return parsing.build(Recipe, given, "recipe")
+    try:
+        return parsing.build(Recipe, given, "recipe")
+    except UserError as error:
+        raise budgets.named_as_in_files(error) from None
 
 
 def read(path: Path) -> Recipe:

@@ -1,26 +1,31 @@
 """What zeros in one layer alone do to the accuracy of a trained model.
 
 Each layer is pruned in one shot, to each sparsity in turn, and put back. Nothing is trained, so the drops are
-larger than after fine-tuning; they say which layers mind, and `allocation` takes them for that. The images
-are a fixed part of those for training: what is decided by them has not seen the held-out images.
+larger than after fine-tuning; they say which layers mind, and `allocation` takes for that how far the answers
+move from the dense model's. Batch norms are measured anew at every point: with those of the dense model most
+of what is lost is their fault, and no training loses it. The images are a fixed part of those for training:
+what is decided by them has not seen the held-out images.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgeprune import pruning
 from edgeprune.data.dataset import Split
-from edgeprune.evaluation.sensitivity_result import LayerSensitivity, Sensitivity
+from edgeprune.evaluation.sensitivity_result import LayerSensitivity
 from edgeprune.pruning import Selected
 from edgeprune.pruning.allocation.result import Curves
+from edgeprune.pruning.calibration import batch_statistics, evaluating
 from edgeprune.tasks.task import score
 from edgeprune.training.loop import Setting
-from edgeprune.training.predict import predict
+from edgeprune.training.predict import EVALUATION_BATCH, normalized
 
 
 @torch.no_grad()
@@ -43,9 +48,10 @@ def prune_each_layer(
         advance: told how many evaluations are done.
 
     Returns:
-        (score, loss) of the model as it is, and of each layer.
+        (score, loss) of the model as it is, and of each layer; all with the batch norms of a batch.
     """
-    dense = _evaluate(model, split, setting)
+    answers = _answers(model, split, setting)
+    dense = _scores(answers, answers, split, setting)[:2]
     advance(1)
     done, found = 1, []
     for selected in layers:
@@ -56,23 +62,37 @@ def prune_each_layer(
         try:
             for sparsity in sparsities:
                 weight.data.copy_(original * selected.rule.pattern.mask(importance, sparsity))
-                results.append(_evaluate(model, split, setting))
+                results.append(_scores(_answers(model, split, setting), answers, split, setting))
                 done += 1
                 advance(done)
         finally:
             weight.data.copy_(original)
-        scores, losses = zip(*results, strict=True)
-        found.append(LayerSensitivity(selected.name, weight.numel(), scores, losses))
+        scores, losses, divergences = zip(*results, strict=True)
+        found.append(LayerSensitivity(selected.name, weight.numel(), scores, losses, divergences))
     return dense, tuple(found)
 
 
-def curves(result: Sensitivity) -> Curves:
-    """For `allocation`: points lost by layer, from no zeros on."""
-    drops = np.concatenate([np.zeros((len(result.layers), 1)), np.array(result.drops_points())], axis=1)
-    return Curves(tuple(layer.name for layer in result.layers), (0.0, *result.sparsities), drops)
+def curves_of(layers: Sequence[LayerSensitivity], sparsities: Sequence[float]) -> Curves:
+    """What zeros cost by layer: how far the answers move, one unit that tells all layers apart."""
+    rows = [(0.0, *layer.divergence) for layer in layers]
+    return Curves(tuple(layer.name for layer in layers), (0.0, *sparsities), np.array(rows))
 
 
-def _evaluate(model: nn.Module, split: Split, setting: Setting) -> tuple[float, float]:
-    outputs, labels = predict(model, split, setting.normalization), split.labels
-    reached = score(setting.task, outputs, labels, len(setting.data.classes))
-    return reached, float(setting.task.loss(outputs, labels, 0.0))
+def _answers(model: nn.Module, split: Split, setting: Setting) -> Tensor:
+    """Log-probabilities (n, classes, ...), in batches of even size, each with statistics of its own."""
+    device = next(model.parameters()).device
+    parts = torch.tensor_split(torch.arange(len(split)), math.ceil(len(split) / EVALUATION_BATCH))
+    with evaluating(model), batch_statistics(model):
+        outputs = [
+            model(normalized(split.batch(part)[0].to(device), setting.normalization)).float().cpu()
+            for part in parts
+        ]
+    return F.log_softmax(torch.cat(outputs), dim=1)
+
+
+def _scores(answers: Tensor, dense: Tensor, split: Split, setting: Setting) -> tuple[float, float, float]:
+    """Score, loss, and divergence from the dense model's answers."""
+    reached = score(setting.task, answers, split.labels, len(setting.data.classes))
+    loss = setting.task.loss(answers, split.labels, 0.0)
+    divergence = F.kl_div(answers, dense, reduction="batchmean", log_target=True)
+    return reached, float(loss), max(float(divergence), 0.0)

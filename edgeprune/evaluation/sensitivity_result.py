@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeprune import parsing
 
-SCHEMA = 1
+SCHEMA = 2
 # What is measured where nothing else is asked for.
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 IMAGES = 500
@@ -24,12 +24,15 @@ class LayerSensitivity:
         weights: how many it has.
         score: of the model with this layer at each sparsity, 0 to 1.
         loss: of the task, likewise.
+        divergence: Kullback-Leibler divergence of its answers from the dense model's, nats an image; empty in
+            results of schema 1.
     """
 
     name: str
     weights: int
     score: tuple[float, ...]
     loss: tuple[float, ...]
+    divergence: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

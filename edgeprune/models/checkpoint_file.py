@@ -77,8 +77,11 @@ def state_dicts(path: Path, what: str = "checkpoint") -> dict[str, dict[str, Ten
 
 
 def _inside(folder: Path) -> str:
-    if folder.suffix == ".mlpackage":
-        return "a Core ML package has no torch weights"
+    from converters.format import FORMATS
+
+    for format in FORMATS.values():
+        if folder.suffix == format.suffix:
+            return f"a {format.title} {format.kind} has no torch weights"
     files = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
     return f"name a file in it: {', '.join(files[:5])}" if files else "there are no weights in it"
 

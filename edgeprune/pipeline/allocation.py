@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,13 +17,13 @@ from edgeprune.evaluation import sensitivity
 from edgeprune.evaluation.sensitivity_result import IMAGES, SPARSITIES
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
+from edgeprune.pruning.allocation.limits import to_budget
 from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.pruning.allocation.shares import (
     by_importance,
     by_multiplications,
     by_sensitivity,
     erdos_renyi,
-    to_budget,
 )
 from edgeprune.recipe import Variant
 from edgeprune.training.loop import Setting
@@ -74,24 +73,13 @@ def pattern_of(variant: Variant) -> Pattern:
 
 
 def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progress: Progress) -> Curves:
-    """What zeros in each layer cost, measured on a fixed part of the training images.
-
-    Points of accuracy, and the rise of the cross entropy beside them: on images that a model has all right
-    it tells layers apart where accuracy does not.
-    """
+    """What zeros in each layer cost, measured on a fixed part of the training images."""
     chosen = [s for s in select(model, [Rule(pattern_of(variant), 0.5)]) if not s.reason]
     subset = dataset.fixed_subset(setting.data.train, IMAGES)
     sparsities = SPARSITIES
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
-        (score, loss), layers = sensitivity.prune_each_layer(
-            model, chosen, sparsities, subset, setting, advance
-        )
-    cost = [
-        [100 * max(score - s, 0) + max(at - loss, 0) for s, at in zip(layer.score, layer.loss, strict=True)]
-        for layer in layers
-    ]
-    names = tuple(layer.name for layer in layers)
-    return Curves(names, (0.0, *sparsities), np.array([[0.0, *row] for row in cost]))
+        _, layers = sensitivity.prune_each_layer(model, chosen, sparsities, subset, setting, advance)
+    return sensitivity.curves_of(layers, sparsities)
 
 
 def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) -> dict[str, SizeModel]:

@@ -112,22 +112,32 @@ def open_run(recipe: Recipe, needed_bytes: int) -> Iterator[Run]:
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """Read the recipe of a run folder.
-
-    Runs of before version 0.2 called a variant "block80" that their recipe calls "block"; it is read under
-    the name that its files have.
+    """Read the recipe of a run folder, its variants under the names that their files have.
 
     Raises:
         UserError: not a run folder.
     """
-    recipe = recipes.read(folder / RECIPE_FILE)
+    return under_kept_names(recipes.read(folder / RECIPE_FILE), folder)
+
+
+def under_kept_names(recipe: Recipe, folder: Path) -> Recipe:
+    """A recipe with its variants under the names that their files have in a run folder.
+
+    Runs of before version 0.2 have the percentage of zeros behind a name: "block80" is what their recipe
+    calls "block".
+    """
     run = Run(folder)
-    names = {name: name for name in recipe.variants}
-    for name in names:
-        numbered = sorted(run.training(name).parent.glob(f"{name}[0-9][0-9].json"))
-        if not run.training(name).exists() and len(numbered) == 1:
-            names[name] = numbered[0].stem
-    return replace(recipe, variants={names[name]: variant for name, variant in recipe.variants.items()})
+    variants = {}
+    for name, variant in recipe.variants.items():
+        numbered = f"{name}{round(100 * variant.sparsity)}"
+        old = (
+            variant.sparsity > 0
+            and numbered not in recipe.variants
+            and not run.training(name).exists()
+            and run.training(numbered).exists()
+        )
+        variants[numbered if old else name] = variant
+    return replace(recipe, variants=variants)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -13,7 +13,14 @@ from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
 from edgeprune.pipeline import checks, environment, files, starting_point, variants
 from edgeprune.pipeline.context import RunContext, setting_of
-from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, open_run, read_recipe, write_json
+from edgeprune.pipeline.run_folder import (
+    RECIPE_FILE,
+    Run,
+    open_run,
+    read_recipe,
+    under_kept_names,
+    write_json,
+)
 from edgeprune.pipeline.store import analysis_of, row_of, training_of
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
@@ -40,6 +47,8 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     Raises:
         UserError: all mistakes found in the recipe, the data, the checkpoint or the output folder.
     """
+    given = recipe
+    recipe = shared(lambda: under_kept_names(given, given.output))
     checks.refuse_task(recipe)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
     recipe, told = starting_point.resolved(recipe)

@@ -152,14 +152,14 @@ def _sparsifier(
     return pruning.Sparsifier(
         module,
         rules,
-        _schedule(variant.schedule, steps),
+        schedule(variant.schedule, steps),
         criterion=variant.criterion,
         regrow=variant.regrow,
         seed=setting.seed,
     )
 
 
-def _schedule(name: str, steps: int) -> pruning.Schedule:
+def schedule(name: str, steps: int) -> pruning.Schedule:
     """The schedule of this name in `edgeprune.recipe.SCHEDULES` that ends within `steps`."""
     schedules: dict[str, pruning.Schedule] = {
         "cubic": pruning.Cubic(steps, every=max(steps // MASK_UPDATES, 1)),

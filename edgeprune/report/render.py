@@ -74,7 +74,7 @@ def embedded_pictures(report: Report, folder: Path) -> dict[int, str]:
         path = folder / thumbnail(place)
         if place not in found and not path.is_file():
             continue
-        address = found.get(place) or _data_address(path.read_bytes())
+        address = found.get(place) or data_address(path.read_bytes())
         used_bytes += len(address)  # each time it is shown
         if used_bytes > PICTURES_LIMIT_BYTES:
             break
@@ -85,7 +85,7 @@ def embedded_pictures(report: Report, folder: Path) -> dict[int, str]:
 def embedded_maps(report: Report, folder: Path) -> dict[str, str]:
     """The pictures of maps that the page shows, as `data:` addresses by path: those that are there."""
     paths = [path for found in report.analyses for path in getattr(found, "pictures", ())]
-    return {path: _data_address((folder / path).read_bytes()) for path in paths if (folder / path).is_file()}
+    return {path: data_address((folder / path).read_bytes()) for path in paths if (folder / path).is_file()}
 
 
 def _shown(report: Report) -> list[int]:
@@ -100,7 +100,8 @@ def _shown(report: Report) -> list[int]:
     ]
 
 
-def _data_address(jpeg: bytes) -> str:
+def data_address(jpeg: bytes) -> str:
+    """A JPEG file as the address of a picture within a page."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 

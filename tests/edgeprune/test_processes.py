@@ -22,18 +22,21 @@ SCRIPT = """
 import sys
 import torch
 from torch import nn
-from edgeprune import data, training
+from edgeprune.data import digits as embedded
+from edgeprune.training import loop as training
 from edgeprune.pruning import Block, Cubic, Rule, Sparsifier
-from edgeprune.recipe import Augment, TrainConfig
-from edgeprune.training import Hooks, Setting
+from edgeprune.tasks import TASKS
+from edgeprune.training.config import Augment, TrainConfig
+from edgeprune.training.loop import Hooks, Setting
 from converters.facts import Normalization
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from rich.console import Console
 
 torch.set_num_threads(1)
-digits = data.load(None, Preprocessing(32), Progress(Console(quiet=True)))
-setting = Setting(digits, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+digits = embedded.load(None, Preprocessing(32), Progress(Console(quiet=True)))
+normalization = Normalization((0.5,) * 3, (0.5,) * 3)
+setting = Setting(digits, TASKS["classification"], normalization, Augment(shift_px=2), seed=0)
 torch.manual_seed(0)
 model = nn.Sequential(
     nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),

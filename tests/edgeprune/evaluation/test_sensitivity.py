@@ -9,10 +9,14 @@ import torch
 from torch import nn
 
 from converters.facts import Normalization
-from edgeprune.data.dataset import Split, fixed_subset
+from edgeprune.data.dataset import Data, InMemory, Split, fixed_subset
 from edgeprune.evaluation.sensitivity import prune_each_layer
 from edgeprune.pruning import Block, Rule, prune, select
-from edgeprune.training.predict import predict, score
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
+from edgeprune.training.config import Augment
+from edgeprune.training.loop import Setting
+from edgeprune.training.predict import predict
 
 PLAIN = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -25,31 +29,37 @@ def model() -> nn.Module:
 
 
 @pytest.fixture
+def setting(split: Split) -> Setting:
+    data = Data(split, split, tuple("abcde"), "noise", photographs=False, sha256="0")
+    return Setting(data, TASKS["classification"], PLAIN, Augment(), seed=0)
+
+
+@pytest.fixture
 def split() -> Split:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.randint(0, 5, (60,), generator=generator))
+    return InMemory(images, torch.randint(0, 5, (60,), generator=generator))
 
 
-def test_each_layer_is_pruned_alone_and_put_back(model: nn.Module, split: Split):
+def test_each_layer_is_pruned_alone_and_put_back(model: nn.Module, split: Split, setting: Setting):
     before = copy.deepcopy(model.state_dict())
     layers = select(model, [Rule(Block(1, 4), 0.5)])
     told: list[int] = []
-    dense, found = prune_each_layer(model, layers, (0.25, 0.75), split, PLAIN, told.append)
+    dense, found = prune_each_layer(model, layers, (0.25, 0.75), split, setting, told.append)
     assert told == [1, 2, 3, 4, 5]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert dense[0] == score(predict(model, split, PLAIN), split)
+    assert dense[0] == score(setting.task, predict(model, split, PLAIN), split.labels)
     for layer in found:
-        for sparsity, top1, loss in zip((0.25, 0.75), layer.top1, layer.loss, strict=True):
+        for sparsity, top1, loss in zip((0.25, 0.75), layer.score, layer.loss, strict=True):
             pruned = copy.deepcopy(model)
             prune(pruned, Block(1, 4), sparsity, layers=[layer.name])
             outputs = predict(pruned, split, PLAIN)
-            assert top1 == score(outputs, split)
+            assert top1 == score(setting.task, outputs, split.labels)
             assert loss == pytest.approx(float(nn.functional.cross_entropy(outputs, split.labels)))
     assert found[0].loss != found[1].loss
 
 
-def test_weights_are_put_back_when_it_is_interrupted(model: nn.Module, split: Split):
+def test_weights_are_put_back_when_it_is_interrupted(model: nn.Module, split: Split, setting: Setting):
     before = copy.deepcopy(model.state_dict())
 
     def stop(done: int) -> None:
@@ -57,14 +67,14 @@ def test_weights_are_put_back_when_it_is_interrupted(model: nn.Module, split: Sp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prune_each_layer(model, select(model, [Rule(Block(1, 4), 0.5)]), (0.9, 0.95), split, PLAIN, stop)
+        prune_each_layer(model, select(model, [Rule(Block(1, 4), 0.5)]), (0.9, 0.95), split, setting, stop)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_subset_is_fixed_and_fair():
     labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
-    split = Split(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 3, 2, 2), labels)
+    split = InMemory(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 3, 2, 2), labels)
     subset = fixed_subset(split, 20)
     assert torch.bincount(subset.labels).tolist() == [12, 6, 2]
-    assert torch.equal(subset.images, fixed_subset(split, 20).images)
+    assert torch.equal(subset.indices, fixed_subset(split, 20).indices)
     assert len(fixed_subset(split, 500)) == 100
