@@ -5,6 +5,7 @@ runtime can.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters import targets
+from converters import agreement, arguments, targets
 from converters.errors import UserError
 from converters.facts import Converted, Normalization, size_bytes
 from converters.files import replacing
 from converters.layers import WeightedLayer, weighted_layers
-from converters.litert import keras_models, repair, storage
+from converters.litert import checking, keras_models, repair, storage
 from converters.litert import metadata as file_metadata
 from converters.litert.graph import Graph, read, weights
 from converters.litert.inspection import layer_facts, torch_layout
-from converters.litert.lowering import MAP_DIMS, image_shape, lower
-from converters.litert.quantize import check_images, static_int8
+from converters.litert.lowering import MAX_PIXEL, ChannelsLast, image_shape, lower
+from converters.litert.quantize import MIN_CALIBRATION_IMAGES, static_int8
 
 
 def convert(
@@ -63,39 +64,130 @@ def convert(
     """
     chosen = targets.target(target, targets.Format.LITERT)
     path = Path(path)
-    _check_arguments(model, example, path, normalization)
-    shape = image_shape(example)
     done_inside = normalization if fold_normalization else None
-    if keras_models.is_keras(model):
-        keras_models.check(model, shape, labels, normalization)
-        layers = keras_models.weighted_layers(model)
-        own = keras_models.own_normalization(model)
-    else:
-        layers = weighted_layers(model, example)
-        _check_output(model, example, labels)
-        own = None
-    if chosen.storage is targets.Storage.STATIC_INT8:
-        check_images(calibration, shape)
+    source = _source(model, example, path, labels, normalization, done_inside)
+    static = chosen.storage is targets.Storage.STATIC_INT8
+    if static:
+        images = _calibration(calibration, image_shape(example), source.takes_pixels)
 
-    graph = read(lower(model, example, done_inside) if lowered is None else lowered)
-    name_weights(graph, layers)
+    graph = read(lower(model, example, done_inside) if lowered is None else lowered, path.name)
+    name_weights(graph, source.layers)
     repair.repair(graph)
     name_tensors(graph)
-    if chosen.storage is targets.Storage.STATIC_INT8:
+    exact = [graph.constant(tensor) for _, tensor in weights(graph)]
+    if chosen.storage is not targets.Storage.FLOAT32:
+        source.check_computes(graph, path)
+    if static:
         storage.drop_unused(graph)  # the calibrator looks at every tensor there is
-        graph = static_int8(graph, check_images(calibration, shape))
+        graph = static_int8(graph, images)
     else:
         storage.store_weights(graph, chosen.storage)
         repair.repair_sparse(graph)
-    folded = own is not None or done_inside is not None
-    described = file_metadata.describe(shape, labels, own or normalization, folded, metadata)
+    shape = image_shape(example)
+    described = file_metadata.describe(
+        shape, labels, source.normalization or normalization, source.takes_pixels, metadata
+    )
     file_metadata.write(graph, described)
     storage.drop_unused(graph)
     storage.share_buffers(graph)
 
     with replacing(path) as temporary:
         temporary.write_bytes(graph.to_bytes())
+        written = read(temporary.read_bytes(), path.name)
+        checking.check_rounding(exact, written, path.name)
+        if chosen.storage is targets.Storage.FLOAT32:
+            source.check_computes(written, path)
+        else:
+            checking.check_runs_as_stored(written, temporary.read_bytes(), source.probe, static, path.name)
     return Converted(path, chosen.name, size_bytes(path), layer_facts(graph))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a file is made from, looked at before.
+
+    Attributes:
+        model: the torch module; None where it is a Keras model.
+        layers: in execution order.
+        normalization: that a Keras model does itself.
+        takes_pixels: whether the file takes plain pixels in [0, 255].
+        folded: the normalisation that the file does before the model.
+        probe: images, and what the model gives for them.
+    """
+
+    model: nn.Module | None
+    layers: Sequence[WeightedLayer]
+    normalization: Normalization | None
+    takes_pixels: bool
+    folded: Normalization | None
+    probe: agreement.Probe
+
+    def check_computes(self, graph: Graph, path: Path) -> None:
+        """See `checking.check_computes`."""
+        deployed = None if self.model is None else ChannelsLast(self.model, self.folded).eval()
+        checking.check_computes(graph, graph.to_bytes(), self.model, deployed, self.probe, path.name)
+
+
+def _source(
+    model: nn.Module | Any,
+    example: torch.Tensor,
+    path: Path,
+    labels: Sequence[str] | None,
+    normalization: Normalization | None,
+    folded: Normalization | None,
+) -> _Source:
+    """Look at the model.
+
+    Raises:
+        UserError: it, or another argument, is not what it must be.
+    """
+    keras = keras_models.is_keras(model)
+    problems = [] if keras else arguments.model_problems(model)
+    problems += [*arguments.example_problems(example), *_path_problems(path)]
+    channels = None if problems else int(example.shape[1])
+    problems += arguments.normalization_problems(normalization, channels)
+    problems += arguments.label_problems(labels)
+    if problems:
+        raise UserError(problems)
+    if keras:
+        return _keras_source(model, example, labels, normalization, folded)
+    given = arguments.results_of(arguments.outputs_of(model, example))
+    if len(given) != 1:
+        shapes = ", ".join(f"{key!r}: {tuple(part.shape)}" for key, part in given.items())
+        raise UserError(
+            f"the model returns {len(given)} outputs ({shapes}), and a .tflite file gives one: wrap the "
+            "model in a module that returns the one it is for"
+        )
+    (output,) = given.values()
+    problems = arguments.label_problems(labels, output.shape)
+    if problems:
+        raise UserError(problems)
+    layers = weighted_layers(model, example)
+    probe = agreement.probe(model, example, folded)
+    return _Source(model, layers, None, folded is not None, folded, probe)
+
+
+def _keras_source(
+    model: Any,
+    example: torch.Tensor,
+    labels: Sequence[str] | None,
+    normalization: Normalization | None,
+    folded: Normalization | None,
+) -> _Source:
+    keras_models.check(model, image_shape(example), labels, normalization)
+    own = keras_models.own_normalization(model)
+    # Pixels for a model that rescales them itself: as if nothing were to be done to them.
+    plain = Normalization((0.0,) * 3, (1 / MAX_PIXEL,) * 3) if own is not None else folded
+    probe = agreement.probe(keras_models.run(model), example, plain)
+    pixels = own is not None or folded is not None
+    return _Source(None, keras_models.weighted_layers(model), own, pixels, folded, probe)
+
+
+def _calibration(images: np.ndarray | None, shape: tuple[int, int, int], pixels: bool) -> np.ndarray:
+    problems = arguments.calibration_problems(images, shape, pixels, MIN_CALIBRATION_IMAGES)
+    if problems or images is None:
+        raise UserError(problems)
+    return images
 
 
 def name_weights(graph: Graph, layers: Sequence[WeightedLayer]) -> None:
@@ -139,35 +231,10 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def _check_arguments(
-    model: nn.Module | Any, example: torch.Tensor, path: Path, normalization: Normalization | None
-) -> None:
+def _path_problems(path: Path) -> list[str]:
     problems = []
-    if isinstance(model, nn.Module) and model.training:
-        problems.append("the model is in training mode: call model.eval() before converting it")
-    if example.ndim != 4 or example.shape[0] != 1 or example.dtype != torch.float32:
-        problems.append(
-            f"the example is {tuple(example.shape)} {example.dtype}: "
-            "it must be (1, channels, height, width) float32"
-        )
-    elif normalization is not None and example.shape[1] != len(normalization.mean):
-        problems.append(
-            f"normalisation is for {len(normalization.mean)} channels, the example has {example.shape[1]}"
-        )
-    if normalization is not None and not all(np.isfinite(s) and s > 0 for s in normalization.std):
-        problems.append(f"normalisation divides by std {normalization.std}: each must be above 0")
     if path.suffix != ".tflite":
         problems.append(f"{path}: the file's name must end in .tflite")
     if not path.parent.is_dir():
         problems.append(f"{path.parent}: no such folder to write {path.name} into")
-    if problems:
-        raise UserError(problems)
-
-
-def _check_output(model: nn.Module, example: torch.Tensor, labels: Sequence[str] | None) -> None:
-    with torch.no_grad():
-        output = model(example)
-    if not isinstance(output, torch.Tensor):
-        raise UserError(f"the model returns {type(output).__name__}: it must return one tensor")
-    if labels is not None and (output.ndim not in (2, MAP_DIMS) or len(labels) != output.shape[1]):
-        raise UserError(f"{len(labels)} labels for a model that returns {tuple(output.shape)}")
+    return problems
