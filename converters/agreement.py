@@ -7,7 +7,7 @@ of the model is gone through for the first step whose result the file has nowher
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,8 @@ COARSE_PX = 5
 # float32 on both sides; more only where torch itself is that much off its own result in float64.
 TOLERANCE = 1e-4
 ARITHMETIC = 30.0
+# By how much two results on the way must differ to be different ones.
+PARTING = 5e-3
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,26 @@ def probe(
     return Probe(inputs, fed, wanted)
 
 
+class Plain(nn.Module):
+    """A model as a file has it: without what serves training only, its outputs a tuple, its input kept."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.training = False
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(1, channels, height, width) -> the outputs that a file has."""
+        with Rewriting(TRAINING_ONLY):
+            return tuple(results_of(self.model(image.clone())).values())
+
+
 def answers(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The outputs that a file has of a model's, (n, ...) each, image by image."""
+    """The outputs that a file has of a model's, (n, ...) each, float64, image by image."""
     device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-    images = torch.from_numpy(inputs).to(device)
-    with torch.no_grad(), Rewriting(TRAINING_ONLY):
-        singly = [tuple(results_of(model(image[None])).values()) for image in images]
+    images = torch.from_numpy(np.ascontiguousarray(inputs)).to(device)
+    with torch.no_grad():
+        singly = [Plain(model)(image[None]) for image in images]
     return tuple(torch.cat(parts).double().cpu().numpy() for parts in zip(*singly, strict=True))
 
 
@@ -136,47 +152,55 @@ def within(error: float, model: nn.Module | None, of: Probe, tolerance: float = 
     return model is not None and error <= ARITHMETIC * arithmetic(model, of)
 
 
-def refuse(
-    what: str,
-    error: float,
-    deployed: nn.Module,
-    image: Tensor,
-    tensors: Callable[[], Iterable[np.ndarray]],
-    tolerance: float,
+def refused(
+    what: str, error: float, model: nn.Module, image: np.ndarray, tensors: Callable[[], list[np.ndarray]]
 ) -> ToolError:
-    """The error that says where a file and its model part.
+    """The error that says that a file and its model part, and where.
 
     Args:
         what: was compared: the file, by its name.
         error: see `difference`.
-        deployed: the model as it was traced; takes `image`.
-        image: the file was run on.
-        tensors: gives all that the file computed on the way.
-        tolerance: up to which two tensors are the same.
+        model: the torch module.
+        image: (1, channels, height, width), as it takes it.
+        tensors: gives all that the file computed on the way, for the same image.
     """
-    try:
-        place = first_parting(deployed, image, list(tensors()), tolerance)
-    except Exception:  # It only words an error that stands already.
-        place = None
-    where = f"; the first step where they part: {place}" if place else ""
-    size = "its outputs are not finite, or of another shape" if error == float("inf") else (
-        f"off by {error:.2g} of the largest value"
-    )  # fmt: skip
-    return ToolError(f"{what} does not compute what the model does: {size}{where}; no file is kept")
+    place = first_parting(model, image, tensors, PARTING)
+    size = f"off by {error:.2g} of the largest value"
+    if error == float("inf"):
+        size = "what it gives is not finite, or of another shape"
+    return ToolError(f"{what} does not compute what the model does: {size}{place}; no file is kept")
 
 
 def first_parting(
-    deployed: nn.Module, image: Tensor, tensors: Sequence[np.ndarray], tolerance: float
-) -> str | None:
-    """The first step of a model's trace whose result is not among `tensors`, nor that of any step after it.
+    model: nn.Module, image: np.ndarray, tensors: Callable[[], list[np.ndarray]], tolerance: float
+) -> str:
+    """Where a file and its model part: "; the first step where they part: features.3.conv (conv2d)".
 
-    What a converter fuses is nowhere in the file, but something behind it is, unless it is wrong.
+    That is the first step of the model's trace whose result is not among what the file computes, nor that of
+    any step after it: what a converter fuses is nowhere in the file, but something behind it is, unless it is
+    wrong.
+
+    Args:
+        model: the torch module.
+        image: (1, channels, height, width), as it takes it.
+        tensors: gives all that the file computed on the way, for the same image.
+        tolerance: up to which two results are the same.
 
     Returns:
-        "features.3.conv (aten.conv2d)"; None where every step leads to a result that is there.
+        "" where every step leads to a result that is there, or the model cannot be traced.
     """
+    try:
+        place = _first_parting(model, torch.from_numpy(np.ascontiguousarray(image)), tensors(), tolerance)
+    except Exception:  # It only words an error that stands already.
+        return ""
+    return f"; the first step where they part: {place}" if place else ""
+
+
+def _first_parting(
+    model: nn.Module, image: Tensor, tensors: Sequence[np.ndarray], tolerance: float
+) -> str | None:
     with torch.no_grad():
-        exported = torch.export.export(deployed, (image,))
+        exported = torch.export.export(Plain(model), (image,))
         values = dict(_Values(exported.module()).of(image))
     by_size: dict[int, list[np.ndarray]] = {}
     for tensor in tensors:
@@ -213,8 +237,9 @@ def _is_among(value: Any, by_size: dict[int, list[np.ndarray]], tolerance: float
         return True
     if not value.is_floating_point():
         return True
-    orders = {3: [(0, 2, 1)], 4: [(0, 2, 3, 1)]}.get(value.ndim, [])
-    ways = [value, *(value.permute(order) for order in orders)]
+    ways = [value]
+    if value.ndim in (3, 4):  # Channels last.
+        ways.append(value.movedim(1, -1))
     flat = [way.detach().double().numpy().reshape(-1) for way in ways]
     return any(
         difference(candidate, way) <= tolerance
@@ -224,8 +249,8 @@ def _is_among(value: Any, by_size: dict[int, list[np.ndarray]], tolerance: float
 
 
 def _place(node: Any) -> str:
+    """A step by the module it is in, as the model names it, and its operation."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    name = str(stack[-1][0]) if stack else ""
-    name = name.split("model.", 1)[1] if "model." in name else name
+    name = str(stack[-1][0]).removeprefix("model").removeprefix(".") if stack else ""
     target = str(node.target).removeprefix("aten.").rsplit(".", 1)[0]
-    return f"{name} ({target})" if name and name != "model" else target
+    return f"{name} ({target})" if name else target

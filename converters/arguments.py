@@ -153,7 +153,7 @@ def outputs_of(model: nn.Module, example: Tensor) -> Any:
     """
     try:
         with torch.no_grad():
-            return model(example)
+            return model(example.clone())
     except Exception as error:  # Whatever the model's own code raises.
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the model does not take {tuple(example.shape)} images: {first_line}") from error

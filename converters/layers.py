@@ -62,7 +62,7 @@ def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLay
     ]
     try:
         with torch.no_grad():
-            model(example)
+            model(example.clone())  # Some models change their input.
     finally:
         for handle in handles:
             handle.remove()

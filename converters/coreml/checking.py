@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from converters import agreement, rounding
@@ -17,21 +17,21 @@ from converters.coreml.evaluation import Evaluator, result_names, takes_bgr, wel
 from converters.coreml.package import Contents, read_package
 from converters.coreml.program import Operation, Program, layer_weights, read_program
 from converters.errors import ToolError, UserError
-from converters.stored import ROUNDING
 
 # float16 weights, computed in float32: what is above is asked what its rounding explains.
 TOLERANCE = 5e-3
+# Largest difference, root mean square over the layer's, that a way to store weights brings about.
+ROUNDING = {"float16": 1e-3, "int8": 0.05, "6-bit": 0.15, "4-bit": 0.5}
 # What coremltools appends to the name of a weight that it encodes.
 SUFFIXES = ("_sparsified", "_quantized", "_palettized")
 
 
-def check_computes(contents: Contents, model: nn.Module, deployed: nn.Module, of: Probe, name: str) -> None:
+def check_computes(contents: Contents, model: nn.Module, of: Probe, name: str) -> None:
     """Hold a program whose weights are float16 against the torch model.
 
     Args:
         contents: of the package.
         model: the torch module.
-        deployed: `model` as it was traced, taking `of.fed`.
         of: images and what `model` gives for them.
         name: of the file, for messages.
 
@@ -44,15 +44,19 @@ def check_computes(contents: Contents, model: nn.Module, deployed: nn.Module, of
     found = run(of.fed)
     _check_range(run, of, name)
     error = agreement.worst(found, of.wanted)
-    if error <= TOLERANCE or error <= explained(contents, program, of.fed, found):
+    off = rounding.rms(found, of.wanted)
+    if error <= TOLERANCE or off <= explained(contents, program, of.fed, found, off):
         return
     if agreement.within(error, model, of):
         return
-    image = torch.from_numpy(of.fed[:1])
-    raise agreement.refuse(name, error, deployed, image, lambda: _tensors(run, image), TOLERANCE)
+
+    kept = partial(tensors, contents, program, of.fed[:1])
+    raise agreement.refused(name, error, model, of.inputs[:1], kept)
 
 
-def explained(contents: Contents, program: Program, fed: np.ndarray, found: Sequence[np.ndarray]) -> float:
+def explained(
+    contents: Contents, program: Program, fed: np.ndarray, found: Sequence[np.ndarray], error: float
+) -> float:
     """The error that the rounding of a program's constants explains; see `rounding.explained`."""
 
     def run(random: np.random.Generator) -> list[np.ndarray]:
@@ -61,7 +65,7 @@ def explained(contents: Contents, program: Program, fed: np.ndarray, found: Sequ
 
         return _evaluator(contents, program, vary)(fed)
 
-    return rounding.explained(found, run)
+    return rounding.explained(found, error, run)
 
 
 def check_stored(dense: Contents, path: Path) -> None:
@@ -128,7 +132,9 @@ def _check_range(run: Evaluator, of: Probe, name: str) -> None:
         )
 
 
-def _tensors(run: Evaluator, image: Tensor) -> list[np.ndarray]:
+def tensors(contents: Contents, program: Program, image: np.ndarray) -> list[np.ndarray]:
+    """All that a program computes on the way, for one image (1, 3, h, w) as it takes it."""
     found: list[np.ndarray] = []
-    run.trace(image.numpy(), lambda _, value: found.append(value.double().numpy()))
+    run = _evaluator(contents, program)
+    run.trace(image, lambda _, value: found.append(value.double().numpy()))
     return found

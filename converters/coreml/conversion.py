@@ -118,7 +118,7 @@ def convert_all(
                 mlmodels[target.platform] = _to_mil(exported, deployed, example, target.platform)
                 dense = contents_of(mlmodels[target.platform])
                 _check_range(dense, layers)
-                check_computes(dense, model, deployed, probe, path.name)
+                check_computes(dense, model, probe, path.name)
             mlmodel = _compress(mlmodels[target.platform], target)
             check = partial(_check_written, dense=contents_of(mlmodels[target.platform]), probe=probe)
             _write(mlmodel, model, layers, path, labels, metadata or {}, check)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from converters import agreement
+from converters import agreement, rounding
 from converters.agreement import Probe
 from converters.errors import ToolError
 from converters.litert.apart import InterpreterApart
 from converters.litert.evaluation import image_input, output_layout
-from converters.litert.graph import WEIGHTED_OPS, Graph, weights
+from converters.litert.graph import Graph, weights
 from converters.litert.inspection import dequantized
 from converters.litert.interpreter import Refused
 from converters.litert.reference import Reference, UnknownOpError
@@ -40,16 +40,13 @@ def run(content: bytes, graph: Graph, fed: np.ndarray, source: str) -> np.ndarra
     return output_layout(graph, channels_last).of(values)
 
 
-def check_computes(
-    graph: Graph, content: bytes, model: nn.Module | None, deployed: nn.Module | None, of: Probe, source: str
-) -> None:
+def check_computes(graph: Graph, content: bytes, model: nn.Module | None, of: Probe, source: str) -> None:
     """Hold a file whose weights are float32 against the torch model.
 
     Args:
         graph: of the file.
         content: the file.
-        model: the torch module.
-        deployed: `model` as it was traced, taking `of.fed`; None: say no place where the file is off.
+        model: the torch module; None where it is a Keras model.
         of: images and what `model` gives for them.
         source: the file's name, for messages.
 
@@ -66,12 +63,10 @@ def check_computes(
             f"{source}: LiteRT here does not compute what the file says: off by {error:.2g} of the largest "
             "value; no file is kept"
         )
-    if deployed is None:
+    if model is None:
         raise ToolError(f"{source} does not compute what the model does: off by {error:.2g} of the largest")
-    image = torch.from_numpy(of.fed[:1].transpose(0, 2, 3, 1).copy())
-    raise agreement.refuse(
-        source, error, deployed, image, lambda: _tensors(graph, image), agreement.TOLERANCE * 10
-    )
+    image = of.fed[:1].transpose(0, 2, 3, 1)
+    raise agreement.refused(source, error, model, of.inputs[:1], partial(tensors, graph, image))
 
 
 def check_rounding(before: Sequence[np.ndarray], graph: Graph, source: str) -> None:
@@ -88,7 +83,7 @@ def check_rounding(before: Sequence[np.ndarray], graph: Graph, source: str) -> N
     wrong = [
         graph.name(int(op.inputs[1]))
         for (op, tensor), exact in zip(weights(graph), before, strict=True)
-        if not _rounds(graph, op, tensor, exact)
+        if not _rounds(graph, tensor, exact)
     ]
     if wrong:
         raise ToolError(f"{source}: weights further off than rounding explains: {', '.join(wrong)}")
@@ -126,6 +121,50 @@ def reference(graph: Graph, fed: np.ndarray, of: Reference | None = None) -> np.
     return output_layout(graph, channels_last).of(computed.reshape(len(fed), -1))
 
 
+def explained(graph: Graph, fed: np.ndarray, exact: np.ndarray, error: float) -> float:
+    """The error that the rounding of a file's weights explains; see `rounding.explained`.
+
+    Args:
+        graph: of the file.
+        fed: images as the file takes them.
+        exact: what `reference` gives for them without rounding between the layers.
+        error: to be explained.
+    """
+
+    def run(random: np.random.Generator) -> list[np.ndarray]:
+        def vary(graph: Graph, tensor: int, values: np.ndarray) -> np.ndarray:
+            return rounding.moved(values, _half_steps(graph, tensor, values), random)
+
+        return [reference(graph, fed, Reference(graph, vary=vary, rounds=False))]
+
+    return rounding.explained([exact], error, run)
+
+
+def tensors(graph: Graph, image: np.ndarray) -> list[np.ndarray]:
+    """All that a file computes on the way, for one image (1, ...) as it has it inside."""
+    found: list[np.ndarray] = []
+    Reference(graph, rounds=False).run(image, lambda _, value: found.append(value.numpy()))
+    return found
+
+
+def _half_steps(graph: Graph, tensor: int, values: np.ndarray) -> np.ndarray:
+    """How far each value of a constant may be from what it was made from."""
+    kind = graph.type_name(tensor)
+    if kind == "FLOAT16":
+        return rounding.half_steps(values, "float16")
+    quantization = graph.tensors[tensor].quantization
+    if not kind.startswith(("INT", "UINT")) or quantization is None or quantization.scale is None:
+        return np.zeros_like(values)
+    scale = np.asarray(quantization.scale, np.float64)
+    shape = [1] * values.ndim
+    if len(scale) > 1:
+        shape[quantization.quantizedDimension] = len(scale)
+    steps: np.ndarray = np.broadcast_to(
+        scale.reshape(shape) / 2 if values.ndim else scale[0] / 2, values.shape
+    )
+    return steps
+
+
 def _is_right(graph: Graph, model: nn.Module | None, of: Probe) -> bool:
     try:
         error = agreement.difference(reference(graph, of.fed), of.wanted[0])
@@ -134,23 +173,10 @@ def _is_right(graph: Graph, model: nn.Module | None, of: Probe) -> bool:
     return agreement.within(error, model, of)
 
 
-def _tensors(graph: Graph, image: Tensor) -> Iterable[np.ndarray]:
-    found: list[np.ndarray] = []
-    Reference(graph).run(image.numpy(), lambda _, value: found.append(value.numpy()))
-    return found
-
-
-def _rounds(graph: Graph, op: object, tensor: int, exact: np.ndarray) -> bool:
+def _rounds(graph: Graph, tensor: int, exact: np.ndarray) -> bool:
     """Whether a stored weight is `exact`, or its mirror image, up to rounding."""
     stored = dequantized(graph, tensor)
-    quantization = graph.tensors[tensor].quantization
-    step: np.ndarray | float = 0.0
-    if graph.type_name(tensor) != "FLOAT32" and quantization is not None and quantization.scale is not None:
-        shape = [1] * stored.ndim
-        scale = np.asarray(quantization.scale, np.float64)
-        shape[WEIGHTED_OPS[graph.op_name(op)] if len(scale) > 1 else 0] = len(scale)
-        step = scale.reshape(shape)
-    slack = step / 2 * STEP_SLACK + 1e-6 * np.abs(exact).max(initial=0.0)
+    slack = _half_steps(graph, tensor, stored) * STEP_SLACK + 1e-6 * np.abs(exact).max(initial=0.0)
     mirrored = exact[:, ::-1, ::-1] if exact.ndim == 4 else exact
     return any(
         bool((np.abs(stored - way) <= slack).all() and not stored[way == 0].any())

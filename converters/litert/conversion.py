@@ -22,7 +22,7 @@ from converters.litert import checking, keras_models, repair, storage
 from converters.litert import metadata as file_metadata
 from converters.litert.graph import Graph, read, weights
 from converters.litert.inspection import layer_facts, torch_layout
-from converters.litert.lowering import MAX_PIXEL, ChannelsLast, image_shape, lower
+from converters.litert.lowering import MAX_PIXEL, image_shape, lower
 from converters.litert.quantize import MIN_CALIBRATION_IMAGES, static_int8
 
 
@@ -111,7 +111,6 @@ class _Source:
         layers: in execution order.
         normalization: that a Keras model does itself.
         takes_pixels: whether the file takes plain pixels in [0, 255].
-        folded: the normalisation that the file does before the model.
         probe: images, and what the model gives for them.
     """
 
@@ -119,13 +118,11 @@ class _Source:
     layers: Sequence[WeightedLayer]
     normalization: Normalization | None
     takes_pixels: bool
-    folded: Normalization | None
     probe: agreement.Probe
 
     def check_computes(self, graph: Graph, path: Path) -> None:
         """See `checking.check_computes`."""
-        deployed = None if self.model is None else ChannelsLast(self.model, self.folded).eval()
-        checking.check_computes(graph, graph.to_bytes(), self.model, deployed, self.probe, path.name)
+        checking.check_computes(graph, graph.to_bytes(), self.model, self.probe, path.name)
 
 
 def _source(
@@ -164,7 +161,7 @@ def _source(
         raise UserError(problems)
     layers = weighted_layers(model, example)
     probe = agreement.probe(model, example, folded)
-    return _Source(model, layers, None, folded is not None, folded, probe)
+    return _Source(model, layers, None, folded is not None, probe)
 
 
 def _keras_source(
@@ -180,7 +177,7 @@ def _keras_source(
     plain = Normalization((0.0,) * 3, (1 / MAX_PIXEL,) * 3) if own is not None else folded
     probe = agreement.probe(keras_models.run(model), example, plain)
     pixels = own is not None or folded is not None
-    return _Source(None, keras_models.weighted_layers(model), own, pixels, folded, probe)
+    return _Source(None, keras_models.weighted_layers(model), own, pixels, probe)
 
 
 def _calibration(images: np.ndarray | None, shape: tuple[int, int, int], pixels: bool) -> np.ndarray:

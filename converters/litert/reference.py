@@ -55,22 +55,23 @@ class Reference:
         self,
         graph: Graph,
         *,
-        dtype: torch.dtype = torch.float64,
-        vary: Callable[[int, np.ndarray], np.ndarray] | None = None,
+        vary: Callable[[Graph, int, np.ndarray], np.ndarray] | None = None,
+        rounds: bool = True,
     ) -> None:
         """Decode the constants.
 
         Args:
             graph: of one image in.
-            dtype: to compute in.
-            vary: given each floating point constant, as (its tensor, values), returns what to compute with.
+            vary: given each floating point constant, as (graph, its tensor, values), returns what to
+                compute with.
+            rounds: whether values on the way are rounded to what their tensors hold, where that is integers.
 
         Raises:
             UnknownOpError: it has an op that is not defined here.
         """
         self._graph = graph
-        self._dtype = dtype
         self._vary = vary
+        self._rounds = rounds
         self._constants: dict[int, dict[int, Tensor]] = {}
         for number in range(len(graph.model.subgraphs)):
             self._check(number)
@@ -85,7 +86,7 @@ class Reference:
         Returns:
             The first output, (n, ...) float64.
         """
-        given = torch.from_numpy(np.ascontiguousarray(images)).to(self._dtype)
+        given = torch.from_numpy(np.ascontiguousarray(images)).to(torch.float64)
         with torch.inference_mode():
             results = [self._run(0, [image[None]], kept)[0] for image in given]
         return torch.cat([result.reshape(1, *result.shape[1:]) for result in results]).double().numpy()
@@ -120,7 +121,7 @@ class Reference:
         for op in graph.ops:
             results = self._compute(graph, op, [find(int(tensor)) for tensor in op.inputs])
             for tensor, value in zip(map(int, op.outputs), results, strict=True):
-                values[tensor] = _held(graph, tensor, value)
+                values[tensor] = _held(graph, tensor, value) if self._rounds else value
                 if kept is not None:
                     kept(tensor, values[tensor])
         found = [find(int(tensor)) for tensor in graph.subgraph.outputs]
@@ -130,8 +131,8 @@ class Reference:
         values = dequantized(graph, tensor)
         if values.dtype.kind == "f":
             if self._vary is not None:
-                values = self._vary(tensor, values)
-            return torch.tensor(values).to(self._dtype)
+                values = self._vary(graph, tensor, values)
+            return torch.tensor(values).to(torch.float64)
         return torch.tensor(values)
 
     def _compute(self, graph: Graph, op: Any, inputs: list[Tensor | None]) -> Sequence[Tensor]:
