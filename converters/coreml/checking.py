@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from converters import agreement, rounding
 from converters.agreement import Probe
 from converters.arguments import FLOAT16_LIMIT
+from converters.coreml.blobs import MalformedError
 from converters.coreml.constexpr import Stored
 from converters.coreml.evaluation import Evaluator, result_names, takes_bgr, well_formed
 from converters.coreml.package import Contents, read_package
@@ -39,9 +40,12 @@ def check_computes(contents: Contents, model: nn.Module, of: Probe, name: str) -
         ToolError: the program is off, and by how much, and where first; or it cannot be evaluated.
         UserError: values on the way are above what float16 holds.
     """
-    program = read_program(contents)
-    run = _evaluator(contents, program)
-    found = run(of.fed)
+    try:
+        program = read_program(contents)
+        run = _evaluator(contents, program)
+        found = run(of.fed)
+    except MalformedError as reason:
+        raise ToolError(f"{name}: it cannot be evaluated here, so not compared: {reason}") from reason
     _check_range(run, of, name)
     error = agreement.worst(found, of.wanted)
     off = rounding.rms(found, of.wanted)

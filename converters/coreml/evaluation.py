@@ -241,7 +241,11 @@ class Evaluator:
             if check or len(batch) == 1:
                 return [result.numpy() for result in self._run(batch, check)]
             # The program is written for one image, axis of the batch included: (n, 1, 3, h, w).
-            results = torch.vmap(lambda image: self._run(image, False))(batch.unsqueeze(1))
+            try:
+                results = torch.vmap(lambda image: self._run(image, False))(batch.unsqueeze(1))
+            except MalformedError:  # An operation that has no batching rule: image by image.
+                singly = [self._run(image[None], False) for image in batch]
+                return [torch.cat(parts).numpy() for parts in zip(*singly, strict=True)]
             return [result.squeeze(1).numpy() for result in results]
 
     def trace(self, image: np.ndarray, kept: Callable[[Operation, Tensor], None]) -> None:

@@ -7,6 +7,7 @@ that runtime's arithmetic; held beside the torch model, only what rounding and c
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -223,11 +224,22 @@ def _conv(op: _Op, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 def _depthwise(op: _Op, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     dilation = [op.option("dilationHFactor", 1), op.option("dilationWFactor", 1)]
-    weight = weight.permute(3, 0, 1, 2)
-    taps = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
-    channels = x.shape[3]
-    x = _padded(op, x, taps, _strides(op), 0.0)
-    return _activated(op, F.conv2d(x, weight, bias, _strides(op), 0, dilation, channels).permute(0, 2, 3, 1))
+    taps = [(k - 1) * d + 1 for k, d in zip(weight.shape[1:3], dilation, strict=True)]
+    times = weight.shape[3] // x.shape[3]
+    x = _padded(op, x, taps, _strides(op), 0.0).permute(0, 2, 3, 1)
+    x = x.repeat_interleave(times, 3) if times > 1 else x.contiguous()
+    outs = [
+        (size - tap) // step + 1 for size, tap, step in zip(x.shape[1:3], taps, _strides(op), strict=True)
+    ]
+    total = torch.zeros(x.shape[0], *outs, x.shape[3], dtype=x.dtype)
+    # Tap by tap: torch's own has no quick way for float64.
+    for row, column in itertools.product(range(weight.shape[1]), range(weight.shape[2])):
+        rows, columns = (
+            slice(place * d, place * d + (out - 1) * step + 1, step)
+            for place, d, out, step in zip((row, column), dilation, outs, _strides(op), strict=True)
+        )
+        total += x[:, rows, columns] * weight[0, row, column]
+    return _activated(op, total if bias is None else total + bias)
 
 
 def _transpose_conv(op: _Op, size: Tensor, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
