@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+
+# Cosine of the rows of two weights from which they are the same, and the least for one made from the other:
+# a layer norm folded in scales columns too. Unrelated ones have next to none.
+SAME, ALIKE = 0.995, 0.4
 
 
 @dataclass(frozen=True)
@@ -19,12 +25,14 @@ class WeightedLayer:
         shape: of its weight.
         uses: how many times each weight is used for an example: the pixels of what the layer gives; 0 where
             none was run.
+        weight: its values, to know it by in a file; None where they are not at hand.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     uses: int = 0
+    weight: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 def kind_of(module: nn.Conv2d | nn.Linear) -> str:
@@ -43,22 +51,32 @@ def kind_of(module: nn.Conv2d | nn.Linear) -> str:
 def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLayer]:
     """Run `model` once on `example` and list its convolution and linear layers in execution order.
 
-    A layer that runs twice is listed once, where it ran first, with the uses of both.
+    A layer that runs twice is listed once, where it ran first, with the uses of both. The two weights of
+    `nn.MultiheadAttention` are listed as "attn.in_proj_weight" and "attn.out_proj".
     """
     seen: dict[str, WeightedLayer] = {}
 
+    def meet(name: str, kind: str, weight: torch.Tensor, uses: int) -> None:
+        before = seen[name].uses if name in seen else 0
+        values = weight.detach().cpu().numpy()
+        seen[name] = WeightedLayer(name, kind, tuple(weight.shape), before + uses, values)
+
     def noting(name: str) -> Callable[..., None]:
-        def note(module: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> None:
-            before = seen[name].uses if name in seen else 0
-            uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
-            seen[name] = WeightedLayer(name, kind_of(module), tuple(module.weight.shape), before + uses)
+        def note(module: nn.Module, _: object, output: Any) -> None:
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
+                meet(name, kind_of(module), module.weight, uses)
+            elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+                uses = output[0].numel() // module.embed_dim
+                meet(f"{name}.in_proj_weight", "linear", module.in_proj_weight, uses)
+                meet(f"{name}.out_proj", "linear", module.out_proj.weight, uses)
 
         return note
 
     handles = [
         module.register_forward_hook(noting(name))
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention))
     ]
     try:
         with torch.no_grad():
@@ -67,3 +85,48 @@ def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLay
         for handle in handles:
             handle.remove()
     return list(seen.values())
+
+
+def matching(value: np.ndarray, layers: Sequence[WeightedLayer]) -> WeightedLayer | None:
+    """The layer whose weight a file holds as `value`: folded batch norms scale its rows, storing rounds them.
+
+    Args:
+        value: of a weight in a file, laid out as torch does.
+        layers: not taken yet, in execution order; those without values are known by their shape alone.
+
+    Returns:
+        None where no layer's weight is like it.
+    """
+    best, likeness = None, ALIKE
+    for layer in layers:
+        if _squeezed(layer.shape) != _squeezed(value.shape):
+            continue
+        found = 1.0 if layer.weight is None else alike(value, layer.weight)
+        if found >= SAME:
+            return layer
+        if found > likeness:
+            best, likeness = layer, found
+    return best
+
+
+def alike(value: np.ndarray, own: np.ndarray) -> float:
+    """Mean cosine of the rows of two weights, whatever their signs, over the rows that are not zero in both.
+
+    >>> alike(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([[2.0, 4.0], [1.0, 0.0]]))
+    1.0
+    """
+    a, b = (w.reshape(len(w), -1).astype(np.float64) for w in (value, own))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    filled = norms > 0
+    if not filled.any():
+        return 1.0 if not (a.any() or b.any()) else 0.0
+    cosines = np.abs((a * b).sum(1)[filled]) / norms[filled]
+    return round(float(cosines.mean()), 9)
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without its trailing ones: a 1x1 convolution may come as a matrix, and a matrix as one."""
+    kept = list(shape)
+    while len(kept) > 2 and kept[-1] == 1:
+        kept.pop()
+    return tuple(kept)

@@ -326,7 +326,7 @@ def _check_zeros(model: nn.Module, named: Sequence[tuple[LayerFacts, StoredWeigh
         if fact.name not in modules:
             continue
         original = modules[fact.name].get_parameter("weight").detach().cpu().numpy()
-        lost = np.count_nonzero(weight.value[original == 0])
+        lost = np.count_nonzero(weight.value[original.reshape(weight.value.shape) == 0])
         if lost:
             raise ToolError(f"{fact.name}: {lost:,} of its zeros are not zero as coremltools stored them")
 

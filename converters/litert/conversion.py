@@ -17,7 +17,7 @@ from converters import agreement, arguments, targets
 from converters.errors import UserError
 from converters.facts import Converted, Normalization, size_bytes
 from converters.files import replacing
-from converters.layers import WeightedLayer, weighted_layers
+from converters.layers import WeightedLayer, matching, weighted_layers
 from converters.litert import checking, keras_models, repair, storage
 from converters.litert import metadata as file_metadata
 from converters.litert.graph import Graph, read, weights
@@ -188,11 +188,10 @@ def _calibration(images: np.ndarray | None, shape: tuple[int, int, int], pixels:
 
 
 def name_weights(graph: Graph, layers: Sequence[WeightedLayer]) -> None:
-    """Call each weight what the model calls its layer: the first of that shape, in order, not yet taken."""
+    """Call each weight what the model calls the layer whose values it has; any other keeps its name."""
     free = list(layers)
     for op, tensor in weights(graph):
-        shape = torch_layout(graph.op_name(op), graph.constant(tensor)).shape
-        layer = next((entry for entry in free if _squeezed(entry.shape) == _squeezed(shape)), None)
+        layer = matching(torch_layout(graph.op_name(op), graph.constant(tensor)), free)
         if layer is not None:
             free.remove(layer)
             graph.tensors[tensor].name = layer.name
@@ -218,14 +217,6 @@ def name_tensors(graph: Graph) -> None:
     for index in range(len(graph.tensors)):
         if index not in made and graph.is_constant(index) and graph.name(index) not in taken:
             graph.tensors[index].name = f"constant_{index}"
-
-
-def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without its trailing ones: a 1x1 convolution may come as a matrix, and a matrix as one."""
-    kept = list(shape)
-    while len(kept) > 2 and kept[-1] == 1:
-        kept.pop()
-    return tuple(kept)
 
 
 def _path_problems(path: Path) -> list[str]:
