@@ -32,7 +32,7 @@ from converters.coreml.package import read_package
 from converters.coreml.program import Program, Reference, read_program
 from converters.facts import Converted
 from converters.files import write_text
-from converters.targets import TARGETS, Format, Storage
+from converters.targets import TARGETS, Storage
 
 # Image sizes in pixels, small to be quick; the transformer has one size only.
 MODELS = {
@@ -48,7 +48,7 @@ MODELS = {
     "vit_tiny_patch16_224": 224,
 }
 VARIANTS = {"dense": 0.0, "zeros75": 0.75}
-COREML_TARGETS = [name for name, target in TARGETS.items() if target.format is Format.COREML]
+COREML_TARGETS = [name for name, target in TARGETS.items() if target.format == "coreml"]
 IMAGES = 4
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "coreml_models.json"
 PACKAGES = ("torch", "torchvision", "timm", "coremltools", "numpy")

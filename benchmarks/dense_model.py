@@ -39,7 +39,7 @@ def train_dense(setting: Setting, model: str, work: Path, epochs: Sequence[int] 
     `work` is left with `checkpoint(work)`. Every process of a launch calls this; the first one writes.
     """
     torch.manual_seed(0)
-    dense = models.build(model, len(setting.data.classes), setting.data.train.images.shape[-1])
+    dense = models.build(model, len(setting.data.classes), setting.data.train.size_px)
     for cycle, ((fit, augment), count) in enumerate(zip(CYCLES, epochs, strict=True)):
         path = work / f"dense-{cycle}.pt"
         if not shared(path.exists):

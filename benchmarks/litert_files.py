@@ -24,6 +24,8 @@ from converters.litert.lowering import lower
 from converters.runtimes.environments import RUNTIMES
 from edgeprune import pruning
 from edgeprune.commands import bench
+from edgeprune.commands.output import json_text
+from edgeprune.evaluation.bench_result import to_plain
 from edgeprune.models import build as models
 from edgeprune.pipeline.environment import package_version, processor
 from edgeprune.progress import Progress
@@ -87,10 +89,10 @@ def files(
 
 def timed(paths: Sequence[Path], runtime: str, rounds: int, kept: Path) -> dict[str, Any]:
     """What `edgeprune bench --json` says of the files, by name; from `kept` if that is there already."""
-    plan = bench.plan(paths, runtime, rounds=rounds)
+    plan = bench.plan_bench(paths, runtime, rounds=rounds)
     if not _still_holds(kept, paths):
         with Progress(Console(stderr=True)).track(f"timing on {runtime}", plan.steps) as advance:
-            write_text(kept, bench.to_json(bench.measure(plan, advance)))
+            write_text(kept, json_text(to_plain(bench.time_files(plan, advance))))
     plain: dict[str, Any] = json.loads(kept.read_text())
     for row in plain["files"]:
         row["path"] = Path(row["path"]).name  # nobody else has the folder

@@ -25,10 +25,13 @@ from torch.nn import functional as F
 
 from converters.facts import Normalization
 from edgeprune.data import image_folder as datasets
-from edgeprune.evaluation.sensitivity import fixed_subset
+from edgeprune.data.dataset import Data, fixed_subset
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from edgeprune.pruning import OneShot, Rule, Sparsifier, Unstructured
 from edgeprune.pruning.rewinding import hold, rewind, rules_of_round, snapshot
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
 from edgeprune.training import loop as training
 from edgeprune.training import predict
 from edgeprune.training.config import Augment, TrainConfig
@@ -103,7 +106,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     plan = SHORT if options.short else FULL
-    data = datasets.load(options.data, plan.pixels, Progress(Console()))
+    data = datasets.load(options.data, Preprocessing(plan.pixels), Progress(Console()))
     train = data.train if plan.images is None else fixed_subset(data.train, plan.images)
     held_out = data.held_out if plan.tested is None else fixed_subset(data.held_out, plan.tested)
     data = dataclasses.replace(data, train=train, held_out=held_out)
@@ -117,9 +120,9 @@ def main() -> None:
             draw(points, plan, RESULTS / "lottery_ticket.png")
 
 
-def tickets(data: datasets.Data, plan: Plan, seed: int) -> Iterator[Point]:
+def tickets(data: Data, plan: Plan, seed: int) -> Iterator[Point]:
     """The dense model, then each round."""
-    setting = Setting(data, NORMALIZATION, Augment(shift_px=plan.pixels // 8), seed)
+    setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment(shift_px=plan.pixels // 8), seed)
     rules = [Rule(Unstructured(), plan.sparsity, "*.conv?")]
     model = resnet20(seed)
     fit(model, setting, plan.warm_up_epochs, None)
@@ -143,10 +146,10 @@ def fit(model: nn.Module, setting: Setting, epochs: int, held: Sparsifier | None
     plan = TrainConfig(epochs=epochs, batch_size=128 if len(setting.data.train) > 10_000 else 64)
     training.train(model, setting, plan, QUIET, sparsifier=held)
     outputs = predict.predict(model, setting.data.held_out, setting.normalization)
-    return predict.score(outputs, setting.data.held_out)
+    return score(setting.task, outputs, setting.data.held_out.labels)
 
 
-def page(points: list[Point], plan: Plan, data: datasets.Data) -> str:
+def page(points: list[Point], plan: Plan, data: Data) -> str:
     seeds = len({point.seed for point in points})
     shortened = plan is SHORT
     lines = [

@@ -27,12 +27,16 @@ from torch import Tensor, nn
 from converters.facts import Normalization
 from edgeprune import pruning
 from edgeprune.data import image_folder as data
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import weights
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
 from edgeprune.training import loop as training
 from edgeprune.training import predict
 from edgeprune.training.config import Augment
+from edgeprune.training.recover import recalibrate
 
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PATTERNS: dict[str, tuple[Pattern, float]] = {
@@ -99,15 +103,14 @@ def measure(
     weights = [pruned.get_submodule(name).weight for name in names]
     zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
     top1 = top1_of(pruned, setting)
-    training.recalibrate(pruned, setting, BATCH)
+    recalibrate(pruned, setting.data.train, setting.normalization, setting.seed, BATCH)
     return Result(zeros, top1, top1_of(pruned, setting), seconds)
 
 
 def top1_of(model: nn.Module, setting: training.Setting) -> float:
     """Share of held-out images right."""
-    return predict.score(
-        predict.predict(model, setting.data.held_out, setting.normalization), setting.data.held_out
-    )
+    outputs = predict.predict(model, setting.data.held_out, setting.normalization)
+    return score(setting.task, outputs, setting.data.held_out.labels)
 
 
 def ours(
@@ -143,7 +146,7 @@ def calibration(setting: training.Setting, images: int, seed: int) -> list[Tenso
     """Training images in batches, as the model takes them."""
     order = torch.randperm(len(setting.data.train), generator=torch.Generator().manual_seed(seed))
     parts = order[:images].split(BATCH)
-    return [predict.normalized(setting.data.train.images[part], setting.normalization) for part in parts]
+    return [predict.normalized(setting.data.train.batch(part)[0], setting.normalization) for part in parts]
 
 
 def spread(values: list[float]) -> str:
@@ -182,8 +185,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="Markdown file to write; none: only print")
     arguments = parser.parse_args()
 
-    loaded = data.load(arguments.data, arguments.image_size, Progress(Console()))
-    setting = training.Setting(loaded, NORMALIZATION, Augment(), seed=0)
+    loaded = data.load(arguments.data, Preprocessing(arguments.image_size), Progress(Console()))
+    setting = training.Setting(loaded, TASKS["classification"], NORMALIZATION, Augment(), seed=0)
     model = weights.from_checkpoint(arguments.model, arguments.checkpoint, arguments.image_size)
 
     dense = top1_of(model, setting)

@@ -36,14 +36,19 @@ from converters.facts import Normalization
 from converters.files import replacing
 from edgeprune import pruning
 from edgeprune.data import image_folder as datasets
+from edgeprune.data.dataset import batches
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.models import cost, weights
 from edgeprune.pipeline import environment
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Cubic, Pattern, Rule, Sparsifier, Unstructured
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
 from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
 from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Setting
+from edgeprune.training.recover import recalibrate
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -146,9 +151,10 @@ def core_ml_row(name: str, model: nn.Module, setting: Setting, size_px: int, wor
     package = coreml.load(path, native=False)
     outputs = [
         torch.from_numpy(package.predict(images.float().numpy()))
-        for images in torch.split(setting.data.held_out.images, EVALUATION_BATCH)
+        for images, _ in batches(setting.data.held_out, EVALUATION_BATCH)
     ]
-    return {"bytes": converted.bytes, "top1": predict.score(torch.cat(outputs), setting.data.held_out)}
+    reached = score(setting.task, torch.cat(outputs), setting.data.held_out.labels)
+    return {"bytes": converted.bytes, "top1": reached}
 
 
 def core_ml_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -215,8 +221,10 @@ def _calibration(setting: Setting) -> list[tuple[Tensor, Tensor]]:
     train = setting.data.train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setting.seed))
     return [
-        (predict.normalized(train.images[part], setting.normalization), train.labels[part])
-        for part in order[:CALIBRATION_IMAGES].split(CALIBRATION_BATCH)
+        (predict.normalized(images, setting.normalization), labels)
+        for images, labels in (
+            train.batch(part) for part in order[:CALIBRATION_IMAGES].split(CALIBRATION_BATCH)
+        )
     ]
 
 
@@ -267,13 +275,13 @@ def _zeros(model: nn.Module, method: Method) -> float:
 
 def _top1(model: nn.Module, setting: Setting) -> float:
     outputs = predict.predict(model, setting.data.held_out, setting.normalization)
-    return predict.score(outputs, setting.data.held_out)
+    return score(setting.task, outputs, setting.data.held_out.labels)
 
 
 def _untrained_top1(model: nn.Module, setting: Setting, fit: TrainConfig) -> float:
     """With nothing done to a copy but measuring its batch norms anew."""
     trial = copy.deepcopy(model)
-    training.recalibrate(trial, setting, fit.batch_size)
+    recalibrate(trial, setting.data.train, setting.normalization, setting.seed, fit.batch_size)
     return _top1(trial, setting)
 
 
@@ -362,12 +370,12 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    data = datasets.load(arguments.data, arguments.image_size, Progress(Console()))
+    data = datasets.load(arguments.data, Preprocessing(arguments.image_size), Progress(Console()))
     fit = TrainConfig(
         epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, first_px=arguments.first_px
     )
 
-    setting = Setting(data, NORMALIZATION, Augment(shift_px=8), seed=0)
+    setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment(shift_px=8), seed=0)
     dense = train_dense(setting, arguments.model, arguments.work)
     if arguments.dense_only:
         return

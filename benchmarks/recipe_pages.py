@@ -20,11 +20,13 @@ from pathlib import Path
 from litert_files import table
 
 from converters.files import write_text
-from edgeprune.cli import DONE, OVER_BUDGET
+from edgeprune.commands.output import DONE, OVER_BUDGET
 from edgeprune.pipeline import environment
 from edgeprune.report import records, summary
-from edgeprune.report.formatting import HEADINGS, duration, points_lost
+from edgeprune.report.formatting import duration, points_lost
 from edgeprune.report.records import Report
+from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS
+from edgeprune.tasks import metric
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
@@ -58,7 +60,7 @@ def processor_seconds() -> float:
 def page(name: str, report: Report, took: dict[str, float]) -> list[str]:
     """The page of one recipe."""
     title, *told = story(RECIPES[name])
-    about, score = report.environment, HEADINGS[summary.metric(report)]
+    about, score = report.environment, metric(report.rows[0].metric).heading
     return [
         f"# {title}",
         "",
@@ -115,7 +117,7 @@ def recommended(report: Report) -> list[str]:
     return [
         f"- {target}: {found.variant}, {found.bytes:,} bytes, {points_lost(found.drop_points)}."
         if (found := summary.recommendation(target, report).smallest)
-        else f"- {target}: no file is within {summary.RECOMMENDED_DROP_POINTS:g} points."
+        else f"- {target}: no file is within {RECOMMENDED_DROP_POINTS:g} points."
         for target in dict.fromkeys(row.target for row in report.rows)
     ]
 
@@ -139,8 +141,8 @@ def expectations(report: Report) -> list[str]:
         *lines,
         f"- These are no photographs, and {about['held_out_images']} held-out images are few: expect other "
         "losses on yours, and read the report's own numbers.",
-        "- Where too much is lost: train longer (`--variants.block.fit.epochs`), ask for fewer zeros "
-        f"(`--variants.block.sparsity 0.7`), or leave more channels (`--variants.channels.{fewer}`).",
+        "- Where too much is lost: train longer (`--variants.block80.fit.epochs`), ask for fewer zeros "
+        f"(`--variants.block80.sparsity 0.7`), or leave more channels (`--variants.channels.{fewer}`).",
         "- A trained model of your own spares the first training: `--checkpoint dense.pt`.",
     ]
 

@@ -12,9 +12,10 @@ from typing import Any
 from litert_files import provenance, table
 
 from converters.files import write_text
+from edgeprune.evaluation.records import Examination, Row, Training
 from edgeprune.report import plots, summary
 from edgeprune.report.formatting import points_lost
-from edgeprune.report.records import Report, Row, Training
+from edgeprune.report.records import Report
 from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS
 
 DENSE, CHANNELS, LEAN = "dense", "channels", "lean"
@@ -349,7 +350,7 @@ def robustness_table(report: Report) -> list[str]:
     if not found:
         return ["Not examined."]
     strongest = list({trial.corruption: trial for trial in found}.values())
-    images = report.examinations[0].robustness.images
+    images = report.of(Examination)[0].robustness.images
     return [
         f"Top-1 of the torch models on {images:,} images, as they are and at the strongest of three "
         "strengths; and the class that lost most against the dense model, over all conditions.",

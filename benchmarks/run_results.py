@@ -42,7 +42,8 @@ from converters.files import replacing, write_text
 from converters.runtimes.environments import runtime
 from edgeprune import processes, pruning
 from edgeprune.data import image_folder as datasets
-from edgeprune.data.dataset import Data
+from edgeprune.data.dataset import Data, batches
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.models.weights import load_checkpoint
@@ -51,8 +52,9 @@ from edgeprune.pipeline import steps as pipeline
 from edgeprune.progress import Progress
 from edgeprune.pruning import Unstructured
 from edgeprune.recipe import Recipe, Variant
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
 from edgeprune.training import loop as training
-from edgeprune.training import predict
 from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Hooks, Setting
 
@@ -171,7 +173,7 @@ def by_coremltools(recipe: Recipe, dense: nn.Module, data: Data, work: Path) -> 
     from coremltools.optimize import coreml as compression
 
     fit = next(iter(recipe.variants.values())).fit
-    setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+    setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
     model = copy.deepcopy(dense)
     path = work / f"{THEIRS}.pt"
     if path.exists():
@@ -224,9 +226,9 @@ class Scaled(nn.Module):
 
 def top1_of(loaded: Any, data: Data) -> float:
     """Share of all held-out images that a file has right; it takes plain pixels."""
-    parts = torch.split(data.held_out.images, BATCH)
-    outputs = [torch.from_numpy(np.asarray(loaded.predict(part.float().numpy()))) for part in parts]
-    return predict.score(torch.cat(outputs), data.held_out)
+    parts = batches(data.held_out, BATCH)
+    outputs = [torch.from_numpy(np.asarray(loaded.predict(part.float().numpy()))) for part, _ in parts]
+    return score(TASKS["classification"], torch.cat(outputs), data.held_out.labels)
 
 
 def speeds(recipe: Recipe, data: Data, work: Path, rounds: int) -> dict[int, dict[str, dict[str, Any]]]:
@@ -262,13 +264,14 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
     """LiteRT files of every variant's weights for images of this size, and their targets."""
     wanted = [name for names in RUNTIMES.values() for name in names]
     found = {}
-    for variant in (DENSE, *recipe.named_variants):
+    for variant in (DENSE, *recipe.variants):
         paths = {work / f"{size_px}px" / f"{variant}-{target}.tflite": target for target in wanted}
         if not all(path.exists() for path in paths):
             (work / f"{size_px}px").mkdir(exist_ok=True)
             model, shape = trained(recipe, data, variant), example(size_px)
             lowered = litert.lower(model, shape, normalization())
-            images = F.interpolate(data.train.images[:: len(data.train) // CALIBRATION].float(), size_px)
+            evenly = torch.arange(0, len(data.train), len(data.train) // CALIBRATION)
+            images = F.interpolate(data.train.batch(evenly)[0].float(), size_px)
             for path, target in paths.items():
                 static = target.endswith("static-int8")
                 own = {"calibration": images[:CALIBRATION].numpy()} if static else {}
@@ -284,7 +287,7 @@ def files_at(recipe: Recipe, data: Data, work: Path, size_px: int) -> dict[Path,
 
 def trained(recipe: Recipe, data: Data, variant: str) -> nn.Module:
     """A variant of the run, in eval mode."""
-    model = models.build(recipe.model, len(data.classes), recipe.image_size_px)
+    model = models.build(recipe.model, len(data.classes), recipe.preprocessing.image_size_px)
     pruning.resize(model, load_file(recipe.output / "variants" / f"{variant}.safetensors"))
     return model.eval()
 
@@ -297,7 +300,7 @@ def example(size_px: int = TRAINED_PX) -> torch.Tensor:
 def normalization() -> Normalization:
     """The recipe's own."""
     default = Recipe(model=MOBILENET)
-    return Normalization(default.mean, default.std)
+    return default.preprocessing.normalization
 
 
 QUIET = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
@@ -325,9 +328,9 @@ def main() -> None:
         work = options.work / own
         work.mkdir(parents=True, exist_ok=True)
         folder = processes.shared(lambda name=name: unpacked(options.archives / ARCHIVES[name], options.work))
-        data = datasets.load(folder, TRAINED_PX, progress)
+        data = datasets.load(folder, Preprocessing(TRAINED_PX), progress)
         recipe = recipe_for(options.model, folder, work, options.epochs, options.variants)
-        setting = Setting(data, normalization(), recipe.augment, recipe.seed)
+        setting = Setting(data, TASKS["classification"], normalization(), recipe.augment, recipe.seed)
         train_dense(setting, options.model, work, options.dense_epochs)
         report = pipeline.run(recipe, progress, environment.command_line())
         if report is None or options.train_only:  # One of several processes, not the first.

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v3_small
 
-from converters import coreml, litert
 from converters.facts import Converted
+from converters.format import FORMATS, Format
 from converters.sizes import SizeModel, calibrated
-from converters.targets import TARGETS, Format, Storage
+from converters.targets import TARGETS, Storage
 from edgeprune.pruning import Block, OneShot, Sparsifier, Unstructured
 from edgeprune.pruning.allocation.result import Allocation
 from edgeprune.pruning.allocation.shares import by_importance, erdos_renyi, uniform
@@ -39,8 +39,8 @@ def main() -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     dense = mobilenet_v3_small(weights=None).eval()
-    for format in Format:
-        wanted = [t for t in options.targets if TARGETS[t].format is format]
+    for format in FORMATS.values():
+        wanted = [t for t in options.targets if TARGETS[t].format == format.name]
         missing = [t for t in wanted if not (options.cache / f"{t}.json").exists()]
         if missing:
             measure(dense, format, missing, options.cache)
@@ -74,12 +74,8 @@ def measure(dense: nn.Module, format: Format, targets: list[str], cache: Path) -
 
 
 def convert(model: nn.Module, format: Format, targets: list[str], folder: Path) -> dict[str, Converted]:
-    if format is Format.COREML:
-        return dict(coreml.convert_all(model, EXAMPLE, {t: folder / f"{t}.mlpackage" for t in targets}))
-    lowered = litert.lower(model, EXAMPLE)
-    return {
-        t: litert.convert(model, EXAMPLE, folder / f"{t}.tflite", target=t, lowered=lowered) for t in targets
-    }
+    prepared = format.prepare(model, EXAMPLE, None)
+    return {t: format.write(prepared, TARGETS[t], folder / f"{t}{format.suffix}") for t in targets}
 
 
 def predict(sizes: SizeModel, allocation: Allocation) -> int:

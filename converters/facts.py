@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +63,9 @@ class Normalization:
     std: tuple[float, float, float]
 
 
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a file expects.
@@ -78,6 +81,57 @@ class InputSpec:
     range: tuple[float, float] | None
     labels: tuple[str, ...] | None
     normalization: Normalization | None = None
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What `edgeprune inspect` tells about a file.
+
+    Attributes:
+        path: of the file.
+        layers: its weights, as stored.
+        plain: everything but the path, as plain data for JSON.
+        lines: the rest for people, below the table of layers.
+        marks: further columns of that table: heading -> names of the layers that have a "yes" in it.
+    """
+
+    path: Path
+    layers: tuple[LayerFacts, ...]
+    plain: Mapping[str, Any]
+    lines: tuple[str, ...]
+    marks: Mapping[str, Collection[str]]
+
+
+@dataclass(frozen=True)
+class TimingInput:
+    """What must be known of a file to time it.
+
+    Attributes:
+        spec: what it expects.
+        channels_last: whether it has its image as (height, width, channels) inside.
+        sparse: whether the linter says that the runtime will use its sparse kernels.
+        problems: what the linter has against that.
+    """
+
+    spec: InputSpec
+    channels_last: bool
+    sparse: bool
+    problems: tuple[str, ...]
+
+
+def input_words(spec: InputSpec) -> str:
+    """What a file expects, in words."""
+    channels, height, width = spec.shape
+    pixels = "normalised as for training: the file does not say how"
+    if spec.range is not None:
+        pixels = f"plain pixels from {spec.range[0]:g} to {spec.range[1]:g}"
+    elif spec.normalization is not None:
+        mean, std = (
+            ", ".join(f"{v:g}" for v in side) for side in (spec.normalization.mean, spec.normalization.std)
+        )
+        pixels = f"(pixel / 255 - mean) / std, mean {mean}, std {std}"
+    labels = f"; names {len(spec.labels)} classes" if spec.labels else ""
+    return f"takes {channels} channels of {height}x{width} px, {pixels}{labels}"
 
 
 def zero_fraction(weight: np.ndarray) -> float:

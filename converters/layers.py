@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+# Called with the name of a layer, the layer, and its input or output.
+Watch = Callable[[str, Any, Tensor], None]
 # Cosine of the rows of two weights from which they are the same, and the least for one made from the other:
 # a layer norm folded in scales columns too. Unrelated ones have next to none.
 SAME, ALIKE = 0.995, 0.4
@@ -56,35 +60,79 @@ def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLay
     """
     seen: dict[str, WeightedLayer] = {}
 
-    def meet(name: str, kind: str, weight: torch.Tensor, uses: int) -> None:
+    def meet(name: str, kind: str, weight: Tensor, uses: int) -> None:
         before = seen[name].uses if name in seen else 0
         values = weight.detach().cpu().numpy()
         seen[name] = WeightedLayer(name, kind, tuple(weight.shape), before + uses, values)
 
-    def noting(name: str) -> Callable[..., None]:
-        def note(module: nn.Module, _: object, output: Any) -> None:
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
-                meet(name, kind_of(module), module.weight, uses)
-            elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-                uses = output[0].numel() // module.embed_dim
-                meet(f"{name}.in_proj_weight", "linear", module.in_proj_weight, uses)
-                meet(f"{name}.out_proj", "linear", module.out_proj.weight, uses)
+    def note(name: str, layer: Any, output: Any) -> None:
+        if isinstance(layer, nn.MultiheadAttention):
+            uses = output[0].numel() // layer.embed_dim
+            if layer.in_proj_weight is not None:
+                meet(f"{name}.in_proj_weight", "linear", layer.in_proj_weight, uses)
+            meet(f"{name}.out_proj", "linear", layer.out_proj.weight, uses)
+            return
+        uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
+        meet(name, kind_of(layer), layer.weight, uses)
 
-        return note
-
-    handles = [
-        module.register_forward_hook(noting(name))
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention))
-    ]
-    try:
-        with torch.no_grad():
-            model(example.clone())  # Some models change their input.
-    finally:
-        for handle in handles:
-            handle.remove()
+    kinds = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+    with torch.no_grad(), watching(layers, outputs=note):
+        model(example.clone())  # Some models change their input.
     return list(seen.values())
+
+
+def batch_norms(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, _BatchNorm]:
+    """The batch norm that takes each layer's output as it is, by the layer's name; found by a run.
+
+    Args:
+        model: it is run as it is, in eval mode or not.
+        layers: of the model, by name; those without such a batch norm are left out of the result.
+        example: what it takes.
+    """
+    outputs: dict[int, tuple[str, Tensor]] = {}  # A tensor is kept so that no other takes its identity.
+    found: dict[str, _BatchNorm] = {}
+
+    def note(name: str, _: nn.Module, output: Tensor) -> None:
+        outputs[id(output)] = name, output
+
+    def meet(_: str, norm: _BatchNorm, given: Tensor) -> None:
+        if id(given) in outputs:
+            found[outputs[id(given)][0]] = norm
+
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    with torch.no_grad(), watching(layers, outputs=note), watching(norms, inputs=meet):
+        model(example)
+    return found
+
+
+@contextmanager
+def watching(
+    layers: Mapping[str, nn.Module], *, inputs: Watch | None = None, outputs: Watch | None = None
+) -> Iterator[None]:
+    """Inside, `inputs` is called before each layer runs and `outputs` after it; no hooks are left."""
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            if inputs is not None:
+                inputs(name, layer, args[0] if args else kwargs["input"])
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, _: object, output: Tensor) -> None:
+            if outputs is not None:
+                outputs(name, layer, output)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            if inputs is not None:
+                hooks.enter_context(layer.register_forward_pre_hook(before(name), with_kwargs=True))
+            if outputs is not None:
+                hooks.enter_context(layer.register_forward_hook(after(name)))
+        yield
 
 
 def matching(value: np.ndarray, layers: Sequence[WeightedLayer]) -> WeightedLayer | None:

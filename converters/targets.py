@@ -10,17 +10,6 @@ from enum import Enum
 from converters.errors import UserError
 
 
-class Format(str, Enum):
-    """File format."""
-
-    COREML = "coreml"
-    LITERT = "litert"
-
-
-SUFFIXES = {Format.COREML: ".mlpackage", Format.LITERT: ".tflite"}
-FORMATS = {suffix: format for format, suffix in SUFFIXES.items()}
-
-
 class Storage(str, Enum):
     """How the values of weights are kept in the file; zeros are left out wherever that is smaller."""
 
@@ -43,7 +32,7 @@ class Target:
 
     Attributes:
         name: public name.
-        format: Core ML package or LiteRT file.
+        format: name of a row of `converters.format.FORMATS`.
         storage: of the weight values.
         platform: lowest OS ("iOS16") of a Core ML package; linter runtime ("arm64", "web") of a LiteRT file.
         description: for `--help` and the report.
@@ -53,7 +42,7 @@ class Target:
     """
 
     name: str
-    format: Format
+    format: str
     storage: Storage
     platform: str
     description: str
@@ -64,12 +53,10 @@ class Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target(
-            "coreml-ios16", Format.COREML, Storage.FLOAT16, "iOS16", "Core ML, float16, sparse where pruned"
-        ),
+        Target("coreml-ios16", "coreml", Storage.FLOAT16, "iOS16", "Core ML, float16, sparse where pruned"),
         Target(
             "coreml-ios16-int8",
-            Format.COREML,
+            "coreml",
             Storage.INT8,
             "iOS16",
             "Core ML, int8, or sparse float16",
@@ -77,7 +64,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "coreml-ios16-6bit",
-            Format.COREML,
+            "coreml",
             Storage.TABLE6,
             "iOS16",
             "Core ML, 6-bit tables, or sparse float16",
@@ -85,55 +72,47 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "coreml-ios16-4bit",
-            Format.COREML,
+            "coreml",
             Storage.TABLE4,
             "iOS16",
             "Core ML, 4-bit tables, or sparse float16",
             sparse_values=False,
         ),
-        Target(
-            "coreml-ios17", Format.COREML, Storage.FLOAT16, "iOS17", "Core ML, float16, sparse where pruned"
-        ),
-        Target(
-            "coreml-ios18", Format.COREML, Storage.FLOAT16, "iOS18", "Core ML, float16, sparse where pruned"
-        ),
-        Target(
-            "coreml-ios18-int8", Format.COREML, Storage.INT8, "iOS18", "Core ML, int8, sparse where pruned"
-        ),
+        Target("coreml-ios17", "coreml", Storage.FLOAT16, "iOS17", "Core ML, float16, sparse where pruned"),
+        Target("coreml-ios18", "coreml", Storage.FLOAT16, "iOS18", "Core ML, float16, sparse where pruned"),
+        Target("coreml-ios18-int8", "coreml", Storage.INT8, "iOS18", "Core ML, int8, sparse where pruned"),
         Target(
             "coreml-ios18-6bit",
-            Format.COREML,
+            "coreml",
             Storage.TABLE6,
             "iOS18",
             "Core ML, 6-bit tables, sparse where pruned",
         ),
         Target(
             "coreml-ios18-4bit",
-            Format.COREML,
+            "coreml",
             Storage.TABLE4,
             "iOS18",
             "Core ML, 4-bit tables, sparse where pruned",
         ),
         Target(
             "litert-arm64",
-            Format.LITERT,
+            "litert",
             Storage.FLOAT32,
             "arm64",
             "LiteRT on ARM, float32, sparse where pruned",
         ),
-        Target(
-            "litert-arm64-int8", Format.LITERT, Storage.INT8, "arm64", "LiteRT on ARM, weights stored as int8"
-        ),
+        Target("litert-arm64-int8", "litert", Storage.INT8, "arm64", "LiteRT on ARM, weights stored as int8"),
         Target(
             "litert-arm64-static-int8",
-            Format.LITERT,
+            "litert",
             Storage.STATIC_INT8,
             "arm64",
             "LiteRT on ARM, dense, weights and activations int8; needs calibration images",
             sparse_values=False,
         ),
-        Target("litert-web", Format.LITERT, Storage.FLOAT32, "web", "LiteRT.js in a browser, float32"),
-        Target("litert-web-int8", Format.LITERT, Storage.INT8, "web", "LiteRT.js in a browser, int8-stored"),
+        Target("litert-web", "litert", Storage.FLOAT32, "web", "LiteRT.js in a browser, float32"),
+        Target("litert-web-int8", "litert", Storage.INT8, "web", "LiteRT.js in a browser, int8-stored"),
     )
 }
 
@@ -150,13 +129,13 @@ _WORDS: tuple[tuple[frozenset[str], Storage], ...] = (
 )
 
 
-def target(name: str, format: Format | None = None) -> Target:
+def target(name: str, format: str | None = None) -> Target:
     """Look a target up by name, of the given format if one is named.
 
     Raises:
         UserError: there is none; the message names those that carry what was asked for, and lists all.
     """
-    choices = [t for t in TARGETS.values() if format is None or t.format is format]
+    choices = [t for t in TARGETS.values() if format is None or t.format == format]
     for choice in choices:
         if choice.name == name:
             return choice

@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.targets import TARGETS, Format
+from converters.format import FORMATS, timed_suffixes
+from converters.targets import TARGETS
 from edgeprune import parsing
 from edgeprune.errors import UserError
-from edgeprune.report.records import METRICS
+from edgeprune.tasks import metrics
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-DROPS = tuple(f"{metric}_drop_points" for metric in METRICS)
+DROP = "_drop_points"
+"""What a limit of points lost is called: the metric's key, and this."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,23 @@ class Limits:
 
     Attributes:
         bytes: on disk.
-        top1_drop_points: percentage points lost against the dense float32 model, 0 to 100.
+        drop_points: percentage points lost against the dense float32 model, 0 to 100, by metric; in files
+            each is a field of its own, "top1_drop_points".
         load_memory_bytes: resident memory that loading the file and running it once adds at its peak.
         time_ratio: its time over that of the dense file of the same target, above 0.
-        miou_drop_points: points of mean IoU lost, of a segmentation's maps, 0 to 100.
     """
 
     bytes: int | None = None
-    top1_drop_points: float | None = None
+    drop_points: Mapping[str, float] = field(default_factory=dict)
     load_memory_bytes: int | None = None
     time_ratio: float | None = None
-    miou_drop_points: float | None = None
+
+    def most(self, limit: str) -> float | None:
+        """The most that a limit of `limit_names` allows; None: no limit."""
+        if limit.endswith(DROP):
+            return self.drop_points.get(limit.removesuffix(DROP))
+        value: float | None = getattr(self, limit)
+        return value
 
     def problems(self, where: str, target: str) -> Iterator[str]:
         """Everything that makes no sense in these limits."""
@@ -50,18 +58,23 @@ class Limits:
         if self.time_ratio is not None and not self.time_ratio > 0:
             yield f"{where}.time_ratio is {self.time_ratio!r}: give a ratio above 0, such as 0.5"
         known = TARGETS.get(target)
-        if known is not None and known.format is not Format.LITERT:
+        if known is not None and FORMATS[known.format].no_times is not None:
             for name in BENCHED:
                 if getattr(self, name) is not None:
                     yield (
                         f"{where}.{name}: only a device can measure it for {target}: "
-                        "edgeprune bench runs .tflite files"
+                        f"edgeprune bench runs {' and '.join(timed_suffixes())} files"
                     )
 
 
-LIMITS = tuple(limit.name for limit in dataclasses.fields(Limits))
 BENCHED = ("load_memory_bytes", "time_ratio")
 """The limits that `edgeprune bench` measures; the others are in the report of a run."""
+MEASURES = ("bytes", *BENCHED)
+
+
+def limit_names() -> tuple[str, ...]:
+    """Everything that can be limited, as files and `--only` call it."""
+    return ("bytes", *(f"{metric.key}{DROP}" for metric in metrics()), *BENCHED)
 
 
 @dataclass(frozen=True)
@@ -70,22 +83,20 @@ class Budget:
 
     Attributes:
         bytes: most bytes of a file, by target name.
-        top1_drop_points: most percentage points a file may lose against the dense float32 model, 0 to 100.
-            Where targets are named it holds for those that have no limit of their own, else for every target
-            of the report.
+        drop_points: most percentage points a file may lose against the dense float32 model, 0 to 100, by
+            metric: {"top1": 0.5}. Where targets are named it holds for those that have no limit of their own,
+            else for every target of the report. In files each is a field of its own, "top1_drop_points".
         target: all limits of a target, by its name.
-        miou_drop_points: most points of mean IoU, for a segmentation, likewise.
     """
 
     bytes: Mapping[str, int] = field(default_factory=dict)
-    top1_drop_points: float | None = None
+    drop_points: Mapping[str, float] = field(default_factory=dict)
     target: Mapping[str, Limits] = field(default_factory=dict)
-    miou_drop_points: float | None = None
 
     def __bool__(self) -> bool:
         """Whether anything is limited at all."""
         own = any(limits != Limits() for limits in self.target.values())
-        return bool(self.bytes) or own or any(getattr(self, name) is not None for name in DROPS)
+        return bool(self.bytes) or own or bool(self.drop_points)
 
     @property
     def targets(self) -> list[str]:
@@ -95,18 +106,25 @@ class Budget:
     def limits(self, target: str) -> Limits:
         """All that holds for a target."""
         own = self.target.get(target, Limits())
-        general = {name: getattr(self, name) for name in DROPS if getattr(own, name) is None}
-        return dataclasses.replace(own, bytes=self.bytes.get(target, own.bytes), **general)
+        return dataclasses.replace(
+            own,
+            bytes=self.bytes.get(target, own.bytes),
+            drop_points={**self.drop_points, **own.drop_points},
+        )
 
     def only(self, names: Collection[str]) -> Budget:
-        """The same without the limits that are not named; of `LIMITS`."""
-        left_out = {name: None for name in LIMITS if name not in names}
+        """The same without the limits that are not named; of `limit_names`."""
         return Budget(
             self.bytes if "bytes" in names else {},
-            target={
-                target: dataclasses.replace(limits, **left_out) for target, limits in self.target.items()
+            _only_drops(self.drop_points, names),
+            {
+                target: dataclasses.replace(
+                    limits,
+                    drop_points=_only_drops(limits.drop_points, names),
+                    **{name: None for name in MEASURES if name not in names},
+                )
+                for target, limits in self.target.items()
             },
-            **{name: getattr(self, name) for name in DROPS if name in names},
         )
 
     def problems(self) -> list[str]:
@@ -123,7 +141,7 @@ class Budget:
             found += _unknown_target("budget.target", name)
             found += limits.problems(f"budget.target.{name}", name)
             if limits == Limits():
-                found.append(f"budget.target.{name} limits nothing: give one of {', '.join(LIMITS)}")
+                found.append(f"budget.target.{name} limits nothing: give one of {', '.join(limit_names())}")
         return found
 
 
@@ -132,12 +150,21 @@ def _whole(limit: object) -> bool:
 
 
 def _wrong_points(where: str, limits: Limits | Budget) -> list[str]:
-    given = {name: getattr(limits, name) for name in DROPS if getattr(limits, name) is not None}
-    return [
-        f"{where}.{name} is {limit!r}: give percentage points from 0 to 100, such as 0.5"
-        for name, limit in given.items()
+    known = [metric.key for metric in metrics()]
+    unknown = [
+        f"{where}.drop_points: unknown metric {metric!r}: choose from {', '.join(known)}"
+        for metric in limits.drop_points
+        if metric not in known
+    ]
+    return unknown + [
+        f"{where}.{metric}{DROP} is {limit!r}: give percentage points from 0 to 100, such as 0.5"
+        for metric, limit in limits.drop_points.items()
         if isinstance(limit, bool) or not 0 <= limit <= 100  # NaN is refused here too
     ]
+
+
+def _only_drops(drop_points: Mapping[str, float], names: Collection[str]) -> dict[str, float]:
+    return {metric: most for metric, most in drop_points.items() if f"{metric}{DROP}" in names}
 
 
 def _unknown_target(where: str, name: str) -> list[str]:
@@ -146,17 +173,69 @@ def _unknown_target(where: str, name: str) -> list[str]:
 
 
 def from_plain(data: object) -> Budget:
-    """Make a budget from plain data, the fields of `Budget`; None is a budget without limits.
+    """Make a budget from plain data, as files have it; None is a budget without limits.
 
     Raises:
         UserError: every mistake in it, one line each.
     """
     if data is None:
         return Budget()
-    budget = parsing.build(Budget, data, "budget")
+    try:
+        budget = parsing.build(Budget, with_drops_gathered(data), "budget")
+    except UserError as error:
+        raise named_as_in_files(error) from None
     if problems := budget.problems():
         raise UserError(problems)
     return budget
+
+
+def to_plain(budget: Budget) -> dict[str, Any]:
+    """A budget as plain data, as files have it: points lost as "top1_drop_points"; None: not limited.
+
+    >>> to_plain(Budget({"litert-arm64": 400_000}, {"top1": 0.5}))["top1_drop_points"]
+    0.5
+    """
+    targets = {
+        name: {
+            **{field: getattr(limits, field) for field in MEASURES},
+            **_drop_fields(limits.drop_points),
+        }
+        for name, limits in budget.target.items()
+    }
+    return {"bytes": dict(budget.bytes), "target": targets, **_drop_fields(budget.drop_points)}
+
+
+def with_drops_gathered(data: Any) -> Any:
+    """Plain data of a budget or of limits with every field "METRIC_drop_points" gathered in "drop_points"."""
+    if not isinstance(data, Mapping):
+        return data
+    known = {f"{metric.key}{DROP}": metric.key for metric in metrics()}
+    gathered = {
+        key: {name: with_drops_gathered(limits) for name, limits in value.items()}
+        if key == "target" and isinstance(value, Mapping)
+        else value
+        for key, value in data.items()
+        if key not in known
+    }
+    found = {known[key]: value for key, value in data.items() if key in known and value is not None}
+    before = gathered.get("drop_points", {})
+    if not found or not isinstance(before, Mapping):
+        return gathered
+    return gathered | {"drop_points": {**before, **found}}
+
+
+def named_as_in_files(error: UserError) -> UserError:
+    """The same mistakes, the limits of points lost called what files call them."""
+    problems = list(error.problems)
+    for metric in metrics():
+        inside, outside = f".drop_points.{metric.key} ", f".{metric.key}{DROP} "
+        problems = [problem.replace(inside, outside) for problem in problems]
+    return UserError(problems)
+
+
+def _drop_fields(drop_points: Mapping[str, float]) -> dict[str, float | None]:
+    """The fields of files: every metric's, None where it is not limited."""
+    return {f"{metric.key}{DROP}": drop_points.get(metric.key) for metric in metrics()}
 
 
 def read(path: Path) -> Budget:

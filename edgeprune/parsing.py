@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from converters.errors import UserError
 
@@ -46,6 +47,28 @@ def build(cls: type[T], data: object, where: str) -> T:
     return typing.cast(T, result)
 
 
+def read_json(path: Path, advice: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        advice: what makes it, or what to do about it, for the message.
+
+    Raises:
+        UserError: it is not there, or holds something else.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {advice}") from None
+    except ValueError as error:  # not UTF-8, not JSON, or NaN in it
+        raise UserError(f"{path} is not JSON: {error}; {advice}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number JSON knows")
+
+
 def not_plain(data: object, where: str) -> Iterator[str]:
     """Name everything in `data` that JSON cannot hold: NaN, infinities, objects, keys that are not text."""
     if isinstance(data, Mapping):
@@ -80,13 +103,13 @@ def _value(kind: Any, data: object, where: str, problems: list[str]) -> object:
         return _tuple(arguments, data, where, problems)
     if origin is not None:  # dict[str, X] or Mapping[str, X]
         if not isinstance(data, dict):
-            problems.append(f"{where} must be an object with named values, not {_shown(data)}")
+            problems.append(f"{where} must be an object with named values, not {shown(data)}")
             return {}
         return {key: _value(arguments[1], value, f"{where}.{key}", problems) for key, value in data.items()}
     if kind is Path and isinstance(data, str):
         return Path(data)
     if not _fits(kind, data):
-        problems.append(f"{where} must be {_SIMPLE[kind]}, not {_shown(data)}")
+        problems.append(f"{where} must be {_SIMPLE[kind]}, not {shown(data)}")
         return data
     return float(typing.cast(float, data)) if kind is float else data
 
@@ -99,7 +122,7 @@ def _fits(kind: type, data: object) -> bool:
 
 def _record(cls: Any, data: object, where: str, problems: list[str]) -> object:
     if not isinstance(data, dict):
-        problems.append(f"{where} must be an object with named values, not {_shown(data)}")
+        problems.append(f"{where} must be an object with named values, not {shown(data)}")
         return None
     kinds, required = _fields(cls)
     problems.extend(f"{where} lacks {name!r}" for name in required if name not in data)
@@ -131,7 +154,7 @@ def _fields(cls: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 def _tuple(arguments: tuple[Any, ...], data: object, where: str, problems: list[str]) -> object:
     if not isinstance(data, (list, tuple)):
-        problems.append(f"{where} must be a list, not {_shown(data)}")
+        problems.append(f"{where} must be a list, not {shown(data)}")
         return ()
     if arguments[-1] is not Ellipsis and len(data) != len(arguments):
         problems.append(f"{where} must have {len(arguments)} values, not {len(data)}")
@@ -143,6 +166,7 @@ def _tuple(arguments: tuple[Any, ...], data: object, where: str, problems: list[
     )
 
 
-def _shown(data: object) -> str:
+def shown(data: object) -> str:
+    """A value in a message, shortened."""
     text = "null" if data is None else repr(data)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,6 +23,11 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and talks."""
     return rank() == 0
+
+
+def complain(text: str) -> None:
+    """Say what went wrong, on stderr, in each process: the first to fail has the others stopped."""
+    sys.stderr.write(f"{text}\n" if count() == 1 else f"process {rank()}: {text}\n")
 
 
 def on_cpu() -> bool:
@@ -60,3 +66,15 @@ def shared(make: Callable[[], Made]) -> Made:
     if refusal is not None:
         raise refusal
     return made  # type: ignore[no-any-return]
+
+
+def gathered(own: Any) -> list[Any]:
+    """What every process has, in the order of their ranks, this one's `own` among them; all call this."""
+    if count() == 1:
+        return [own]
+    import torch.distributed
+
+    joined()
+    found: list[Any] = [None] * count()
+    torch.distributed.all_gather_object(found, own)
+    return found

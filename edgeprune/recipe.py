@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from converters.targets import BLOCK, TARGETS, Storage
+from edgeprune import budget as budgets
 from edgeprune import parsing
-from edgeprune.budget import BENCHED, Budget
+from edgeprune.budget import BENCHED, DROP, Budget, Limits
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
+from edgeprune.models.architecture import Architecture
+from edgeprune.tasks import DEFAULT as DEFAULT_TASK
+from edgeprune.tasks import TASKS, metrics
 from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
 
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
 SCHEDULES = ("cubic", "stepwise", "one-shot")
-TASKS = ("classification", "segmentation")
+HEADS = ("auto", "keep", "new")
 ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
 
 
@@ -142,19 +147,38 @@ class Recipe:
 
     model: str
     """A torchvision model by name, e.g. mobilenet_v3_small; or timm/NAME."""
-    task: str = "classification"
-    """What the model answers: classification, a class for an image; segmentation, one for each pixel."""
+    task: str = DEFAULT_TASK
+    """What the model answers: a class for an image, a class for each pixel, ...; of edgeprune.tasks."""
     data: Path | None = None
     """Image folder: train/ and val/ or test/, with one folder a class; for segmentation images/ and masks/.
     None: the embedded handwritten digits, or scenes made of them."""
-    image_size_px: int = 64
-    """Images are resized and cropped to this square."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of RGB in [0, 1]: normalisation, folded into the files."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Of RGB in [0, 1]: normalisation, folded into the files."""
+    padding: str | None = None
+    """Of a timm model's convolutions: same, as TensorFlow pads, for weights that come from there. None: the
+    model's own."""
+    weights: str | None = None
+    """Where training starts: default, what torchvision or timm publish; a name that they have for such
+    weights; or a file of them, whoever wrote it. None: from nothing."""
+    head: str = "auto"
+    """The last layer of these weights: auto, replaced where it has another number of classes; keep, which
+    refuses that; or new, always replaced."""
+    freeze_epochs: int = 1
+    """With weights: first epochs of the dense training in which only a new head learns."""
+    body_learning_rate: float = 0.1
+    """With weights: learning rate of all that is not a new head, as a share of the head's."""
+    image_size_px: int | None = None
+    """Images are resized and cropped to this square. None: as the weights were trained; 64 without any."""
+    resize_px: int | None = None
+    """Shorter side of an image before its middle is cropped. None: as the weights were trained; without
+    weights the largest square in the middle is cropped first, then resized."""
+    interpolation: str | None = None
+    """How images are resized: nearest, bilinear, bicubic or lanczos. None: as the weights were trained;
+    bilinear without weights."""
+    mean: tuple[float, float, float] | None = None
+    """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
+    std: tuple[float, float, float] | None = None
+    """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
     checkpoint: Path | None = None
-    """State dict (.safetensors, .pt, .pth) of the dense model; it is then not trained."""
+    """File of the dense model's finished weights, of the same classes; it is then not trained."""
     augment: Augment = field(default_factory=Augment)
     dense: TrainConfig = field(default_factory=TrainConfig)
     variants: dict[str, Variant] = field(default_factory=dict)
@@ -185,24 +209,42 @@ class Recipe:
             if name not in TARGETS
         ]
         checks = [
-            (self.task in TASKS, f"task {self.task!r}: choose from {', '.join(TASKS)}"),
             (
-                self.image_size_px >= SMALLEST_PX,
+                self.image_size_px is None or self.image_size_px >= SMALLEST_PX,
                 f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
             ),
-            (all(s > 0 for s in self.std), f"std {self.std}: each above 0"),
+            (
+                self.padding is None or (self.padding == "same" and self.model.startswith("timm/")),
+                f"padding {self.padding!r}: same, of a timm model, or leave it out",
+            ),
+            (
+                self.weights is None or self.checkpoint is None,
+                "weights and checkpoint: choose one: a checkpoint is not trained, weights are a start",
+            ),
+            (self.head in HEADS, f"head {self.head!r}: choose from {', '.join(HEADS)}"),
+            (
+                0 <= self.freeze_epochs < max(self.dense.epochs, 2),
+                f"freeze_epochs {self.freeze_epochs}: 0 to below the {self.dense.epochs} epochs of dense",
+            ),
+            (
+                0 < self.body_learning_rate <= 1,
+                f"body_learning_rate {self.body_learning_rate:g}: above 0 to 1, a share of the head's",
+            ),
             (len(self.targets) > 0, "targets: name at least one"),
             (len(set(self.targets)) == len(self.targets), "targets: one is named twice"),
             ("dense" not in self.variants, "variants.dense: that name is the baseline's"),
         ]
         problems += [message for fine, message in checks if not fine]
         problems += self.dense.problems("dense")
-        problems += self.augment.problems(self.image_size_px)
-        problems += [
-            f"{where}.first_px {fit.first_px}: at most image_size_px, {self.image_size_px}"
-            for where, fit in self.fits.items()
-            if fit.first_px > self.image_size_px
-        ]
+        problems += self.preprocessing.problems()
+        if self.weights is None or self.image_size_px is not None:
+            size_px = self.preprocessing.image_size_px
+            problems += self.augment.problems(size_px)
+            problems += [
+                f"{where}.first_px {fit.first_px}: at most image_size_px, {size_px}"
+                for where, fit in self.fits.items()
+                if fit.first_px > size_px
+            ]
         problems += self._order_problems()
         for key, variant in self.variants.items():
             if not key or not key.replace("+", "").replace("_", "").isalnum():
@@ -233,21 +275,33 @@ class Recipe:
 
     def _task_problems(self) -> list[str]:
         """What another task would make sense of."""
-        maps = self.task == "segmentation"
-        foreign, own = ("top1", "miou") if maps else ("miou", "top1")
-        limits = {"budget": self.budget} | {
-            f"budget.target.{name}": own_limits for name, own_limits in self.budget.target.items()
-        }
-        problems = [
-            f"{where}.{foreign}_drop_points: a {self.task} is measured by {own}_drop_points"
+        task = TASKS.get(self.task)
+        if task is None:
+            return [f"task {self.task!r}: choose from {', '.join(TASKS)}"]
+        limits: dict[str, Budget | Limits] = {"budget": self.budget}
+        limits |= {f"budget.target.{name}": own for name, own in self.budget.target.items()}
+        foreign = [
+            f"{where}.{metric}{DROP}: a {self.task} is measured by {task.metric.key}{DROP}"
             for where, limit in limits.items()
-            if getattr(limit, f"{foreign}_drop_points") is not None
+            for metric in limit.drop_points
+            if metric != task.metric.key
         ]
-        if maps and self.augment.erase_px:
-            problems.append(
-                "augment.erase_px: a square without its pixels has no class; 0 for a segmentation"
-            )
-        return problems
+        return foreign + task.problems(self.augment)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared: what is set here, else the default.
+
+        Of a recipe that starts from weights it is their own once `edgeprune.pipeline.starting_point` has
+        filled it in, as in every run folder.
+        """
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)}
+        return Preprocessing(**{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model, but for its classes."""
+        return Architecture(self.model, self.preprocessing.image_size_px, self.padding)
 
     @property
     def fits(self) -> dict[str, TrainConfig]:
@@ -257,18 +311,10 @@ class Recipe:
             **{f"variants.{key}.fit": variant.fit for key, variant in self.variants.items()},
         }
 
-    @property
-    def named_variants(self) -> dict[str, Variant]:
-        """The variants under the names the report gives them: "block" at 80 % zeros is "block80"."""
-        return {
-            f"{key}{round(100 * variant.sparsity)}" if variant.sparsity else key: variant
-            for key, variant in self.variants.items()
-        }
-
 
 def to_data(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, without what is None: what `from_data` and a TOML file take."""
-    return dict(_plain(dataclasses.asdict(recipe)))
+    return dict(_plain(dataclasses.asdict(recipe) | {"budget": budgets.to_plain(recipe.budget)}))
 
 
 def from_data(data: Mapping[str, Any]) -> Recipe:
@@ -277,7 +323,13 @@ def from_data(data: Mapping[str, Any]) -> Recipe:
     Raises:
         UserError: every unknown key, wrong type and senseless value, by its place.
     """
-    return parsing.build(Recipe, data, "recipe")
+    given = dict(data)
+    if "budget" in given:
+        given["budget"] = budgets.with_drops_gathered(given["budget"])
+    try:
+        return parsing.build(Recipe, given, "recipe")
+    except UserError as error:
+        raise budgets.named_as_in_files(error) from None
 
 
 def read(path: Path) -> Recipe:
@@ -319,8 +371,33 @@ def from_command_line(recipe: Recipe, description: str, arguments: Sequence[str]
 
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_pairs)
+    given = _with_drops_as_pairs(sys.argv[1:] if arguments is None else arguments)
     with registry:
-        return tyro.cli(Recipe, default=recipe, description=description, args=arguments)
+        return tyro.cli(Recipe, default=recipe, description=description, args=given)
+
+
+def _with_drops_as_pairs(arguments: Sequence[str]) -> list[str]:
+    """Let the command line say what budget.toml says: `--budget.top1-drop-points 0.5`.
+
+    >>> _with_drops_as_pairs(["--seed", "1", "--budget.top1-drop-points", "0.5"])
+    ['--seed', '1', '--budget.drop-points', 'top1=0.5']
+    """
+    flags = {f"--budget.{metric.key}-drop-points": metric.key for metric in metrics()}
+    given: list[str] = []
+    pending = ""
+    for argument in arguments:
+        flag, equals, value = argument.replace("_", "-").partition("=")
+        if pending:
+            given.append(f"{pending}={argument}")
+            pending = ""
+        elif flag in flags and equals:
+            given += ["--budget.drop-points", f"{flags[flag]}={value}"]
+        elif flag in flags:
+            given.append("--budget.drop-points")
+            pending = flags[flag]
+        else:
+            given.append(argument)
+    return given
 
 
 def _pairs(info: Any) -> Any:

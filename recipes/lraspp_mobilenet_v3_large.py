@@ -2,6 +2,7 @@
 
     python recipes/lraspp_mobilenet_v3_large.py                                  # scenes of digits
     python recipes/lraspp_mobilenet_v3_large.py --data IMAGES --output runs/mine # train/ and val/ in it
+    python recipes/lraspp_mobilenet_v3_large.py --weights default --data IMAGES  # published ones, or a file
     python recipes/lraspp_mobilenet_v3_large.py --checkpoint dense.pt --data IMAGES
 
 IMAGES has train/images/NAME.jpg with train/masks/NAME.png, the index of each pixel's class, 255 where it does
@@ -31,7 +32,7 @@ RECIPE = Recipe(
     dense=TrainConfig(epochs=20, batch_size=16, learning_rate=2e-3, first_px=48),
     variants={
         # 80 % zeros, one output by four input channels: small in both formats.
-        "block": Variant(
+        "block80": Variant(
             sparsity=0.8,
             block=(1, 4),
             fit=TrainConfig(epochs=10, batch_size=16, learning_rate=2e-3, first_px=64),
@@ -48,7 +49,7 @@ RECIPE = Recipe(
             "litert-arm64": 4_500_000,
             "litert-arm64-int8": 1_600_000,
         },
-        miou_drop_points=2.0,
+        drop_points={"miou": 2.0},
     ),
     output=Path("runs/lraspp_mobilenet_v3_large"),
 )

@@ -2,6 +2,7 @@
 
     python recipes/resnet18.py                                  # the embedded digits
     python recipes/resnet18.py --data IMAGES --output runs/mine # train/ and val/ in it
+    python recipes/resnet18.py --weights default --data IMAGES  # published ones, or a file
     python recipes/resnet18.py --checkpoint dense.pt --data IMAGES
 
 Nearly all of its weights are in 3x3 convolutions, which no runtime here runs sparse: zeros save bytes in Core
@@ -19,11 +20,10 @@ from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="resnet18",
-    image_size_px=64,
     dense=TrainConfig(epochs=12, learning_rate=2e-3),
     variants={
         # 80 % zeros in the 3x3 convolutions as well, all but the first.
-        "block": Variant(
+        "block80": Variant(
             sparsity=0.8,
             block=(1, 4),
             layers={"layer*.conv*": 0.8},
@@ -39,7 +39,7 @@ RECIPE = Recipe(
             "litert-arm64": 13_000_000,
             "litert-arm64-int8": 6_000_000,
         },
-        top1_drop_points=1.0,
+        drop_points={"top1": 1.0},
     ),
     output=Path("runs/resnet18"),
 )

@@ -2,6 +2,7 @@
 
     python recipes/vit_tiny.py                                  # the embedded digits
     python recipes/vit_tiny.py --data IMAGES --output runs/mine # train/ and val/ in it
+    python recipes/vit_tiny.py --weights default --data IMAGES  # published ones, or a file
     python recipes/vit_tiny.py --checkpoint dense.pt --data IMAGES
 
 The dense model is trained (or loaded), then made small in two ways: zeros in blocks of the linear layers, and
@@ -19,11 +20,10 @@ from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
     model="timm/vit_tiny_patch16_224",
-    image_size_px=64,
     dense=TrainConfig(epochs=20, learning_rate=1e-3),
     variants={
         # 80 % zeros in the linear layers, one output by four inputs.
-        "block": Variant(sparsity=0.8, block=(1, 4), fit=TrainConfig(epochs=15, learning_rate=1e-3)),
+        "block80": Variant(sparsity=0.8, block=(1, 4), fit=TrainConfig(epochs=15, learning_rate=1e-3)),
         # One head of three, and a third of each MLP.
         "channels": Variant(channels=0.35, fit=TrainConfig(epochs=10, learning_rate=1e-3)),
     },
@@ -34,7 +34,7 @@ RECIPE = Recipe(
             "litert-arm64": 15_000_000,
             "litert-arm64-int8": 5_000_000,
         },
-        top1_drop_points=1.0,
+        drop_points={"top1": 1.0},
     ),
     output=Path("runs/vit_tiny"),
 )

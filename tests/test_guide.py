@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from edgeprune import recipe
-from edgeprune.cli import COMMANDS
-from edgeprune.commands.options import parser
+from edgeprune.commands.parser import parse
 from edgeprune.models import build as models
 from edgeprune.models import cost
 from edgeprune.models.weights import from_checkpoint
@@ -59,12 +58,12 @@ def test_what_the_guide_saves_can_be_converted(place, tmp_path, monkeypatch):
 def test_the_commands_of_the_guide_parse():
     for command in commands("edgeprune "):
         if "..." not in command:
-            assert parser(COMMANDS).parse_args(command[1:]).command
+            assert parse(command[1:]).execute
     for command in commands("python recipes/"):
         name = Path(command[1]).stem
         assert (GUIDE.parents[1] / command[1]).is_file()
         start = recipe.Recipe(
             model=name,
-            variants={"block": recipe.Variant(sparsity=0.8), "channels": recipe.Variant(channels=0.3)},
+            variants={"block80": recipe.Variant(sparsity=0.8), "channels": recipe.Variant(channels=0.3)},
         )
         assert recipe.from_command_line(start, "", command[2:]).model == name

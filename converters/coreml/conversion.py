@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
+import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,9 +30,10 @@ from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
 from converters.layers import WeightedLayer, weighted_layers
 from converters.rewriting import Rewriting
-from converters.targets import Format, Target
+from converters.targets import Target
 from converters.targets import target as target_named
 
+FORMAT = "coreml"
 IMAGE_CHANNELS = 3
 INPUT = "image"
 PROBABILITIES = "probabilities"
@@ -75,6 +79,119 @@ def convert(
     return converted[target]
 
 
+class Prepared:
+    """A model on its way into packages, made by `prepare`: what those of several targets share is made once,
+    when the first of them needs it.
+
+    Attributes:
+        model: as given.
+        example: as given.
+        normalization: to fold in.
+        results: names of the outputs, see `_named`.
+        probe: images, and what the model gives for them.
+        layers: of the model, in the order they run.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, normalization: Normalization | None) -> None:
+        self.given = arguments.results_of(arguments.outputs_of(model, example))
+        self.model = model
+        self.example = example
+        self.normalization = normalization
+        self.results = _named(self.given)
+        self.layers = weighted_layers(model, example)
+        self.probe = agreement.probe(model, example, normalization)
+        self._exported: dict[bool, tuple[_Deployed, Any]] = {}
+        self._programs: dict[tuple[str, bool], Any] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    @property
+    def gives_maps(self) -> bool:
+        """Whether it gives (1, classes, h, w)."""
+        return len(self.given) == 1 and self._first.dim() == 4
+
+    @property
+    def _first(self) -> Tensor:
+        return next(iter(self.given.values()))
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Refuse labels that are not the model's."""
+        if len(self.given) != 1:
+            raise UserError(f"labels are for a classifier; this model gives {len(self.given)} outputs")
+        _refuse(arguments.label_problems(labels, self._first.shape))
+
+    def program(self, platform: str, classifies: bool, name: str) -> Any:
+        """The dense float16 ML program for a platform, held against the model.
+
+        Args:
+            platform: of the target.
+            classifies: with probabilities beside the logits.
+            name: of the file, for messages.
+        """
+        if classifies not in self._exported:
+            deployed = _Deployed(self.model, self.normalization, classifies, self.results)
+            self._exported[classifies] = deployed, _export(deployed, self.example)
+        if (platform, classifies) not in self._programs:
+            deployed, exported = self._exported[classifies]
+            with temporary_files(self._folder):
+                program = _to_mil(exported, deployed, self.example, platform)
+            dense = contents_of(program)
+            _check_range(dense, self.layers)
+            check_computes(dense, self.model, self.probe, name)
+            self._programs[platform, classifies] = program
+        return self._programs[platform, classifies]
+
+
+def prepare(model: nn.Module, example: Tensor, normalization: Normalization | None = None) -> Prepared:
+    """What the packages of one model for several targets share; for `write`.
+
+    Args:
+        model: see `convert`, as for the other arguments.
+        example: as there.
+        normalization: as there.
+
+    Raises:
+        UserError: the model, the example or the normalisation is not what it should be.
+    """
+    _refuse(_problems(model, example, normalization))
+    return Prepared(model, example, normalization)
+
+
+def write(
+    prepared: Prepared,
+    target: str,
+    path: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Converted:
+    """Store a prepared model's weights as small as the target allows, and write the package.
+
+    Args:
+        prepared: by `prepare`.
+        target: see `convert`, as for the other arguments.
+        path: as there.
+        labels: as there.
+        metadata: as there.
+
+    Raises:
+        UserError: an option is not what it should be.
+        ToolError: torch or coremltools cannot convert the model.
+    """
+    chosen, path = target_named(target, FORMAT), Path(path)
+    _refuse(_path_problems(path))
+    if labels is not None:
+        prepared.check_labels(labels)
+        if prepared.gives_maps:
+            metadata, labels = {**segmenter(labels), **(metadata or {})}, None
+    program = prepared.program(chosen.platform, labels is not None, path.name)
+    check = partial(_check_written, dense=contents_of(program), probe=prepared.probe)
+    with temporary_files():
+        mlmodel = _compress(program, chosen)
+        _write_package(mlmodel, prepared.model, prepared.layers, path, labels, metadata or {}, check)
+    return Converted(path, chosen.name, size_bytes(path), layer_facts(path, prepared.layers))
+
+
 def convert_all(
     model: nn.Module,
     example: Tensor,
@@ -101,29 +218,15 @@ def convert_all(
         UserError: the model, the example or an option is not what it should be.
         ToolError: torch or coremltools cannot convert the model.
     """
-    targets = [target_named(name, Format.COREML) for name in paths]
-    files = [Path(path) for path in paths.values()]
-    results, maps = _check(model, example, files, labels, normalization)
-    layers = weighted_layers(model, example)
-    if labels is not None and maps:
-        metadata, labels = {**segmenter(labels), **(metadata or {})}, None
-    deployed = _Deployed(model, normalization, labels is not None, results)
-    probe = agreement.probe(model, example, normalization)
-    exported = _export(deployed, example)
-    converted = {}
-    with temporary_files():
-        mlmodels: dict[str, Any] = {}
-        for target, path in zip(targets, files, strict=True):
-            if target.platform not in mlmodels:
-                mlmodels[target.platform] = _to_mil(exported, deployed, example, target.platform)
-                dense = contents_of(mlmodels[target.platform])
-                _check_range(dense, layers)
-                check_computes(dense, model, probe, path.name)
-            mlmodel = _compress(mlmodels[target.platform], target)
-            check = partial(_check_written, dense=contents_of(mlmodels[target.platform]), probe=probe)
-            _write(mlmodel, model, layers, path, labels, metadata or {}, check)
-            converted[target.name] = Converted(path, target.name, size_bytes(path), layer_facts(path, layers))
-    return converted
+    for name in paths:
+        target_named(name, FORMAT)
+    problems = [problem for path in paths.values() for problem in _path_problems(Path(path))]
+    _refuse([*problems, *_problems(model, example, normalization), *arguments.label_problems(labels)])
+    prepared = prepare(model, example, normalization)
+    return {
+        target: write(prepared, target, path, labels=labels, metadata=metadata)
+        for target, path in paths.items()
+    }
 
 
 def _compress(mlmodel: Any, target: Target) -> Any:
@@ -136,7 +239,7 @@ def _compress(mlmodel: Any, target: Target) -> Any:
         ) from error
 
 
-def _write(
+def _write_package(
     mlmodel: Any,
     model: nn.Module,
     layers: Sequence[WeightedLayer],
@@ -218,22 +321,22 @@ def _export(model: _Deployed, example: Tensor) -> Any:
         raise ToolError(f"torch.export could not trace the model: {_first_line(error)}") from error
 
 
+# Other names and copies of a value, which coremltools does not know.
+COPIES = (
+    torch.ops.aten.alias.default,
+    torch.ops.aten.clone.default,
+    torch.ops.aten.lift_fresh_copy.default,
+)
+
+
 def _without_copies(exported: Any) -> Any:
-    """Let what reads a copy, or another name, of a value read the value: coremltools does not know them."""
-    copies = (
-        torch.ops.aten.alias.default,
-        torch.ops.aten.clone.default,
-        torch.ops.aten.lift_fresh_copy.default,
-    )
+    """Let what reads a copy of a value read the value."""
+    given = {spec.arg.name for spec in exported.graph_signature.output_specs}
     graph = exported.graph_module.graph
     for node in list(graph.nodes):
-        if node.target in copies:
-            for output in exported.graph_signature.output_specs:
-                if output.arg.name == node.name:
-                    break
-            else:
-                node.replace_all_uses_with(node.args[0])
-                graph.erase_node(node)
+        if node.target in COPIES and node.name not in given:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
     exported.graph_module.recompile()
     return exported
 
@@ -261,31 +364,17 @@ def _to_mil(exported: Any, model: _Deployed, example: Tensor, platform: str) -> 
         raise ToolError(f"coremltools could not convert the model: {_first_line(error)}") from error
 
 
-def _check(
-    model: nn.Module,
-    example: Tensor,
-    paths: Sequence[Path],
-    labels: Sequence[str] | None,
-    normalization: Normalization | None,
-) -> tuple[dict[str, Any], bool]:
-    """Refuse what cannot be converted; return the outputs, as `_named` does, and whether they are a map."""
-    problems = [problem for path in paths for problem in _path_problems(path)]
-    problems += [
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError(problems)
+
+
+def _problems(model: nn.Module, example: Tensor, normalization: Normalization | None) -> list[str]:
+    return [
         *arguments.model_problems(model),
         *arguments.example_problems(example, IMAGE_CHANNELS),
         *arguments.normalization_problems(normalization, IMAGE_CHANNELS),
-        *arguments.label_problems(labels),
     ]
-    if problems:
-        raise UserError(problems)
-    given = arguments.results_of(arguments.outputs_of(model, example))
-    if labels is not None and len(given) != 1:
-        raise UserError(f"labels are for a classifier; this model gives {len(given)} outputs")
-    first = next(iter(given.values()))
-    problems = arguments.label_problems(labels, first.shape)
-    if problems:
-        raise UserError(problems)
-    return _named(given), len(given) == 1 and first.dim() == 4
 
 
 def _named(given: Mapping[Any, Tensor]) -> dict[str, Any]:

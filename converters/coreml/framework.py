@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 # Loggers that speak up, on import or for every layer, of things that the caller can do nothing about:
 # versions newer than the tested ones, the missing macOS library, weights left as they are (which the
@@ -33,14 +34,20 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def temporary_files() -> Iterator[None]:
+def temporary_files(folder: Path | None = None) -> Iterator[None]:
     """Give coremltools a folder for its temporary packages, which else stay until Python ends.
 
     It has no setting for that: while the block runs, the folder is `tempfile`'s for the whole process.
+
+    Args:
+        folder: of the caller's, who removes it; None: one that is removed at the end of the block.
     """
     before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        tempfile.tempdir = folder
+    own = (
+        tempfile.TemporaryDirectory(prefix="edgeprune-") if folder is None else contextlib.nullcontext(folder)
+    )
+    with own as place:
+        tempfile.tempdir = str(place)
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from converters.coreml.program import (
 )
 from converters.facts import InputSpec, LayerFacts, size_bytes
 from converters.layers import WeightedLayer, matching
-from converters.targets import Format, Storage, carrying
+from converters.targets import Storage, carrying
 
 # Lowest systems by specification version.
 _SYSTEMS = {
@@ -156,7 +156,7 @@ def _note(weight: StoredWeight, specification: int) -> str | None:
         return f"{stored} their encoding keeps them"
     storage, counts = Storage(weight.encoding), statistics(weight.value)
     if storage is not Storage.FLOAT16 and specification < JOINT_SPECIFICATION:
-        carriers = [t.name for t in carrying(storage, sparse=True) if t.format is Format.COREML]
+        carriers = [t.name for t in carrying(storage, sparse=True) if t.format == "coreml"]
         return f"{stored} zeros left out of {weight.encoding} values need {' or '.join(carriers)}"
     dense, sparse = (encoded_bytes(Encoding(storage, left_out), counts) for left_out in (False, True))
     if sparse < dense:

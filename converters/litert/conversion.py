@@ -5,7 +5,6 @@ runtime can.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,18 @@ import torch
 from torch import nn
 
 from converters import agreement, arguments, targets
-from converters.errors import UserError
+from converters.errors import ToolError, UserError
 from converters.facts import Converted, Normalization, size_bytes
 from converters.files import replacing
 from converters.layers import WeightedLayer, matching, weighted_layers
 from converters.litert import checking, keras_models, repair, storage
 from converters.litert import metadata as file_metadata
-from converters.litert.graph import Graph, read, weights
+from converters.litert.graph import DamagedFileError, Graph, read, weights
 from converters.litert.inspection import layer_facts, torch_layout
 from converters.litert.lowering import MAX_PIXEL, image_shape, lower
 from converters.litert.quantize import MIN_CALIBRATION_IMAGES, static_int8
+
+FORMAT = "litert"
 
 
 def convert(
@@ -62,129 +63,163 @@ def convert(
         UserError: the model is in training mode, or an argument is not what it must be.
         ToolError: litert-torch, or TensorFlow, cannot convert the model.
     """
-    chosen = targets.target(target, targets.Format.LITERT)
     path = Path(path)
-    done_inside = normalization if fold_normalization else None
-    source = _source(model, example, path, labels, normalization, done_inside)
-    static = chosen.storage is targets.Storage.STATIC_INT8
-    if static:
-        images = _calibration(calibration, image_shape(example), source.takes_pixels)
+    targets.target(target, FORMAT)
+    _refuse([*_problems(model, example, normalization), *_path_problems(path)])
+    _refuse(arguments.label_problems(labels))
+    prepared = prepare(model, example, normalization, fold_normalization=fold_normalization, lowered=lowered)
+    return write(prepared, target, path, labels=labels, metadata=metadata, calibration=calibration)
 
-    graph = read(lower(model, example, done_inside) if lowered is None else lowered, path.name)
-    name_weights(graph, source.layers)
+
+class Prepared:
+    """A model on its way into files, made by `prepare`: the graph that all of them start from is made once,
+    when the first needs it.
+
+    Attributes:
+        model: as given.
+        example: as given.
+        normalization: what the model wants done to pixels.
+        done_inside: that part of it which the file does.
+        layers: of the model, in the order they run.
+        own: a Keras model's own normalisation.
+        probe: images, and what the model gives for them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Any,
+        example: torch.Tensor,
+        normalization: Normalization | None,
+        done_inside: Normalization | None,
+        lowered: bytes | None,
+    ) -> None:
+        keras = keras_models.is_keras(model)
+        self._shape = None if keras else _output_shape(model, example)
+        self.model = model
+        self.example = example
+        self.normalization = normalization
+        self.done_inside = done_inside
+        self.layers = keras_models.weighted_layers(model) if keras else weighted_layers(model, example)
+        self.own = keras_models.own_normalization(model) if keras else None
+        self.probe = _probe(model, example, done_inside, self.own)
+        self._lowered = lowered
+        self._is_checked = False
+
+    @property
+    def lowered(self) -> bytes:
+        """The dense float32 flatbuffer."""
+        if self._lowered is None:
+            self._lowered = lower(self.model, self.example, self.done_inside)
+        return self._lowered
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the files take plain pixels in [0, 255]."""
+        return self.own is not None or self.done_inside is not None
+
+    def check_computes(self, graph: Graph, content: bytes, name: str) -> None:
+        """Hold a file of float32 weights against the model; see `checking.check_computes`."""
+        model = None if keras_models.is_keras(self.model) else self.model
+        checking.check_computes(graph, content, model, self.probe, name)
+        self._is_checked = True
+
+    def check_lowered(self, graph: Graph, name: str) -> None:
+        """The same for the graph that smaller files are made from; once for all of them."""
+        if not self._is_checked:
+            self.check_computes(graph, graph.to_bytes(), name)
+
+    def check_labels(self, labels: Sequence[str] | None) -> None:
+        """Refuse labels that are not the model's."""
+        if keras_models.is_keras(self.model):
+            keras_models.check(self.model, image_shape(self.example), labels, self.normalization)
+        else:
+            _refuse(arguments.label_problems(labels, self._shape))
+
+
+def prepare(
+    model: nn.Module | Any,
+    example: torch.Tensor,
+    normalization: Normalization | None = None,
+    *,
+    fold_normalization: bool = True,
+    lowered: bytes | None = None,
+) -> Prepared:
+    """What the files of one model for several targets share; for `write`.
+
+    Args:
+        model: see `convert`, as for the other arguments.
+        example: as there.
+        normalization: as there.
+        fold_normalization: as there.
+        lowered: as there.
+
+    Raises:
+        UserError: the model is in training mode, or an argument is not what it must be.
+    """
+    _refuse(_problems(model, example, normalization))
+    if keras_models.is_keras(model):
+        keras_models.check(model, image_shape(example), None, normalization)
+    return Prepared(model, example, normalization, normalization if fold_normalization else None, lowered)
+
+
+def write(
+    prepared: Prepared,
+    target: str,
+    path: Path | str,
+    *,
+    labels: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    calibration: np.ndarray | None = None,
+) -> Converted:
+    """Write a prepared model as a `.tflite` file.
+
+    Args:
+        prepared: by `prepare`.
+        target: see `convert`, as for the other arguments.
+        path: as there.
+        labels: as there.
+        metadata: as there.
+        calibration: as there.
+
+    Raises:
+        UserError: an argument is not what it must be.
+        ToolError: litert-torch, or TensorFlow, cannot convert the model.
+    """
+    chosen, path, shape = targets.target(target, FORMAT), Path(path), image_shape(prepared.example)
+    _refuse(_path_problems(path))
+    prepared.check_labels(labels)
+    static = chosen.storage is targets.Storage.STATIC_INT8
+    images = _calibration(calibration, shape, prepared.takes_pixels) if static else None
+
+    graph = _read_lowered(prepared.lowered, path.name)
+    name_weights(graph, prepared.layers)
     repair.repair(graph)
     name_tensors(graph)
     exact = [graph.constant(tensor) for _, tensor in weights(graph)]
     if chosen.storage is not targets.Storage.FLOAT32:
-        source.check_computes(graph, path)
-    if static:
+        prepared.check_lowered(graph, path.name)
+    if images is not None:
         storage.drop_unused(graph)  # the calibrator looks at every tensor there is
         graph = static_int8(graph, images)
     else:
         storage.store_weights(graph, chosen.storage)
         repair.repair_sparse(graph)
-    shape = image_shape(example)
-    described = file_metadata.describe(
-        shape, labels, source.normalization or normalization, source.takes_pixels, metadata
-    )
+    done = prepared.own or prepared.normalization
+    described = file_metadata.describe(shape, labels, done, prepared.takes_pixels, metadata)
     file_metadata.write(graph, described)
     storage.drop_unused(graph)
     storage.share_buffers(graph)
 
     with replacing(path) as temporary:
         temporary.write_bytes(graph.to_bytes())
-        written = read(temporary.read_bytes(), path.name)
+        content = temporary.read_bytes()
+        written = read(content, path.name)
         checking.check_rounding(exact, written, path.name)
         if chosen.storage is targets.Storage.FLOAT32:
-            source.check_computes(written, path)
+            prepared.check_computes(written, content, path.name)
         else:
-            checking.check_runs_as_stored(written, temporary.read_bytes(), source.probe, static, path.name)
+            checking.check_runs_as_stored(written, content, prepared.probe, static, path.name)
     return Converted(path, chosen.name, size_bytes(path), layer_facts(graph))
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What a file is made from, looked at before.
-
-    Attributes:
-        model: the torch module; None where it is a Keras model.
-        layers: in execution order.
-        normalization: that a Keras model does itself.
-        takes_pixels: whether the file takes plain pixels in [0, 255].
-        probe: images, and what the model gives for them.
-    """
-
-    model: nn.Module | None
-    layers: Sequence[WeightedLayer]
-    normalization: Normalization | None
-    takes_pixels: bool
-    probe: agreement.Probe
-
-    def check_computes(self, graph: Graph, path: Path) -> None:
-        """See `checking.check_computes`."""
-        checking.check_computes(graph, graph.to_bytes(), self.model, self.probe, path.name)
-
-
-def _source(
-    model: nn.Module | Any,
-    example: torch.Tensor,
-    path: Path,
-    labels: Sequence[str] | None,
-    normalization: Normalization | None,
-    folded: Normalization | None,
-) -> _Source:
-    """Look at the model.
-
-    Raises:
-        UserError: it, or another argument, is not what it must be.
-    """
-    keras = keras_models.is_keras(model)
-    problems = [] if keras else arguments.model_problems(model)
-    problems += [*arguments.example_problems(example), *_path_problems(path)]
-    channels = None if problems else int(example.shape[1])
-    problems += arguments.normalization_problems(normalization, channels)
-    problems += arguments.label_problems(labels)
-    if problems:
-        raise UserError(problems)
-    if keras:
-        return _keras_source(model, example, labels, normalization, folded)
-    given = arguments.results_of(arguments.outputs_of(model, example))
-    if len(given) != 1:
-        shapes = ", ".join(f"{key!r}: {tuple(part.shape)}" for key, part in given.items())
-        raise UserError(
-            f"the model returns {len(given)} outputs ({shapes}), and a .tflite file gives one: wrap the "
-            "model in a module that returns the one it is for"
-        )
-    (output,) = given.values()
-    problems = arguments.label_problems(labels, output.shape)
-    if problems:
-        raise UserError(problems)
-    layers = weighted_layers(model, example)
-    probe = agreement.probe(model, example, folded)
-    return _Source(model, layers, None, folded is not None, probe)
-
-
-def _keras_source(
-    model: Any,
-    example: torch.Tensor,
-    labels: Sequence[str] | None,
-    normalization: Normalization | None,
-    folded: Normalization | None,
-) -> _Source:
-    keras_models.check(model, image_shape(example), labels, normalization)
-    own = keras_models.own_normalization(model)
-    # Pixels for a model that rescales them itself: as if nothing were to be done to them.
-    plain = Normalization((0.0,) * 3, (1 / MAX_PIXEL,) * 3) if own is not None else folded
-    probe = agreement.probe(keras_models.run(model), example, plain)
-    pixels = own is not None or folded is not None
-    return _Source(None, keras_models.weighted_layers(model), own, pixels, probe)
-
-
-def _calibration(images: np.ndarray | None, shape: tuple[int, int, int], pixels: bool) -> np.ndarray:
-    problems = arguments.calibration_problems(images, shape, pixels, MIN_CALIBRATION_IMAGES)
-    if problems or images is None:
-        raise UserError(problems)
-    return images
 
 
 def name_weights(graph: Graph, layers: Sequence[WeightedLayer]) -> None:
@@ -219,6 +254,20 @@ def name_tensors(graph: Graph) -> None:
             graph.tensors[index].name = f"constant_{index}"
 
 
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError(problems)
+
+
+def _problems(
+    model: nn.Module | Any, example: torch.Tensor, normalization: Normalization | None
+) -> list[str]:
+    problems = [] if keras_models.is_keras(model) else arguments.model_problems(model)
+    problems += arguments.example_problems(example)
+    channels = None if problems else int(example.shape[1])
+    return [*problems, *arguments.normalization_problems(normalization, channels)]
+
+
 def _path_problems(path: Path) -> list[str]:
     problems = []
     if path.suffix != ".tflite":
@@ -226,3 +275,46 @@ def _path_problems(path: Path) -> list[str]:
     if not path.parent.is_dir():
         problems.append(f"{path.parent}: no such folder to write {path.name} into")
     return problems
+
+
+def _output_shape(model: nn.Module, example: torch.Tensor) -> tuple[int, ...]:
+    """Of the one tensor that the file will give."""
+    given = arguments.results_of(arguments.outputs_of(model, example))
+    if len(given) != 1:
+        shapes = ", ".join(f"{key!r}: {tuple(part.shape)}" for key, part in given.items())
+        raise UserError(
+            f"the model returns {len(given)} outputs ({shapes}), and a .tflite file gives one: wrap the "
+            "model in a module that returns the one it is for"
+        )
+    (output,) = given.values()
+    return tuple(output.shape)
+
+
+def _probe(
+    model: nn.Module | Any,
+    example: torch.Tensor,
+    done_inside: Normalization | None,
+    own: Normalization | None,
+) -> agreement.Probe:
+    if not keras_models.is_keras(model):
+        return agreement.probe(model, example, done_inside)
+    # Pixels for a model that rescales them itself: as if nothing were to be done to them.
+    plain = Normalization((0.0, 0.0, 0.0), (1 / MAX_PIXEL,) * 3) if own is not None else done_inside
+    return agreement.probe(keras_models.run(model), example, plain)
+
+
+def _read_lowered(content: bytes, name: str) -> Graph:
+    """The graph that litert-torch wrote; what it writes for ops with a graph of their own does not hold."""
+    try:
+        return read(content, name)
+    except DamagedFileError as error:
+        raise ToolError(
+            f"litert-torch wrote a file that nothing can load (sorting, top-k?): {error}"
+        ) from None
+
+
+def _calibration(images: np.ndarray | None, shape: tuple[int, int, int], pixels: bool) -> np.ndarray:
+    problems = arguments.calibration_problems(images, shape, pixels, MIN_CALIBRATION_IMAGES)
+    if problems or images is None:
+        raise UserError(problems)
+    return images

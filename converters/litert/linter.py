@@ -160,6 +160,12 @@ def entries_of_faulty_parts(graph: Graph) -> list[Any]:
     return [node.op for part in faulty for node in part.members if node.role & Role.ENTER]
 
 
+def sparse_parts(graph: Graph) -> list[tuple[Node, ...]]:
+    """The parts of a network that sparse kernels can run with right results, whatever their zeros are."""
+    parts = _parts(graph, nodes(graph))
+    return [part.members for part in parts if not any(True for _ in _faults(graph, part))]
+
+
 def _has_sparse_kernels(runtime: str) -> bool:
     known = RUNTIMES[runtime]
     return not _is_x86_with_avx() if known is None else known

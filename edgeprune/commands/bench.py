@@ -2,38 +2,76 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from converters.facts import InputSpec, sha256, size_bytes
-from converters.litert.evaluation import image_input
-from converters.litert.graph import read_file
-from converters.litert.linter import lint_graph
+from converters.format import format_of, timed_suffixes
 from converters.runtimes.environments import Runtime, runtime
-from converters.runtimes.running import Answer, Task, run
+from edgeprune.commands.options import RUNTIME_NAMES, add_json
+from edgeprune.commands.output import DONE, deliver, json_text, progress, unwritable
 from edgeprune.errors import ToolError, UserError
-from edgeprune.pipeline.environment import processor
+from edgeprune.evaluation.bench_result import BenchResult, FileTiming, ImageSize, to_plain
 from edgeprune.report.formatting import bytes_human
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from converters.runtimes.running import Answer
+
 # Rounds before those that count: the first ones fill caches, and a browser still compiles.
 WARMUP = 2
 # A step that takes longer hangs; emulated ones take seconds.
 SECONDS_TO_START, SECONDS_PER_STEP = 300.0, 60.0
 SEED = 0
-SUFFIX = ".tflite"
+EXAMPLES = """\
+  edgeprune bench dense.tflite sparse.tflite
+  edgeprune bench dense.tflite sparse.tflite --runtime x86-sparse --rounds 10
+  edgeprune bench runs/mine/files/*litert-arm64*.tflite --runtime arm64 --json -
+
+x86-sparse, arm64 and browser are prepared once, by make runtimes. host and
+browser take real time. The others are emulated: only how files compare in one
+run means something.
+"""
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    command.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="the others are compared with the first"
+    )
+    command.add_argument(
+        "--runtime", default="host", help=f"where they run: {RUNTIME_NAMES}; %(default)s if not given"
+    )
+    command.add_argument(
+        "--rounds", type=int, default=20, help="times each file is timed; %(default)s if not given"
+    )
+    command.add_argument("--threads", type=int, default=1, help="of the runtime; %(default)s if not given")
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Plan, measure and show."""
+    plan = plan_bench(
+        options.files,
+        options.runtime,
+        rounds=options.rounds,
+        threads=options.threads,
+        output=options.json,
+    )
+    with progress().track(f"timing on {plan.runtime.name}", plan.steps) as advance:
+        result = time_files(plan, advance)
+    deliver(json_text(to_plain(result)), options.json, lambda console: print_result(result, console))
+    return DONE
 
 
 @dataclass(frozen=True)
-class File:
+class BenchFile:
     """A file that was read and found whole.
 
     Attributes:
@@ -52,7 +90,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What will be measured, everything about it checked.
 
     Attributes:
@@ -62,7 +100,7 @@ class Plan:
         threads: of the runtime.
     """
 
-    files: tuple[File, ...]
+    files: tuple[BenchFile, ...]
     runtime: Runtime
     rounds: int
     threads: int
@@ -74,43 +112,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Timed:
-    """What was measured of one file.
-
-    Attributes:
-        file: the file.
-        bytes: on disk.
-        sha256: of its content.
-        refused: why the runtime does not run it; None where it does.
-        milliseconds: of each round, (rounds,); empty where refused.
-        difference: largest difference of its output to the first file's, over the first's largest value.
-        difference_reason: why there is none; None where there is.
-        load_memory_bytes: resident memory that loading the file and running it once adds at the peak to a
-            fresh process of LiteRT on this machine, whatever the runtime of the times.
-        load_memory_reason: why there is none; None where there is.
-    """
-
-    file: File
-    bytes: int
-    sha256: str
-    refused: str | None
-    milliseconds: tuple[float, ...]
-    difference: float | None
-    difference_reason: str | None
-    load_memory_bytes: int | None
-    load_memory_reason: str | None
-
-
-@dataclass(frozen=True)
-class Bench:
-    """All of one measurement; `files[0]` is what the others are compared with."""
-
-    plan: Plan
-    version: str
-    files: tuple[Timed, ...]
-
-
-@dataclass(frozen=True)
 class Spread:
     """A median and the quartiles around it."""
 
@@ -119,18 +120,18 @@ class Spread:
     high: float
 
 
-def plan(
+def plan_bench(
     paths: Sequence[Path],
     runtime_name: str,
     *,
     rounds: int = 20,
     threads: int = 1,
     output: Path | None = None,
-) -> Plan:
+) -> BenchPlan:
     """Check all that can be wrong before anything runs.
 
     Args:
-        paths: `.tflite` files, one or more; a file may come twice.
+        paths: one or more; a file may come twice.
         runtime_name: of `converters.runtimes.environments.RUNTIMES`.
         rounds: how often each file is timed, 1 or more.
         threads: of the runtime, 1 or more.
@@ -141,8 +142,7 @@ def plan(
     """
     problems = [f"--rounds {rounds}: must be 1 or more"] * (rounds < 1)
     problems += [f"--threads {threads}: must be 1 or more"] * (threads < 1)
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        problems.append(f"cannot write {output}: {'a folder' if output.is_dir() else 'no such folder'}")
+    problems += unwritable(output)
     chosen = None
     try:
         chosen = runtime(runtime_name)
@@ -161,10 +161,10 @@ def plan(
     if problems or chosen is None:
         raise UserError(problems)
     by_path = {file.path: file for file in files}
-    return Plan(tuple(by_path[path] for path in paths), chosen, rounds, threads)
+    return BenchPlan(tuple(by_path[path] for path in paths), chosen, rounds, threads)
 
 
-def measure(plan: Plan, show: Callable[[int], None] | None = None) -> Bench:
+def time_files(plan: BenchPlan, show: Callable[[int], None] | None = None) -> BenchResult:
     """Run every file of a plan once for its output, then all of them in turns against the clock.
 
     Args:
@@ -174,6 +174,9 @@ def measure(plan: Plan, show: Callable[[int], None] | None = None) -> Bench:
     Raises:
         ToolError: the runtime crashes; the message names the file it was at.
     """
+    from converters.runtimes.running import Task, run
+    from edgeprune.pipeline.environment import processor
+
     tasks = [Task(file.path, image(file)) for file in plan.files]
     ran = run(
         tasks,
@@ -186,15 +189,30 @@ def measure(plan: Plan, show: Callable[[int], None] | None = None) -> Bench:
     )
     first = (plan.files[0], ran.answers[0])
     memory = {file: load_memory(file) for file in dict.fromkeys(plan.files)}
-    timed = [
-        _timed(file, answer, first, memory[file])
+    timings = [
+        _timing(file, answer, first, memory[file])
         for file, answer in zip(plan.files, ran.answers, strict=True)
     ]
-    return Bench(plan, ran.version, tuple(timed))
+    channels, height_px, width_px = plan.files[0].spec.shape
+    return BenchResult(
+        runtime=plan.runtime.name,
+        description=plan.runtime.description,
+        version=ran.version,
+        emulated=plan.runtime.emulated,
+        clock="processor time" if plan.runtime.emulated else "wall time",
+        processor=processor(),
+        threads=plan.threads,
+        warmup=WARMUP,
+        rounds=plan.rounds,
+        image=ImageSize(channels=channels, height_px=height_px, width_px=width_px),
+        files=tuple(timings),
+    )
 
 
-def load_memory(file: File) -> tuple[int | None, str | None]:
+def load_memory(file: BenchFile) -> tuple[int | None, str | None]:
     """Bytes of memory a file adds to a fresh process of LiteRT on this machine, or why that is not known."""
+    from converters.runtimes.running import Task, run
+
     try:
         (answer,) = run([Task(file.path, image(file))], runtime("host"), limit_s=SECONDS_TO_START).answers
     except ToolError as error:
@@ -206,8 +224,10 @@ def load_memory(file: File) -> tuple[int | None, str | None]:
     return answer.load_memory_bytes, None
 
 
-def image(file: File) -> np.ndarray:
+def image(file: BenchFile) -> np.ndarray:
     """What a file is fed, (1, ...) float32 in its own layout: random, the same for all of one range."""
+    import numpy as np
+
     random = np.random.default_rng(SEED)
     if file.spec.range is None:
         pixels = random.standard_normal(file.spec.shape, np.float32)
@@ -227,123 +247,107 @@ def spread(values: Sequence[float]) -> Spread | None:
     """
     if not values:
         return None
+    import numpy as np
+
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return Spread(median, low, high)
 
 
-def speed(file: Timed, first: Timed) -> Spread | None:
+def speed(milliseconds: Sequence[float], first: Sequence[float]) -> Spread | None:
     """How many times as fast as the first file, round by round; None where one of them is refused.
 
     A round's times were taken one after the other, so a machine that slows down for a while moves their ratio
     less than it moves the times.
     """
-    if not file.milliseconds or not first.milliseconds:
+    if not milliseconds or not first:
         return None
-    return spread(np.divide(first.milliseconds, file.milliseconds).tolist())
+    import numpy as np
 
-
-def to_plain(bench: Bench) -> dict[str, Any]:
-    """Everything, as plain data for JSON; a thing not measured is None with a reason."""
-    channels, height_px, width_px = bench.plan.files[0].spec.shape
-    where = bench.plan.runtime
-    return {
-        "schema": SCHEMA,
-        "runtime": where.name,
-        "description": where.description,
-        "version": bench.version,
-        "emulated": where.emulated,
-        "clock": "processor time" if where.emulated else "wall time",
-        "processor": processor(),
-        "threads": bench.plan.threads,
-        "warmup": WARMUP,
-        "rounds": bench.plan.rounds,
-        "image": {"channels": channels, "height_px": height_px, "width_px": width_px},
-        "files": [_file_to_plain(file, bench.files[0]) for file in bench.files],
-    }
-
-
-def to_json(bench: Bench) -> str:
-    """`to_plain` as text."""
-    return json.dumps(to_plain(bench), indent=2, allow_nan=False) + "\n"
+    return spread(np.divide(first, milliseconds).tolist())
 
 
 # --- For people ---------------------------------------------------------------------------------------------
 
 
-def print_bench(bench: Bench, console: Console) -> None:
+def print_result(result: BenchResult, console: Console) -> None:
     """Print the table and what must be known to read it."""
-    console.print(_table(bench))
-    for line in notes(bench):
+    console.print(_table(result))
+    for line in notes(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def notes(bench: Bench) -> list[str]:
+def notes(result: BenchResult) -> list[str]:
     """What must be known to read the table, a line each."""
-    _, height_px, width_px = bench.plan.files[0].spec.shape
-    threads = f"{bench.plan.threads} thread{'s' * (bench.plan.threads > 1)}"
+    size = f"{result.image.height_px}x{result.image.width_px} px, " if result.image else ""
+    threads = f"{result.threads} thread{'s' * (result.threads > 1)}"
     lines = [
-        f"{bench.version}, {bench.plan.runtime.description}; {height_px}x{width_px} px, {threads}",
-        f"{bench.plan.rounds} rounds in turns: medians, in brackets the quartiles",
-        f"speed (round by round) and difference against {bench.plan.files[0].path}",
+        f"{result.version}, {result.description}; {size}{threads}",
+        f"{result.rounds} rounds in turns: medians, in brackets the quartiles",
+        f"speed (round by round) and difference against {result.files[0].path}",
         "memory: what loading and running it once adds to a new process of LiteRT on this machine",
     ]
-    if bench.plan.runtime.emulated:
+    if result.emulated:
         lines.append("emulated: the times say nothing by themselves, only how files compare in this run")
-    told = set()
-    for timed in bench.files:
-        if timed.file.path not in told:
-            told.add(timed.file.path)
-            lines += _remarks(timed)
+    told: dict[str, FileTiming] = {}
+    for timing in result.files:
+        if told.setdefault(timing.path, timing) is timing:
+            lines += _remarks(timing)
     return lines
 
 
-def _remarks(timed: Timed) -> list[str]:
+def _remarks(timing: FileTiming) -> list[str]:
     lines = []
-    if timed.refused is not None:
-        lines.append(f"{timed.file.path}: refused by the runtime: {timed.refused}")
-    if timed.file.problems:
-        lines.append(f"{timed.file.path}: no sparse kernels: {timed.file.problems[0]}")
-    if timed.difference_reason is not None and timed.refused is None:
-        lines.append(f"{timed.file.path}: no difference given: {timed.difference_reason}")
+    if timing.refused is not None:
+        lines.append(f"{timing.path}: refused by the runtime: {timing.refused}")
+    if timing.problems:
+        lines.append(f"{timing.path}: no sparse kernels: {timing.problems[0]}")
+    if timing.difference_reason is not None and timing.refused is None:
+        lines.append(f"{timing.path}: no difference given: {timing.difference_reason}")
     return lines
 
 
-def _table(bench: Bench) -> Table:
+def _table(result: BenchResult) -> Table:
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", overflow="fold")
     for heading in ("bytes", "memory", "ms", "× speed", "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("sparse kernels")
-    for timed in bench.files:
+    for timing in result.files:
         table.add_row(
-            str(timed.file.path),
-            f"{timed.bytes:,}",
-            "–" if timed.load_memory_bytes is None else bytes_human(timed.load_memory_bytes),
-            "refused" if timed.refused else _shown(spread(timed.milliseconds)),
-            _shown(speed(timed, bench.files[0])),
-            "–" if timed.difference is None else f"{timed.difference:.1e}" if timed.difference else "0",
-            "yes" if timed.file.sparse else "no",
+            timing.path,
+            f"{timing.bytes:,}",
+            "–" if timing.load_memory_bytes is None else bytes_human(timing.load_memory_bytes),
+            "refused" if timing.refused else _shown(timing.median_ms, timing.quartiles_ms),
+            _shown(timing.speed, timing.speed_quartiles),
+            "–" if timing.difference is None else f"{timing.difference:.1e}" if timing.difference else "0",
+            "yes" if timing.sparse_kernels else "no",
         )
     return table
 
 
-def _shown(figure: Spread | None) -> str:
-    return "–" if figure is None else f"{figure.median:.2f} ({figure.low:.2f}–{figure.high:.2f})"
+def _shown(median: float | None, quartiles: tuple[float, float] | None) -> str:
+    return (
+        "–"
+        if median is None or quartiles is None
+        else f"{median:.2f} ({quartiles[0]:.2f}–{quartiles[1]:.2f})"
+    )
 
 
 # --- Small things -------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, where: Runtime | None) -> File:
-    if path.suffix != SUFFIX:
-        raise UserError(f"{path}: expected a {SUFFIX} file")
-    graph = read_file(path)
-    spec, channels_last = image_input(graph, path)
-    verdict = lint_graph(graph, where.lint_runtime if where is not None else "host")
-    return File(path, spec, channels_last, verdict.sparse, tuple(map(str, verdict.problems)))
+def _read(path: Path, where: Runtime | None) -> BenchFile:
+    if path.suffix not in timed_suffixes():
+        raise UserError(f"{path}: expected a {' or '.join(timed_suffixes())} file")
+    lint_runtime = where.lint_runtime if where is not None else "host"
+    found = format_of(path).timing_input(path, lint_runtime)
+    return BenchFile(path, found.spec, found.channels_last, found.sparse, found.problems)
 
 
-def _differing_sizes(files: Sequence[File]) -> list[str]:
+def _differing_sizes(files: Sequence[BenchFile]) -> list[str]:
     """Times of different sizes compare nothing."""
     return [
         f"{file.path} takes {_size(file)}, {files[0].path} takes {_size(files[0])}: "
@@ -353,30 +357,45 @@ def _differing_sizes(files: Sequence[File]) -> list[str]:
     ]
 
 
-def _size(file: File) -> str:
+def _size(file: BenchFile) -> str:
     channels, height_px, width_px = file.spec.shape
     return f"{height_px}x{width_px} px of {channels} channels"
 
 
-def _timed(
-    file: File, answer: Answer, first: tuple[File, Answer], memory: tuple[int | None, str | None]
-) -> Timed:
-    difference, reason = _difference(file, answer, *first)
-    return Timed(
-        file,
-        size_bytes(file.path),
-        sha256(file.path),
-        answer.refused,
-        answer.milliseconds,
-        difference,
-        reason,
-        *memory,
+def _timing(
+    file: BenchFile,
+    answer: Answer,
+    first: tuple[BenchFile, Answer],
+    memory: tuple[int | None, str | None],
+) -> FileTiming:
+    difference, difference_reason = _difference(file, answer, *first)
+    times = spread(answer.milliseconds)
+    ratio = speed(answer.milliseconds, first[1].milliseconds)
+    return FileTiming(
+        path=str(file.path),
+        bytes=size_bytes(file.path),
+        sha256=sha256(file.path),
+        refused=answer.refused,
+        sparse_kernels=file.sparse,
+        problems=file.problems,
+        milliseconds=answer.milliseconds,
+        median_ms=None if times is None else times.median,
+        quartiles_ms=None if times is None else (times.low, times.high),
+        speed=None if ratio is None else ratio.median,
+        speed_quartiles=None if ratio is None else (ratio.low, ratio.high),
+        speed_reason=answer.refused or ("the first file is refused" if first[1].refused else None),
+        difference=difference,
+        difference_reason=difference_reason,
+        load_memory_bytes=memory[0],
+        load_memory_reason=memory[1],
     )
 
 
 def _difference(
-    file: File, answer: Answer, first: File, first_answer: Answer
+    file: BenchFile, answer: Answer, first: BenchFile, first_answer: Answer
 ) -> tuple[float | None, str | None]:
+    import numpy as np
+
     ours, theirs = answer.outputs, first_answer.outputs
     if ours is None or theirs is None:
         return None, "it is refused" if ours is None else "the first file is refused"
@@ -392,26 +411,3 @@ def _difference(
     if largest == 0:
         return None, "the first file gives only zeros"
     return float(np.abs(ours - theirs).max()) / largest, None
-
-
-def _file_to_plain(timed: Timed, first: Timed) -> dict[str, Any]:
-    times, ratio = spread(timed.milliseconds), speed(timed, first)
-    reason = timed.refused or ("the first file is refused" if first.refused else None)
-    return {
-        "path": str(timed.file.path),
-        "bytes": timed.bytes,
-        "sha256": timed.sha256,
-        "refused": timed.refused,
-        "sparse_kernels": timed.file.sparse,
-        "problems": list(timed.file.problems),
-        "milliseconds": list(timed.milliseconds),
-        "median_ms": None if times is None else times.median,
-        "quartiles_ms": None if times is None else [times.low, times.high],
-        "speed": None if ratio is None else ratio.median,
-        "speed_quartiles": None if ratio is None else [ratio.low, ratio.high],
-        "speed_reason": reason,
-        "difference": timed.difference,
-        "difference_reason": timed.difference_reason,
-        "load_memory_bytes": timed.load_memory_bytes,
-        "load_memory_reason": timed.load_memory_reason,
-    }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import platform
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,15 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.facts import sha256, size_bytes
-from converters.targets import FORMATS, SUFFIXES, TARGETS, Format
+from converters.format import FORMATS, format_of, suffixes
+from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune.budget import Budget, Limits
+from edgeprune.commands.options import add_json
+from edgeprune.commands.output import DONE, OVER_BUDGET, STDOUT, deliver, json_text, refuse_unwritable
 from edgeprune.errors import UserError
-from edgeprune.report import benched, records
+from edgeprune.evaluation import bench_result
+from edgeprune.evaluation.bench_result import BenchResult
+from edgeprune.evaluation.records import Row
+from edgeprune.report import records
 from edgeprune.report.alongside import BENCHES
-from edgeprune.report.benched import Benched
 from edgeprune.report.formatting import bytes_exact, points_fine
-from edgeprune.report.records import Row
 from edgeprune.report.verdict import (
     Judgement,
     Measured,
@@ -32,6 +37,7 @@ from edgeprune.report.verdict import (
     target_lines,
     with_scores,
 )
+from edgeprune.tasks import metric, metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,13 +47,88 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DENSE = "dense"
-HEADINGS = {
-    "bytes": "bytes",
-    "top1_drop_points": "points\nlost",
-    "miou_drop_points": "mean IoU\nlost",
-    "load_memory_bytes": "memory\nadded",
-    "time_ratio": "time over\ndense",
-}
+HEADINGS = {"bytes": "bytes", "load_memory_bytes": "memory\nadded", "time_ratio": "time over\ndense"}
+EXAMPLES = """\
+  edgeprune check runs/mine --budget budget.toml
+  edgeprune check runs/mine --budget budget.toml --bench bench.json --junit check.xml
+  edgeprune check model.tflite --budget budget.toml --target litert-arm64-int8 --only bytes
+
+A budget.toml, every line of which can be left out:
+  top1_drop_points = 0.5            # against the dense float32 model
+  [bytes]
+  coreml-ios16 = 1_100_000          # of the file on disk
+  [target.litert-arm64-int8]        # all limits of one target
+  bytes = 600_000
+  top1_drop_points = 1.0
+  load_memory_bytes = 20_000_000    # added at the peak by loading it and running it once
+  time_ratio = 0.6                  # of the dense file's time
+
+A limit that cannot be judged is not met. Run as a step of a GitHub workflow it
+writes annotations too.
+"""
+EXIT_STATUS = """\
+exit status: 0 within budget; 1 over budget, a limit that could not be judged,
+or a file that is not the one that was measured; 2 a mistake in what was asked
+for, or a file that cannot be used."""
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    kinds = " and ".join(f"{format.suffix} {format.kind}s" for format in FORMATS.values())
+    command.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="RUN|FILE",
+        help=f"a run folder; or {kinds} from anywhere",
+    )
+    command.add_argument("--budget", type=Path, metavar="TOML", help="the recipe's own budget if not given")
+    command.add_argument(
+        "--target",
+        metavar="NAME",
+        help="that the files are for; guessed from name, budget and what is stored if not given",
+    )
+    command.add_argument(
+        "--bench",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="JSON",
+        help="times and load memory, as edgeprune bench --json writes them; may be repeated",
+    )
+    command.add_argument(
+        "--only",
+        nargs="+",
+        choices=budgets.limit_names(),
+        metavar="LIMIT",
+        help=f"judge these alone: {', '.join(budgets.limit_names())}",
+    )
+    command.add_argument("--junit", type=Path, metavar="OUT", help="write JUnit XML here too")
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Check, show, and tell CI."""
+    from converters.files import write_text
+    from edgeprune.commands import ci_annotations
+
+    refuse_unwritable(options.json, options.junit)
+    result = check(
+        CheckOptions(
+            tuple(options.paths),
+            options.budget,
+            options.target,
+            tuple(options.bench),
+            None if options.only is None else tuple(options.only),
+        )
+    )
+    deliver(json_text(to_plain(result)), options.json, lambda console: print_result(result, console))
+    if options.junit is not None:
+        write_text(options.junit, ci_annotations.junit(result))
+    if ci_annotations.on_github():
+        stream = sys.stderr if options.json == STDOUT else sys.stdout
+        stream.writelines(f"{line}\n" for line in ci_annotations.github_annotations(result))
+    return DONE if result.ok else OVER_BUDGET
 
 
 class Status(str, Enum):
@@ -60,16 +141,16 @@ class Status(str, Enum):
 
 
 @dataclass(frozen=True)
-class Asked:
+class CheckOptions:
     """What the command line asks for.
 
     Attributes:
-        paths: one run folder, or `.tflite` files and `.mlpackage` folders.
+        paths: one run folder, or files from anywhere.
         budget: a budget.toml; None: that of the run's recipe.
         target: of files, where the budget and the file do not say it.
         bench: what `edgeprune bench --json` wrote, for times and load memory; empty: of a run what its
             folder has, `bench*.json`.
-        only: the limits to judge, of `edgeprune.report.budget.LIMITS`; None: all.
+        only: the limits to judge, of `edgeprune.budget.LIMITS`; None: all.
     """
 
     paths: tuple[Path, ...]
@@ -80,7 +161,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Held:
+class JudgedFile:
     """One file and its limits, each judged."""
 
     path: Path
@@ -103,8 +184,8 @@ class Entry:
     name: str
     target: str
     status: Status
-    files: tuple[Held, ...]
-    nearest: Held | None
+    files: tuple[JudgedFile, ...]
+    nearest: JudgedFile | None
     told: tuple[str, ...]
 
     @property
@@ -114,8 +195,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """All that was checked.
+class CheckResult:
+    """All that was result.
 
     Attributes:
         subject: the run folder, or "files".
@@ -137,35 +218,35 @@ class Checked:
         return bool(self.entries) and all(entry.ok for entry in self.entries)
 
 
-def check(asked: Asked) -> Checked:
+def check(options: CheckOptions) -> CheckResult:
     """Hold a run or files against a budget.
 
     Raises:
         UserError: all mistakes in what was asked for, the budget's among them.
     """
     problems = []
-    runs = [path for path in asked.paths if path.suffix not in FORMATS]
-    if runs and len(asked.paths) > 1:
+    runs = [path for path in options.paths if path.suffix not in suffixes()]
+    if runs and len(options.paths) > 1:
         problems.append(
-            f"{', '.join(map(str, runs))}: check one run folder, or {' and '.join(FORMATS)} files"
+            f"{', '.join(map(str, runs))}: check one run folder, or {' and '.join(suffixes())} files"
         )
-    if runs and asked.target is not None:
+    if runs and options.target is not None:
         problems.append("--target: a run says itself what its files are for")
-    if not runs and asked.budget is None:
+    if not runs and options.budget is None:
         problems.append("files carry no budget: give one with --budget budget.toml")
-    if asked.target is not None and asked.target not in TARGETS:
-        problems.append(f"--target: unknown target {asked.target!r}: choose from {', '.join(TARGETS)}")
+    if options.target is not None and options.target not in TARGETS:
+        problems.append(f"--target: unknown target {options.target!r}: choose from {', '.join(TARGETS)}")
     limits, measurements = None, []
     try:
-        limits = None if asked.budget is None else _narrowed(budgets.read(asked.budget), asked)
+        limits = None if options.budget is None else _narrowed(budgets.read(options.budget), options)
     except UserError as error:
         problems += error.problems
-    benches = asked.bench
+    benches = options.bench
     if len(runs) == 1 and not benches:
         benches = tuple(sorted(runs[0].glob(BENCHES)))
     for path in benches:
         try:
-            measurements.append(benched.read(path))
+            measurements.append(bench_result.read(path))
         except UserError as error:
             problems += error.problems
     if problems:
@@ -175,17 +256,19 @@ def check(asked: Asked) -> Checked:
         for path, measurement in zip(benches, measurements, strict=True)
     ]
     if runs:
-        return _check_run(runs[0], limits, asked, measurements, notes)
+        return _check_run(runs[0], limits, options, measurements, notes)
     assert limits is not None  # Files without a budget were refused above.
-    return _check_files(asked, limits, measurements, notes)
+    return _check_files(options, limits, measurements, notes)
 
 
-def _narrowed(limits: Budget, asked: Asked) -> Budget:
-    if asked.only is None:
+def _narrowed(limits: Budget, options: CheckOptions) -> Budget:
+    if options.only is None:
         return limits
-    kept = limits.only(asked.only)
+    kept = limits.only(options.only)
     if not kept:
-        raise UserError(f"--only {' '.join(asked.only)}: {asked.budget or 'the budget'} has no such limit")
+        raise UserError(
+            f"--only {' '.join(options.only)}: {options.budget or 'the budget'} has no such limit"
+        )
     return kept
 
 
@@ -195,16 +278,16 @@ def _narrowed(limits: Budget, asked: Asked) -> Budget:
 def _check_run(
     folder: Path,
     limits: Budget | None,
-    asked: Asked,
-    measurements: Sequence[Benched],
+    options: CheckOptions,
+    measurements: Sequence[BenchResult],
     notes: Sequence[str],
-) -> Checked:
+) -> CheckResult:
     report = records.read(folder)
     if limits is None:
         own = budgets.from_plain(report.recipe.get("budget"))
         if not own:
             raise UserError(f"{folder}: its recipe sets no budget: give one with --budget budget.toml")
-        limits = _narrowed(own, asked)
+        limits = _narrowed(own, options)
     verdict = evaluate(limits, report.rows, _measuring(folder, report.rows, limits, measurements))
     entries = [_target_entry(folder, target) for target in verdict.targets if target.budgeted]
     changed = _changed(folder, report.rows)
@@ -214,11 +297,11 @@ def _check_run(
         headline = f"{Status.CHANGED.value.capitalize()}: {names}; for the rest: {headline.lower()}"
         next_step = f"Measure the files again: edgeprune run {shlex.quote(str(folder / 'recipe.toml'))}"
     notes = (*notes, *_elsewhere(verdict.budget, [entry.target for entry in entries], measurements))
-    return Checked(str(folder), headline, (*entries, *changed), next_step, notes)
+    return CheckResult(str(folder), headline, (*entries, *changed), next_step, notes)
 
 
 def _target_entry(folder: Path, target: TargetVerdict) -> Entry:
-    files = {file.row.path: Held(folder / file.row.path, file.judgements) for file in target.files}
+    files = {file.row.path: JudgedFile(folder / file.row.path, file.judgements) for file in target.files}
     nearest = target.nearest
     return Entry(
         target.target,
@@ -236,7 +319,12 @@ def _changed(folder: Path, rows: Sequence[Row]) -> list[Entry]:
         reasons = pool.map(lambda row: _difference(folder / row.path, row), rows)
         return [
             Entry(
-                row.path, row.target, Status.CHANGED, (), Held(folder / row.path, ()), (f"{row.path}: {why}",)
+                row.path,
+                row.target,
+                Status.CHANGED,
+                (),
+                JudgedFile(folder / row.path, ()),
+                (f"{row.path}: {why}",),
             )
             for row, why in zip(rows, reasons, strict=True)
             if why
@@ -252,7 +340,7 @@ def _difference(path: Path, row: Row) -> str:
 
 
 def _measuring(
-    folder: Path, rows: Sequence[Row], limits: Budget, measurements: Sequence[Benched]
+    folder: Path, rows: Sequence[Row], limits: Budget, measurements: Sequence[BenchResult]
 ) -> Callable[[Row], Measured]:
     dense = {row.target: row for row in rows if row.variant == DENSE}
 
@@ -267,9 +355,9 @@ def _measuring(
         missing = _how_to_bench(limits.limits(row.target), row.target, paths, output, "check again")
         found = Measured(
             row.bytes,
-            None,
-            benched.load_memory_bytes(measurements, row.sha256),
-            benched.time_ratio(measurements, row.sha256, reference.sha256) if reference else None,
+            {},
+            bench_result.load_memory_bytes(measurements, row.sha256),
+            bench_result.time_ratio(measurements, row.sha256, reference.sha256) if reference else None,
             missing if reference else {**missing, "time_ratio": "the run has no dense file to compare with"},
         )
         return with_scores(found, row)
@@ -287,7 +375,7 @@ def _how_to_bench(
     return dict.fromkeys(budgets.BENCHED, f"run {command}, then {then}")
 
 
-def _elsewhere(limits: Budget, targets: Sequence[str], measurements: Sequence[Benched]) -> Iterator[str]:
+def _elsewhere(limits: Budget, targets: Sequence[str], measurements: Sequence[BenchResult]) -> Iterator[str]:
     """Say where times are not of the runtime that a target's files are for."""
     for target in dict.fromkeys(targets):
         for runtime in dict.fromkeys(measurement.runtime for measurement in measurements):
@@ -306,13 +394,13 @@ def _runtime(target: str) -> str:
 
 
 def _check_files(
-    asked: Asked, limits: Budget, measurements: Sequence[Benched], notes: Sequence[str]
-) -> Checked:
+    options: CheckOptions, limits: Budget, measurements: Sequence[BenchResult], notes: Sequence[str]
+) -> CheckResult:
     problems: list[str] = []
     entries = []
-    for path in asked.paths:
+    for path in options.paths:
         try:
-            target = asked.target or guess_target(path, limits.targets)
+            target = options.target or guess_target(path, limits.targets)
             _refuse_format(path, target)
             entries.append(_file_entry(path, target, _limits_of(limits, target, path), measurements))
         except UserError as error:
@@ -326,21 +414,21 @@ def _check_files(
     steps = ["Prune more, or raise the budget."] * over
     steps += ["Measure what is missing, or name the limits to judge with --only."] * unjudged
     notes = (*notes, *_elsewhere(limits, [entry.target for entry in entries], measurements))
-    return Checked("files", headline, tuple(entries), " ".join(steps) or "Ship the files.", notes)
+    return CheckResult("files", headline, tuple(entries), " ".join(steps) or "Ship the files.", notes)
 
 
 def guess_target(path: Path, budgeted: Sequence[str]) -> str:
     """The target a file is for: what its name ends in, or else the only one of the budget that it can be for.
 
     Args:
-        path: `.tflite` file or `.mlpackage` folder.
+        path: of the file.
         budgeted: the targets the budget names; none: it holds for every target.
 
     Raises:
         UserError: there is no such file, or it may be for several targets or for none.
     """
-    format = _format(path)
-    own = [name for name, target in TARGETS.items() if target.format is format]
+    format = format_of(path)
+    own = [name for name, target in TARGETS.items() if target.format == format.name]
     named = [name for name in own if path.stem == name or path.stem.endswith(f"-{name}")]
     if named:
         return max(named, key=len)
@@ -356,15 +444,10 @@ def guess_target(path: Path, budgeted: Sequence[str]) -> str:
     return candidates[0]
 
 
-def _format(path: Path) -> Format:
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    return FORMATS[path.suffix]
-
-
 def _refuse_format(path: Path, target: str) -> None:
-    if TARGETS[target].format is not _format(path):
-        raise UserError(f"{path}: {target} takes {SUFFIXES[TARGETS[target].format]} files")
+    format = FORMATS[TARGETS[target].format]
+    if format is not format_of(path):
+        raise UserError(f"{path}: {target} takes {format.suffix} files")
 
 
 def _limits_of(limits: Budget, target: str, path: Path) -> Limits:
@@ -376,39 +459,35 @@ def _limits_of(limits: Budget, target: str, path: Path) -> Limits:
     return limits.limits(target)
 
 
-def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[Benched]) -> Entry:
+def _file_entry(path: Path, target: str, limits: Limits, measurements: Sequence[BenchResult]) -> Entry:
     _layers(path)  # A file that cannot be read is within no budget.
     digest = sha256(path)
     compared = [str(path)] if limits.time_ratio is None else ["DENSE.tflite", str(path)]
     measured = Measured(
         size_bytes(path),
-        None,
-        benched.load_memory_bytes(measurements, digest),
-        benched.time_ratio(measurements, digest),
+        {},
+        bench_result.load_memory_bytes(measurements, digest),
+        bench_result.time_ratio(measurements, digest),
         {
             **dict.fromkeys(
-                budgets.DROPS,
+                [f"{known.key}{budgets.DROP}" for known in metrics()],
                 "a file carries no labelled images: check the run that made it, "
                 "or leave this limit out: --only bytes",
             ),
             **_how_to_bench(limits, target, compared, Path("bench.json"), "check with --bench bench.json"),
         },
     )
-    held = Held(path, judge(limits, measured))
-    why = reasons(held.judgements)
-    over = any(judgement.ok is False for judgement in held.judgements)
+    file = JudgedFile(path, judge(limits, measured))
+    why = reasons(file.judgements)
+    over = any(judgement.ok is False for judgement in file.judgements)
     status = Status.OVER if over else Status.UNJUDGED if why else Status.WITHIN
     told = "; ".join(why) or status.value
     size = f"{bytes_exact(measured.bytes)} bytes"
-    return Entry(str(path), target, status, (held,), held, (f"{path}: {size} for {target}; {told}",))
+    return Entry(str(path), target, status, (file,), file, (f"{path}: {size} for {target}; {told}",))
 
 
 def _layers(path: Path) -> Sequence[LayerFacts]:
-    from converters import coreml, litert
-
-    layers: Sequence[LayerFacts]
-    layers = (coreml if FORMATS[path.suffix] is Format.COREML else litert).inspect(path).layers
-    return layers
+    return format_of(path).inspect(path).layers
 
 
 def _storage(layers: Sequence[LayerFacts]) -> str:
@@ -426,15 +505,15 @@ def _storage(layers: Sequence[LayerFacts]) -> str:
 # --- For people and programs --------------------------------------------------------------------------------
 
 
-def to_plain(checked: Checked) -> dict[str, Any]:
+def to_plain(result: CheckResult) -> dict[str, Any]:
     """Everything, as plain data for JSON."""
     return {
         "schema": SCHEMA,
-        "ok": checked.ok,
-        "checked": checked.subject,
-        "headline": checked.headline,
-        "next_step": checked.next_step,
-        "notes": list(checked.notes),
+        "ok": result.ok,
+        "checked": result.subject,
+        "headline": result.headline,
+        "next_step": result.next_step,
+        "notes": list(result.notes),
         "entries": [
             {
                 "name": entry.name,
@@ -443,22 +522,17 @@ def to_plain(checked: Checked) -> dict[str, Any]:
                 "status": entry.status.value,
                 "nearest": None if entry.nearest is None else str(entry.nearest.path),
                 "files": [
-                    {"path": str(held.path), "limits": [_limit_to_plain(j) for j in held.judgements]}
-                    for held in entry.files
+                    {"path": str(file.path), "limits": [_limit_to_plain(j) for j in file.judgements]}
+                    for file in entry.files
                 ],
                 "told": list(entry.told),
             }
-            for entry in checked.entries
+            for entry in result.entries
         ],
     }
 
 
-def to_json(checked: Checked) -> str:
-    """`to_plain` as text."""
-    return json.dumps(to_plain(checked), indent=2, allow_nan=False) + "\n"
-
-
-def print_checked(checked: Checked, console: Console) -> None:
+def print_result(result: CheckResult, console: Console) -> None:
     """Print a line for each entry, what is wrong with the broken ones, and what to do."""
     from rich import box
     from rich.table import Table
@@ -466,16 +540,16 @@ def print_checked(checked: Checked, console: Console) -> None:
 
     limits = [
         name
-        for name in HEADINGS
-        if any(judgement.limit == name for entry in checked.entries for judgement in _judgements(entry))
+        for name in budgets.limit_names()
+        if any(judgement.limit == name for entry in result.entries for judgement in _judgements(entry))
     ]
     # Two lines a row, the limit below what was measured: four limits fit into 80 columns.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     table.add_column("target\nfile", overflow="fold")
     for name in limits:
-        table.add_column(HEADINGS[name], justify="right", no_wrap=True)
-    for entry in checked.entries:
+        table.add_column(_heading(name), justify="right", no_wrap=True)
+    for entry in result.entries:
         judged = {judgement.limit: judgement for judgement in _judgements(entry)}
         file = "no file" if entry.nearest is None else entry.nearest.path.name
         table.add_row(
@@ -484,13 +558,21 @@ def print_checked(checked: Checked, console: Console) -> None:
             *(_cell(judged.get(name)) for name in limits),
         )
     console.print(table)
-    console.print(Text(checked.headline, style="bold green" if checked.ok else "bold red"), soft_wrap=True)
-    for line in [*_complaints(checked), *checked.notes, f"Next: {checked.next_step}"]:
+    console.print(Text(result.headline, style="bold green" if result.ok else "bold red"), soft_wrap=True)
+    for line in [*_complaints(result), *result.notes, f"Next: {result.next_step}"]:
         console.print(Text(line), soft_wrap=True)
 
 
-def _complaints(checked: Checked) -> Iterator[str]:
-    for entry in checked.entries:
+def _heading(limit: str) -> str:
+    """Of a column: points of accuracy are just points."""
+    if not limit.endswith(budgets.DROP):
+        return HEADINGS[limit]
+    word = metric(limit.removesuffix(budgets.DROP)).word
+    return "points\nlost" if word == "accuracy" else f"{word}\nlost"
+
+
+def _complaints(result: CheckResult) -> Iterator[str]:
+    for entry in result.entries:
         yield from entry.told
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeprune.commands.options import add_json
+from edgeprune.commands.output import DONE, deliver, json_text, refuse_unwritable
+from edgeprune.evaluation.records import Row
 from edgeprune.report import records
-from edgeprune.report.formatting import HEADINGS, MINUS, bits, bytes_exact, percent, plain, shape, zeros
-from edgeprune.report.records import Report, Row
+from edgeprune.report.formatting import MINUS, bits, bytes_exact, percent, plain, shape, zeros
+from edgeprune.report.records import Report
 from edgeprune.report.summary import flat
+from edgeprune.tasks import metric, metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,10 +25,29 @@ if TYPE_CHECKING:
 SCHEMA = 1
 # For people: more layers than fit on a screen help nobody; --json has all of them.
 SHOWN_LAYERS = 10
+EXAMPLES = """\
+  edgeprune compare runs/before runs/after
+  edgeprune compare runs/before runs/after --json - | jq .most_changed_layer
+"""
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    command.add_argument("before", type=Path, metavar="RUN", help="run folder")
+    command.add_argument("after", type=Path, metavar="RUN", help="the run folder to compare with it")
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Compare and show."""
+    refuse_unwritable(options.json)
+    found = compare(options.before, options.after)
+    deliver(json_text(to_plain(found)), options.json, lambda console: print_comparison(found, console))
+    return DONE
 
 
 @dataclass(frozen=True)
-class Pair:
+class BeforeAfter:
     """A value in the first run and in the second; None where that run has none."""
 
     before: Any
@@ -48,10 +71,10 @@ class LayerChange:
     """
 
     name: str
-    shape: Pair
-    zero_fraction: Pair
-    bits_per_weight: Pair
-    encoding: Pair
+    shape: BeforeAfter
+    zero_fraction: BeforeAfter
+    bits_per_weight: BeforeAfter
+    encoding: BeforeAfter
     amount: float
 
     def words(self) -> str:
@@ -76,28 +99,27 @@ class RowChange:
     Attributes:
         variant: its name in either run: "block80" may have become "block90".
         target: the same in both.
-        bytes, top1, miou, zero_fraction, bits_per_weight, sparse_runtime: see
-            `edgeprune.report.records.Row`; of top1 and miou it has one.
+        bytes, zero_fraction, bits_per_weight, sparse_runtime: see `edgeprune.evaluation.records.Row`.
+        scores: by the key of the metric; None in a run that is measured by another.
         same_content: whether both are the same bytes.
         layers: those that changed, the one that changed most first.
     """
 
-    variant: Pair
+    variant: BeforeAfter
     target: str
-    bytes: Pair
-    top1: Pair
-    zero_fraction: Pair
-    bits_per_weight: Pair
-    sparse_runtime: Pair
+    bytes: BeforeAfter
+    scores: Mapping[str, BeforeAfter]
+    zero_fraction: BeforeAfter
+    bits_per_weight: BeforeAfter
+    sparse_runtime: BeforeAfter
     same_content: bool
     layers: tuple[LayerChange, ...]
-    miou: Pair = Pair(None, None)
 
     @property
-    def score(self) -> Pair:
+    def score(self) -> BeforeAfter:
         """Whichever both files have; where they have not the same, two None: they do not compare."""
-        pairs = [pair for pair in (self.top1, self.miou) if None not in (pair.before, pair.after)]
-        return pairs[0] if pairs else Pair(None, None)
+        pairs = [pair for pair in self.scores.values() if None not in (pair.before, pair.after)]
+        return pairs[0] if pairs else BeforeAfter(None, None)
 
     @property
     def name(self) -> str:
@@ -118,8 +140,8 @@ class Comparison:
         only_before, only_after: files of one run only, as "variant on target".
     """
 
-    runs: Pair
-    recipe: dict[str, Pair]
+    runs: BeforeAfter
+    recipe: dict[str, BeforeAfter]
     same_images: bool | None
     rows: tuple[RowChange, ...]
     only_before: tuple[str, ...]
@@ -146,7 +168,7 @@ def compare(before: Path, after: Path) -> Comparison:
     first, second = records.read(before), records.read(after)
     pairs, only_before, only_after = match(first.rows, second.rows)
     return Comparison(
-        Pair(str(before), str(after)),
+        BeforeAfter(str(before), str(after)),
         _recipe_changes(first, second),
         _same_images(first, second),
         tuple(_row_change(*pair) for pair in pairs),
@@ -156,7 +178,7 @@ def compare(before: Path, after: Path) -> Comparison:
 
 
 def match(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
-    """Pair the files of two runs, and return what is left of each.
+    """BeforeAfter the files of two runs, and return what is left of each.
 
     Files of one target pair by variant; where a run lacks a variant, by its name without the share of zeros
     at its end, if that says which one is meant: "block80" with "block90".
@@ -198,7 +220,7 @@ def _layer_change(
     name: str, before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> LayerChange | None:
     pairs = {
-        field: Pair((before or {}).get(field), (after or {}).get(field))
+        field: BeforeAfter((before or {}).get(field), (after or {}).get(field))
         for field in ("shape", "zero_fraction", "bits_per_weight", "encoding")
     }
     if not any(pair.changed for pair in pairs.values()):
@@ -219,11 +241,16 @@ def _most_first(layer: LayerChange) -> tuple[float, int]:
 
 
 def _row_change(before: Row, after: Row) -> RowChange:
-    names = ("bytes", "top1", "miou", "zero_fraction", "bits_per_weight", "sparse_runtime")
+    keys = dict.fromkeys((before.metric, after.metric))
+    names = ("bytes", "zero_fraction", "bits_per_weight", "sparse_runtime")
     return RowChange(
-        Pair(before.variant, after.variant),
+        BeforeAfter(before.variant, after.variant),
         after.target,
-        **{name: Pair(getattr(before, name), getattr(after, name)) for name in names},
+        scores={
+            key: BeforeAfter(*(row.score if row.metric == key else None for row in (before, after)))
+            for key in keys
+        },
+        **{name: BeforeAfter(getattr(before, name), getattr(after, name)) for name in names},
         same_content=before.sha256 == after.sha256,
         layers=tuple(layer_changes(before.layers, after.layers)),
     )
@@ -234,10 +261,12 @@ def _stem(key: tuple[str, str]) -> tuple[str, str]:
     return variant.rstrip("0123456789"), target
 
 
-def _recipe_changes(before: Report, after: Report) -> dict[str, Pair]:
+def _recipe_changes(before: Report, after: Report) -> dict[str, BeforeAfter]:
     first, second = dict(flat(before.recipe)), dict(flat(after.recipe))
     pairs = {
-        name: Pair(first.get(name), second.get(name)) for name in {**first, **second} if name != "output"
+        name: BeforeAfter(first.get(name), second.get(name))
+        for name in {**first, **second}
+        if name != "output"
     }
     return {name: pair for name, pair in pairs.items() if pair.changed}
 
@@ -274,17 +303,19 @@ def to_plain(comparison: Comparison) -> dict[str, Any]:
         "most_changed_layer": layers[0][1].name if layers else None,
         "recipe": {name: _list(pair) for name, pair in comparison.recipe.items()},
         "same_images": comparison.same_images,
-        "rows": [
-            {**_fields(row), "layers": [_fields(layer) for layer in row.layers]} for row in comparison.rows
-        ],
+        "rows": [_row_to_plain(row) for row in comparison.rows],
         "only_in_first": list(comparison.only_before),
         "only_in_second": list(comparison.only_after),
     }
 
 
-def to_json(comparison: Comparison) -> str:
-    """`to_plain` as text."""
-    return json.dumps(to_plain(comparison), indent=2, allow_nan=False) + "\n"
+def _row_to_plain(row: RowChange) -> dict[str, Any]:
+    """A pair for every metric, of two None where neither run is measured by it."""
+    fields = _fields(row)
+    del fields["scores"]
+    unknown = BeforeAfter(None, None)
+    scores = {known.key: _list(row.scores.get(known.key, unknown)) for known in metrics()}
+    return {**fields, **scores, "layers": [_fields(layer) for layer in row.layers]}
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -314,9 +345,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def _heading(comparison: Comparison) -> str:
     """The metrics of the files, for people."""
-    pairs = {name: [getattr(row, name) for row in comparison.rows] for name in HEADINGS}
-    found = [name for name, own in pairs.items() if any(pair != Pair(None, None) for pair in own)]
-    return " or ".join(HEADINGS[name] for name in found or ["top1"])
+    found = dict.fromkeys(key for row in comparison.rows for key in row.scores)
+    return " or ".join(metric(key).heading for key in found or [metrics()[0].key])
 
 
 def _remarks(comparison: Comparison) -> Iterator[str]:
@@ -352,9 +382,12 @@ def _signed(value: float, digits: int) -> str:
     return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
 
 
-def _list(pair: Pair) -> list[Any]:
+def _list(pair: BeforeAfter) -> list[Any]:
     return [pair.before, pair.after]
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    return {name: _list(value) if isinstance(value, Pair) else value for name, value in vars(record).items()}
+    return {
+        name: _list(value) if isinstance(value, BeforeAfter) else value
+        for name, value in vars(record).items()
+    }

@@ -2,39 +2,93 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from converters import litert, verify
-from converters.facts import InputSpec, Normalization
-from converters.targets import SUFFIXES, TARGETS, Format, Storage, Target
+from converters.facts import IMAGENET, InputSpec, Normalization
+from converters.format import FORMATS
+from converters.targets import TARGETS, Storage
+from edgeprune.commands.options import add_json, add_normalization, normalization_given
+from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
 from edgeprune.commands.verify import random_images
 from edgeprune.errors import ToolError, UserError
-from edgeprune.evaluation import exported_file as measure
-from edgeprune.models import weights
-from edgeprune.progress import Progress
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
+    from torch import nn
+
+    from edgeprune.progress import Progress
 
 SCHEMA = 1
 IMAGES = 4  # Run through every file and the torch model.
-IMAGENET = verify.IMAGENET
 DEFAULT_TARGETS = ("coreml-ios16", "litert-arm64")
+EXAMPLES = """\
+  edgeprune convert mine.safetensors --model mobilenet_v3_small --target litert-arm64 --target coreml-ios16
+  edgeprune convert mine.pt --model timm/mobilenetv3_small_100 --image-size-px 160 --labels names.txt
+  edgeprune convert my_package.models:pruned --output files
+
+A checkpoint is a state dict: of a dense model, with zeros in its weights, with
+fewer channels, or with the masks of torch.nn.utils.prune. Anything else comes
+from your own code: PACKAGE.MODULE:NAME, a torch module or a function that gives
+one. Zeros are stored sparse where that is smaller, each file is run and compared
+with the torch model, and the linter says whether sparse kernels will run.
+"""
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    command.add_argument(
+        "source", metavar="CHECKPOINT|MODEL", help=".safetensors, .pt or .pth; or PACKAGE.MODULE:NAME"
+    )
+    command.add_argument(
+        "--model", metavar="NAME", help="architecture of a checkpoint: torchvision's, timm/NAME"
+    )
+    command.add_argument(
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="may be repeated; coreml-ios16 and litert-arm64 if not given; edgeprune doctor lists all",
+    )
+    command.add_argument(
+        "--output", type=Path, default=Path(), metavar="FOLDER", help="this folder if not given"
+    )
+    command.add_argument(
+        "--image-size-px", type=int, default=224, metavar="N", help="%(default)s if not given"
+    )
+    add_normalization(command)
+    command.add_argument("--labels", type=Path, metavar="FILE", help="a class name a line, in output order")
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Convert and show."""
+    refuse_unwritable(options.json)
+    files = convert(
+        ConvertOptions(
+            options.source,
+            options.output,
+            model=options.model,
+            targets=tuple(options.target or DEFAULT_TARGETS),
+            image_size_px=options.image_size_px,
+            labels=options.labels,
+            **normalization_given(options),
+        ),
+        progress(),
+    )
+    deliver(json_text(to_plain(files)), options.json, lambda console: print_result(files, console))
+    return DONE
 
 
 @dataclass(frozen=True)
-class Asked:
+class ConvertOptions:
     """What to convert, and to what.
 
     Attributes:
@@ -101,7 +155,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Made:
+class ConvertedFile:
     """One file, read back and run.
 
     Attributes:
@@ -129,50 +183,46 @@ class Made:
     images: int
 
 
-def run(asked: Asked, progress: Progress) -> tuple[Made, ...]:
+def convert(options: ConvertOptions, progress: Progress) -> tuple[ConvertedFile, ...]:
     """Load the model, write a file for each target, run each file and compare.
 
     Raises:
         UserError: every mistake in what was asked for; a model that is no image classifier in eval mode.
         ToolError: a converter failed, or a file does not compute what the model does.
     """
-    problems = asked.problems()
+    import torch
+
+    from edgeprune.evaluation.exported_file import mean_over_weights, sparse_runtime
+
+    problems = options.problems()
     if problems:
         raise UserError(problems)
-    model = load(asked)
-    labels = _labels(asked.labels)
-    example = torch.zeros(1, 3, asked.image_size_px, asked.image_size_px)
-    normalization = Normalization(*(_triple(values) for values in (asked.mean, asked.std)))
+    model = load(options)
+    labels = _labels(options.labels)
+    example = torch.zeros(1, 3, options.image_size_px, options.image_size_px)
+    normalization = Normalization(*(_triple(values) for values in (options.mean, options.std)))
     _refuse_misfits(model, example, labels)
 
-    @functools.cache  # The slow half of a conversion, the same for every LiteRT target.
-    def lowered() -> bytes:
-        return litert.lower(model, example, normalization)
+    @functools.cache  # The slow half of a conversion, the same for every target of a format.
+    def prepared(format: str) -> Any:
+        return FORMATS[format].prepare(model, example, normalization)
 
-    asked.output.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     made = []
-    for target in (TARGETS[name] for name in asked.targets):
-        path = asked.output / f"{asked.stem}-{target.name}{SUFFIXES[target.format]}"
+    for target in (TARGETS[name] for name in options.targets):
+        format = FORMATS[target.format]
+        path = options.output / f"{options.stem}-{target.name}{format.suffix}"
         with progress.track(f"writing {path.name}", 1):
-            own: dict[str, Any] = {"lowered": lowered()} if target.format is Format.LITERT else {}
-            converted = measure.converter(target).convert(
-                model,
-                example,
-                path,
-                target=target.name,
-                labels=labels,
-                normalization=normalization,
-                **own,
-            )
-        sparse, reason = measure.sparse_runtime(converted, target)
-        error, agreement = _compared(path, model, normalization, asked.image_size_px, target)
+            converted = format.write(prepared(target.format), target, path, labels=labels)
+        sparse, reason = sparse_runtime(converted, target)
+        error, agreement = _compared(path, model, normalization, options.image_size_px)
         made.append(
-            Made(
+            ConvertedFile(
                 target=target.name,
                 path=path,
                 bytes=converted.bytes,
-                zero_fraction=measure.mean_over_weights(converted.layers, "zero_fraction"),
-                bits_per_weight=measure.mean_over_weights(converted.layers, "bits_per_weight"),
+                zero_fraction=mean_over_weights(converted.layers, "zero_fraction"),
+                bits_per_weight=mean_over_weights(converted.layers, "bits_per_weight"),
                 sparse_runtime=sparse,
                 sparse_runtime_reason=reason,
                 max_relative_error=error,
@@ -183,38 +233,44 @@ def run(asked: Asked, progress: Progress) -> tuple[Made, ...]:
     return tuple(made)
 
 
-def load(asked: Asked) -> nn.Module:
-    """The torch model that `asked` names, in eval mode.
+def load(options: ConvertOptions) -> nn.Module:
+    """The torch model that `options` names, in eval mode.
 
     Raises:
         UserError: it is not there, cannot be read safely, or is no torch module.
     """
-    if asked.model is not None:
-        return weights.from_checkpoint(asked.model, Path(asked.source), asked.image_size_px)
-    module_name, _, name = asked.source.rpartition(":")
+    from torch import nn
+
+    from edgeprune.models import weights
+
+    if options.model is not None:
+        return weights.from_checkpoint(options.model, Path(options.source), options.image_size_px)
+    module_name, _, name = options.source.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))  # As `python -m` finds modules.
     try:
         found = getattr(importlib.import_module(module_name), name)
         model = found() if callable(found) and not isinstance(found, nn.Module) else found
     except Exception as error:  # Whatever the user's own code raises.
-        raise UserError(f"{asked.source}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{options.source}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"{asked.source} is a {type(model).__name__}: expected a torch.nn.Module, or a function "
+            f"{options.source} is a {type(model).__name__}: expected a torch.nn.Module, or a function "
             "that gives one"
         )
     return model.eval()
 
 
-def to_json(made: Sequence[Made]) -> str:
-    """Everything, as text."""
-    files = [dataclasses.asdict(file) | {"path": str(file.path)} for file in made]
-    return json.dumps({"schema": SCHEMA, "files": files}, indent=2, allow_nan=False) + "\n"
+def to_plain(files: Sequence[ConvertedFile]) -> dict[str, Any]:
+    """Everything, as plain data for JSON."""
+    return {
+        "schema": SCHEMA,
+        "files": [dataclasses.asdict(file) | {"path": str(file.path)} for file in files],
+    }
 
 
-def print_result(made: Sequence[Made], console: Console) -> None:
+def print_result(files: Sequence[ConvertedFile], console: Console) -> None:
     """Print the files, the linter's word on each, and what to do next."""
     from rich import box
     from rich.table import Table
@@ -223,7 +279,7 @@ def print_result(made: Sequence[Made], console: Console) -> None:
     for heading in ("file", "bytes", "zeros", "bits/weight", "sparse kernels", "error against torch"):
         table.add_column(heading, justify="left" if heading in ("file", "sparse kernels") else "right")
     words = {True: "yes", False: "no", None: "unknown"}
-    for file in made:
+    for file in files:
         table.add_row(
             str(file.path),
             f"{file.bytes:,}",
@@ -233,24 +289,25 @@ def print_result(made: Sequence[Made], console: Console) -> None:
             f"{file.max_relative_error:.1e}",
         )
     console.print(table)
-    for file in made:
+    for file in files:
         if file.sparse_runtime_reason:
             console.print(f"{file.target}: {file.sparse_runtime_reason}", highlight=False, soft_wrap=True)
     console.print(
         f"Errors are the largest over {IMAGES} random images; no images were given to measure accuracy.\n"
-        f"Next: edgeprune inspect {made[0].path}",
+        f"Next: edgeprune inspect {files[0].path}",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def _compared(
-    path: Path, model: nn.Module, normalization: Normalization, size_px: int, target: Target
+    path: Path, model: nn.Module, normalization: Normalization, size_px: int
 ) -> tuple[float, float]:
     """Largest relative error and agreement with the model; what cannot be rounding is refused."""
+    from converters import verify
+
     images = random_images(InputSpec((3, size_px, size_px), (0.0, 255.0), None), IMAGES)
-    runtimes = (verify.HOST,) if target.format is Format.LITERT else None
-    result = verify.verify(path, images, model, normalization=normalization, runtimes=runtimes)
+    result = verify.verify_here(path, images, model, normalization)
     if not result.agrees or result.model_error is None or result.model_agreement is None:
         reasons = [*result.problems, *(check.reason for check in result.checks if check.reason)]
         raise ToolError(f"{path} does not compute what the torch model does: {'; '.join(reasons)}")
@@ -258,6 +315,8 @@ def _compared(
 
 
 def _refuse_misfits(model: nn.Module, example: torch.Tensor, labels: Sequence[str] | None) -> None:
+    import torch
+
     try:
         with torch.no_grad():
             output = model(example)

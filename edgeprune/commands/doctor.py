@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import platform
 import sys
 from dataclasses import dataclass
@@ -10,10 +10,12 @@ from enum import Enum
 from importlib.metadata import PackageNotFoundError, requires
 from typing import TYPE_CHECKING, Any
 
-from converters.targets import TARGETS, Format
+from converters.format import FORMATS
+from converters.targets import TARGETS
 from edgeprune import __version__
+from edgeprune.commands.options import add_json
+from edgeprune.commands.output import DIFFERS, DONE, deliver, json_text, refuse_unwritable
 from edgeprune.errors import EdgepruneError
-from edgeprune.pipeline.environment import package_version
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -21,12 +23,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 PYTHON = ((3, 10), (3, 13))
-# What writes, reads and runs the files of each format.
-PACKAGES = {
-    Format.COREML: ("coremltools",),
-    Format.LITERT: ("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "flatbuffers"),
-}
-
+# What adds packages that a run can do without.
+EXTRAS = ("tensorflow", *(format.extra for format in FORMATS.values() if format.extra))
 
 RUNTIMES = {
     "host": ("ai-edge-litert",),
@@ -34,6 +32,24 @@ RUNTIMES = {
     "arm64": ("qemu-aarch64", "Python and LiteRT for 64-bit ARM"),
     "browser": ("Node.js", "Chromium"),
 }
+EXAMPLES = """\
+  edgeprune doctor
+  edgeprune doctor --json - | jq .ok
+"""
+EXIT_STATUS = "exit status: 0 all that a run needs is there; 1 something is missing."
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Look, and show what was found."""
+    refuse_unwritable(options.json)
+    findings = examine()
+    deliver(json_text(to_plain(findings)), options.json, lambda console: print_findings(findings, console))
+    return DONE if complete(findings) else DIFFERS
 
 
 class Part(str, Enum):
@@ -97,24 +113,24 @@ def _packages() -> list[Finding]:
     needed = [
         package for package in listed if package.marker is None or package.marker.evaluate({"extra": ""})
     ]
-    extra = [
-        package
+    extras = [
+        _package(package, extra)
+        for extra in EXTRAS
         for package in listed
-        if package not in needed and package.marker and package.marker.evaluate({"extra": "tensorflow"})
+        if package not in needed and package.marker and package.marker.evaluate({"extra": extra})
     ]
     own = Finding(Part.PACKAGE, "edgeprune", __version__, True, True)
-    return [own, *(_package(package, True) for package in needed), *(_package(p, False) for p in extra)]
+    return [own, *(_package(package) for package in needed), *extras]
 
 
-def _package(package: Requirement, needed: bool) -> Finding:
+def _package(package: Requirement, extra: str | None = None) -> Finding:
+    from edgeprune.pipeline.environment import package_version
+
     found = package_version(package.name)
     ok = found is not None and package.specifier.contains(found, prereleases=True)
-    command = (
-        f"pip install '{package.name}{package.specifier}'"
-        if needed
-        else "pip install 'edgeprune[tensorflow]'"
-    )
-    return Finding(Part.PACKAGE, package.name, found, ok, needed, None if ok else command)
+    what = f"edgeprune[{extra}]" if extra else f"{package.name}{package.specifier}"
+    remedy = None if ok else f"pip install '{what}'"
+    return Finding(Part.PACKAGE, package.name, found, ok, extra is None, remedy)
 
 
 def _targets(packages: list[Finding]) -> list[Finding]:
@@ -122,10 +138,11 @@ def _targets(packages: list[Finding]) -> list[Finding]:
     usable = {package.name for package in packages if package.ok}
     findings = []
     for target in TARGETS.values():
-        missing = [name for name in PACKAGES[target.format] if name not in usable]
+        format = FORMATS[target.format]
+        missing = [name for name in format.packages if name not in usable]
         remedy = f"{', '.join(missing)} cannot be used: see above" if missing else None
-        needs = PACKAGES[target.format]
-        findings.append(Finding(Part.TARGET, target.name, None, not missing, True, remedy, needs))
+        needed = format.extra is None
+        findings.append(Finding(Part.TARGET, target.name, None, not missing, needed, remedy, format.packages))
     return findings
 
 
@@ -152,11 +169,6 @@ def to_plain(findings: list[Finding]) -> dict[str, Any]:
         "platform": platform.platform(),
         "findings": [{**vars(finding), "part": finding.part.value} for finding in findings],
     }
-
-
-def to_json(findings: list[Finding]) -> str:
-    """`to_plain` as text."""
-    return json.dumps(to_plain(findings), indent=2, allow_nan=False) + "\n"
 
 
 def print_findings(findings: list[Finding], console: Console) -> None:

@@ -2,46 +2,107 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from torch import nn
-from torch.nn import functional as F
-
-from converters import verify
-from converters.facts import InputSpec, Normalization
+from converters.facts import IMAGENET, InputSpec, Normalization
 from converters.targets import TARGETS
-from converters.verify import Check, Reference, Verification
-from edgeprune import pruning
-from edgeprune import recipe as recipes
-from edgeprune.data import sources as loading
+from edgeprune.commands.options import (
+    FILE_HELP,
+    RUNTIME_NAMES,
+    add_json,
+    add_normalization,
+    normalization_given,
+)
+from edgeprune.commands.output import DIFFERS, DONE, deliver, json_text, progress, refuse_unwritable
 from edgeprune.errors import UserError
-from edgeprune.models import build as models
-from edgeprune.models import weights
-from edgeprune.pipeline.run_folder import RECIPE_FILE, Run
+from edgeprune.pipeline.run_folder import RECIPE_FILE, Run, read_recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+    from torch import nn
+
+    from converters.reference import Check, Verification
+    from edgeprune.recipe import Recipe
 
 SCHEMA = 1
 IMAGES = 100
 SEED = 0
 # Random pictures are enlarged from this: a network answers to noise of single pixels with nearly one answer.
 COARSE_PX = 8
+EXAMPLES = """\
+  edgeprune verify runs/mine/files/block80-litert-arm64.tflite
+  edgeprune verify model.tflite --model mobilenet_v3_small --checkpoint mine.safetensors
+  edgeprune verify model.tflite --runtime host --runtime arm64 --images 20 --json -
+
+A file in a run folder is compared with that run's torch model on its held-out
+images; any other with --model and --checkpoint, or runtime with runtime. make
+runtimes prepares more of them; pip install 'edgeprune[tensorflow]' adds
+TensorFlow's own interpreter.
+"""
+EXIT_STATUS = """\
+exit status: 0 every runtime that was run agrees; 1 one does not; 2 a mistake
+in what was asked for, or a file that cannot be used; 3 a tool underneath failed."""
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    command.add_argument("file", type=Path, metavar="FILE", help=FILE_HELP)
+    command.add_argument(
+        "--model", metavar="NAME", help="torch model by name, as a recipe's; with --checkpoint"
+    )
+    command.add_argument("--checkpoint", type=Path, metavar="WEIGHTS", help="its state dict")
+    add_normalization(command)
+    command.add_argument("--run", type=Path, help="run folder it was made in, if it lies elsewhere")
+    command.add_argument("--variant", help="of the run, if the file's name does not say it")
+    command.add_argument(
+        "--runtime",
+        action="append",
+        metavar="NAME",
+        help=f"{RUNTIME_NAMES}, tensorflow; may be repeated; all that are there if not given",
+    )
+    command.add_argument(
+        "--images", type=int, metavar="N", help="on each runtime; 100, or 4 where emulated, if not given"
+    )
+    add_json(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Verify and show."""
+    refuse_unwritable(options.json)
+    result, source = verify_file(
+        VerifyOptions(
+            options.file,
+            model=options.model,
+            checkpoint=options.checkpoint,
+            run=options.run,
+            variant=options.variant,
+            runtimes=None if options.runtime is None else tuple(options.runtime),
+            images=options.images,
+            **normalization_given(options),
+        ),
+        progress().say,
+    )
+    deliver(
+        json_text(to_plain(result, source)),
+        options.json,
+        lambda console: print_result(result, source, console),
+    )
+    return DONE if result.agrees else DIFFERS
 
 
 @dataclass(frozen=True)
-class Asked:
+class VerifyOptions:
     """What the command line says.
 
     Attributes:
-        file: `.tflite` or `.mlpackage`.
+        file: of any format.
         model, checkpoint: name and weights of the torch model; both or neither.
         mean, std: what that model wants done to RGB in [0, 1].
         run: run folder that the file was made in; None: the one it lies in, if it does.
@@ -53,8 +114,8 @@ class Asked:
     file: Path
     model: str | None = None
     checkpoint: Path | None = None
-    mean: tuple[float, float, float] = verify.IMAGENET.mean
-    std: tuple[float, float, float] = verify.IMAGENET.std
+    mean: tuple[float, float, float] = IMAGENET.mean
+    std: tuple[float, float, float] = IMAGENET.std
     run: Path | None = None
     variant: str | None = None
     runtimes: tuple[str, ...] | None = None
@@ -76,7 +137,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Source:
+class ReferenceModel:
     """What a file is held against.
 
     Attributes:
@@ -92,79 +153,93 @@ class Source:
     told: str
 
 
-def run(asked: Asked, say: Callable[[str], None]) -> tuple[Verification, Source]:
+def verify_file(options: VerifyOptions, say: Callable[[str], None]) -> tuple[Verification, ReferenceModel]:
     """Find the torch model and images, then run and compare.
 
     Raises:
         UserError: a mistake in what was asked for, or a file that cannot be used.
     """
-    problems = asked.problems()
+    problems = options.problems()
     if problems:
         raise UserError(problems)
-    spec, values = verify.read_spec(asked.file)
-    found = source(asked, spec, values)
+    from converters import verify
+
+    spec, values = verify.read_spec(options.file)
+    found = find_source(options, spec, values)
     result = verify.verify(
-        asked.file,
+        options.file,
         found.images,
         found.model,
         normalization=found.normalization,
-        runtimes=asked.runtimes,
-        emulated_images=asked.images or verify.EMULATED_IMAGES,
+        runtimes=options.runtimes,
+        emulated_images=options.images or verify.EMULATED_IMAGES,
         say=say,
     )
     return result, found
 
 
-def source(asked: Asked, spec: InputSpec, values: int) -> Source:
+def find_source(options: VerifyOptions, spec: InputSpec, values: int) -> ReferenceModel:
     """The torch model and images to compare with.
 
     Args:
-        asked: where to look.
+        options: where to look.
         spec: what the file takes.
         values: how many it gives.
 
     Raises:
         UserError: not a run, no such variant, or a checkpoint that does not fit.
     """
-    count = asked.images or IMAGES
-    folder = asked.run or _run_around(asked.file)
-    if asked.model is not None and asked.checkpoint is not None:
-        model = models.build(asked.model, values, spec.shape[1]).eval()
-        weights.load_checkpoint(model, asked.checkpoint)
-        told = f"{asked.model} with the weights of {asked.checkpoint}, random images"
-        return Source(model, Normalization(asked.mean, asked.std), random_images(spec, count), told)
+    from edgeprune.models import build as models
+    from edgeprune.models import weights
+
+    count = options.images or IMAGES
+    folder = options.run or _run_around(options.file)
+    if options.model is not None and options.checkpoint is not None:
+        model = models.build(options.model, values, spec.shape[1]).eval()
+        weights.load_checkpoint(model, options.checkpoint)
+        told = f"{options.model} with the weights of {options.checkpoint}, random images"
+        return ReferenceModel(
+            model, Normalization(options.mean, options.std), random_images(spec, count), told
+        )
     if folder is not None:
-        return _from_run(folder, asked, spec, values, count)
+        return _from_run(folder, options, spec, values, count)
     told = "no torch model given: compared with LiteRT on this machine only, on random images"
-    return Source(None, Normalization(asked.mean, asked.std), random_images(spec, count), told)
+    return ReferenceModel(None, Normalization(options.mean, options.std), random_images(spec, count), told)
 
 
 def random_images(spec: InputSpec, count: int) -> np.ndarray:
     """Smooth random pictures, (count, channels, h, w) float32, whole numbers in [0, 255]; always the same."""
+    import torch
+    from torch.nn import functional as F
+
+    from converters.reference import MAX_PIXEL
+
     channels, height, width = spec.shape
     generator = torch.Generator().manual_seed(SEED)
-    coarse = torch.rand(count, channels, COARSE_PX, COARSE_PX, generator=generator) * verify.MAX_PIXEL
+    coarse = torch.rand(count, channels, COARSE_PX, COARSE_PX, generator=generator) * MAX_PIXEL
     fine = F.interpolate(coarse, (height, width), mode="bilinear")
     pictures: np.ndarray = fine.round().numpy()
     return pictures
 
 
-def to_json(result: Verification, found: Source) -> str:
-    """Everything, as text; a thing that was not measured is null with a reason."""
+def to_plain(result: Verification, found: ReferenceModel) -> dict[str, Any]:
+    """Everything, as plain data for JSON; a thing that was not measured is None with a reason."""
     plain: dict[str, Any] = {"schema": SCHEMA, "agrees": result.agrees, "compared_with": found.told}
     plain |= dataclasses.asdict(result) | {"path": str(result.path), "reference": result.reference.value}
-    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+    return plain
 
 
-def print_result(result: Verification, found: Source, console: Console) -> None:
+def print_result(result: Verification, found: ReferenceModel, console: Console) -> None:
     """Print the table and what must be known to read it."""
     console.print(_table(result))
     for line in notes(result, found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def notes(result: Verification, found: Source) -> list[str]:
+def notes(result: Verification, found: ReferenceModel) -> list[str]:
     """What must be known to read the table, a line each."""
+    from converters.reference import Reference
+
     lines = [found.told]
     if found.model is not None:
         reason = f": {result.reference_reason}" if result.reference_reason else ""
@@ -182,6 +257,9 @@ def notes(result: Verification, found: Source) -> list[str]:
 
 
 def _table(result: Verification) -> Table:
+    from rich import box
+    from rich.table import Table
+
     table = Table(title=str(result.path), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("runtime", "version"):
         table.add_column(heading, no_wrap=heading == "runtime")
@@ -215,22 +293,25 @@ def _run_around(file: Path) -> Path | None:
     return folder if file.resolve().parent.name == "files" and (folder / RECIPE_FILE).is_file() else None
 
 
-def _from_run(folder: Path, asked: Asked, spec: InputSpec, values: int, count: int) -> Source:
+def _from_run(
+    folder: Path, options: VerifyOptions, spec: InputSpec, values: int, count: int
+) -> ReferenceModel:
     from safetensors.torch import load_file
 
-    recipe = recipes.read(folder / RECIPE_FILE)
-    names = ["dense", *recipe.named_variants]
-    variant = asked.variant or _variant_of(asked.file, names)
-    weights = Run(folder).weights(variant or "")
-    if variant not in names or not weights.is_file():
+    from edgeprune.pipeline.variants import rebuilt
+
+    recipe = read_recipe(folder)
+    names = ["dense", *recipe.variants]
+    variant = options.variant or _variant_of(options.file, names)
+    kept = Run(folder).weights(variant or "")
+    if variant not in names or not kept.is_file():
         problem = f"no weights of a variant {variant!r}" if variant else "the file's name says no variant"
         raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
-    model = models.build(recipe.model, values, recipe.image_size_px).eval()
-    pruning.resize(model, load_file(weights))
+    model = rebuilt(recipe, values, load_file(kept))
     images, told = _held_out(recipe, spec, count)
-    return Source(
+    return ReferenceModel(
         model,
-        Normalization(recipe.mean, recipe.std),
+        recipe.preprocessing.normalization,
         images,
         f"variant {variant} of the run {folder}, {told}",
     )
@@ -242,8 +323,15 @@ def _variant_of(file: Path, names: Sequence[str]) -> str | None:
     return next((name for name in found if name in names), None)
 
 
-def _held_out(recipe: recipes.Recipe, spec: InputSpec, count: int) -> tuple[np.ndarray, str]:
+def _held_out(recipe: Recipe, spec: InputSpec, count: int) -> tuple[np.ndarray, str]:
     if recipe.data is not None and not recipe.data.is_dir():
         return random_images(spec, count), f"random images: its own are not at {recipe.data}"
-    split = loading.held_out(recipe, spec.shape[1], count)
-    return split.images.float().numpy(), f"{len(split)} held-out images"
+    import torch
+
+    from edgeprune.data import sources
+    from edgeprune.tasks import TASKS
+
+    source = sources.source(recipe.data, TASKS[recipe.task].labels)
+    split = source.held_out(recipe.data, recipe.preprocessing, count)
+    images, _ = split.batch(torch.arange(len(split)))
+    return images.float().numpy(), f"{len(split)} held-out images"

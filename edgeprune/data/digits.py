@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from edgeprune.data.dataset import Data, Split, as_data, as_split
+from edgeprune.data.dataset import Data, InMemory, Split, as_data, as_split, spread_subset
+from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.progress import Progress
+
+LABELS = LabelKind.CLASS
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,25 @@ def digits() -> tuple[Digits, Digits]:
     return Digits(images[train], labels[train]), Digits(images[held_out], labels[held_out])
 
 
-def load(image_size_px: int) -> Data:
+def takes(path: Path | None) -> bool:
+    """See `sources.Source`: what a recipe without data of its own gets."""
+    return path is None
+
+
+def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
     """The embedded digits, enlarged to a square."""
-    train, held_out = (_enlarged(part, image_size_px) for part in digits())
+    train, held_out = (_enlarged(part, prepare.image_size_px) for part in digits())
     return as_data(
         train, held_out, tuple(map(str, range(10))), "scikit-learn's handwritten digits", photographs=False
     )
 
 
-def _enlarged(part: Digits, image_size_px: int) -> Split:
+def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
+    """Up to `count` held-out digits, spread evenly."""
+    return spread_subset(_enlarged(digits()[1], prepare.image_size_px), count)
+
+
+def _enlarged(part: Digits, image_size_px: int) -> InMemory:
     from PIL import Image
 
     size = (image_size_px, image_size_px)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 
 HELD_OUT_FOLDERS = ("val", "test")
@@ -58,14 +59,15 @@ def refuse_too_many(needed_bytes: int, what: str) -> None:
 
 
 def decode(
-    files: Sequence[Path], image_size_px: int, problems: list[str], advance: Callable[[int], None]
+    files: Sequence[Path], prepare: Preprocessing, problems: list[str], advance: Callable[[int], None]
 ) -> np.ndarray:
     """Decode each file once, into (n, 3, size, size) uint8; what cannot be decoded is added to `problems`."""
-    images = np.zeros((len(files), 3, image_size_px, image_size_px), dtype=np.uint8)
+    size_px = prepare.image_size_px
+    images = np.zeros((len(files), 3, size_px, size_px), dtype=np.uint8)
 
     def read(index: int) -> str | None:
         try:
-            images[index] = _read_image(files[index], image_size_px).transpose(2, 0, 1)
+            images[index] = prepare.read(files[index]).transpose(2, 0, 1)
         except Exception as error:  # Pillow raises many types on a bad file.
             return unreadable(files[index], error)
         return None
@@ -89,16 +91,6 @@ def in_threads(
 def unreadable(path: Path, error: Exception) -> str:
     """The problem of a file that Pillow cannot read."""
     return f"{path}: not an image that can be read ({_reason(error)}); replace or remove it"
-
-
-def _read_image(path: Path, size_px: int) -> np.ndarray:
-    """Decode, turn upright, resize the shorter side to `size_px`, crop the middle: (size, size, 3) uint8."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as opened:
-        opened.draft("RGB", (2 * size_px, 2 * size_px))  # A large JPEG is decoded no larger than needed.
-        image = ImageOps.exif_transpose(opened).convert("RGB")
-    return np.asarray(ImageOps.fit(image, (size_px, size_px), Image.Resampling.BILINEAR))
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Labelled images: the embedded digits, or a folder with one folder a class. `scenes` has those with maps."""
+"""An image folder: train/ and val/ (or test/), each with one folder of images a class."""
 
 from __future__ import annotations
 
@@ -6,57 +6,60 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.data import digits
 from edgeprune.data.dataset import Data, Split, as_data, as_split, spread
 from edgeprune.data.files import decode, find_splits, refuse_too_many, shortened, visible
+from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 
+LABELS = LabelKind.CLASS
 
-def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
-    """Load an image folder, or the embedded digits where `path` is None.
+
+def takes(path: Path | None) -> bool:
+    """See `sources.Source`: any path that no other source takes."""
+    return path is not None
+
+
+def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
+    """Load an image folder.
 
     Raises:
         UserError: every fault of the folder, in one message.
     """
-    return digits.load(image_size_px) if path is None else _folder(path, image_size_px, progress)
+    assert path is not None  # What `takes` says.
+    train_folder, held_out_folder = find_splits(path)
+    classes = _find_classes(train_folder, held_out_folder)
+    files = {folder: _find_files(folder, classes) for folder in (train_folder, held_out_folder)}
+    count = sum(len(found) for found in files.values())
+    size_px = prepare.image_size_px
+    refuse_too_many(count * 3 * size_px**2, f"{count:,} images at {size_px} px")
+    splits = []
+    problems: list[str] = []
+    for folder, found in files.items():
+        with progress.track(f"reading {folder.name}/", len(found)) as advance:
+            images = decode([file for file, _ in found], prepare, problems, advance)
+        splits.append(as_split(images, np.array([label for _, label in found], dtype=np.int64)))
+    if problems:
+        raise UserError(shortened(problems))
+    return as_data(splits[0], splits[1], classes, path.name, photographs=True)
 
 
-def held_out(path: Path | None, image_size_px: int, count: int) -> Split:
+def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     """Load up to `count` held-out images alone, spread evenly over the classes.
 
     Raises:
         UserError: every fault of the folder, in one message.
     """
-    if path is None:
-        whole = digits.load(image_size_px).held_out
-        places = spread(len(whole), count)
-        return Split(whole.images[places], whole.labels[places])
+    assert path is not None  # What `takes` says.
     train_folder, held_out_folder = find_splits(path)
     found = _find_files(held_out_folder, _find_classes(train_folder, held_out_folder))
     found = [found[place] for place in spread(len(found), count)]
     problems: list[str] = []
-    images = decode([file for file, _ in found], image_size_px, problems, lambda _: None)
+    images = decode([file for file, _ in found], prepare, problems, lambda _: None)
     if problems:
         raise UserError(shortened(problems))
     return as_split(images, np.array([label for _, label in found], dtype=np.int64))
-
-
-def _folder(path: Path, image_size_px: int, progress: Progress) -> Data:
-    train_folder, held_out_folder = find_splits(path)
-    classes = _find_classes(train_folder, held_out_folder)
-    files = {folder: _find_files(folder, classes) for folder in (train_folder, held_out_folder)}
-    count = sum(len(found) for found in files.values())
-    refuse_too_many(count * 3 * image_size_px**2, f"{count:,} images at {image_size_px} px")
-    splits = []
-    problems: list[str] = []
-    for folder, found in files.items():
-        with progress.track(f"reading {folder.name}/", len(found)) as advance:
-            images = decode([file for file, _ in found], image_size_px, problems, advance)
-        splits.append(as_split(images, np.array([label for _, label in found], dtype=np.int64)))
-    if problems:
-        raise UserError(shortened(problems))
-    return as_data(splits[0], splits[1], classes, path.name, photographs=True)
 
 
 def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:

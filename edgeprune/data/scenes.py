@@ -6,10 +6,17 @@ digits that no training scene has.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from edgeprune.data.dataset import Data, Split, as_data, as_split
+from edgeprune.data.dataset import Data, InMemory, Split, as_data, as_split, spread_subset
 from edgeprune.data.digits import Digits, digits
+from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.progress import Progress
+
+LABELS = LabelKind.MAP
 
 CLASSES = ("background", *map(str, range(10)))
 TRAIN_SCENES, HELD_OUT_SCENES = 1200, 300
@@ -22,19 +29,29 @@ INK = 0.4  # of a digit's blackest: what counts as the digit
 SOFT = 0.25  # its edge, to either side of that
 
 
-def load(image_size_px: int) -> Data:
+def takes(path: Path | None) -> bool:
+    """See `sources.Source`: what a recipe without data of its own gets."""
+    return path is None
+
+
+def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
     """Make all scenes, squares of this side."""
     train, held_out = digits()
     return as_data(
-        make(train, TRAIN_SCENES, image_size_px, seed=0),
-        make(held_out, HELD_OUT_SCENES, image_size_px, seed=1),
+        make(train, TRAIN_SCENES, prepare.image_size_px, seed=0),
+        make(held_out, HELD_OUT_SCENES, prepare.image_size_px, seed=1),
         CLASSES,
         "generated scenes of scikit-learn's handwritten digits",
         photographs=False,
     )
 
 
-def make(digits: Digits, count: int, size_px: int, seed: int) -> Split:
+def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
+    """Up to `count` held-out scenes, spread evenly."""
+    return spread_subset(make(digits()[1], HELD_OUT_SCENES, prepare.image_size_px, seed=1), count)
+
+
+def make(digits: Digits, count: int, size_px: int, seed: int) -> InMemory:
     """Make `count` scenes of these digits, the same ones for the same seed."""
     random = np.random.default_rng(seed)
     scenes = [_scene(digits, size_px, random) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Images with a class for each pixel: a folder of images and masks, or the generated scenes.
+"""A segmentation folder: images, and for each a mask with the class of every pixel.
 
 FOLDER/
   train/images/NAME.jpg or .png    train/masks/NAME.png    grey or palette: the index of each pixel's class
@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from edgeprune.data import scenes
-from edgeprune.data.dataset import Data, Split, as_data, as_split, spread
+from edgeprune.data.dataset import Data, InMemory, Split, as_data, as_split, spread
 from edgeprune.data.files import (
     decode,
     find_splits,
@@ -26,11 +25,13 @@ from edgeprune.data.files import (
     unreadable,
     visible,
 )
+from edgeprune.data.labels import IGNORED, LabelKind
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
-from edgeprune.tasks.task import IGNORED
 
 IMAGES, MASKS, CLASSES_FILE = "images", "masks", "classes.txt"
+LABELS = LabelKind.MAP
 FOLDERS = f"{IMAGES}/ and {MASKS}/ in it"
 SUFFIXES = (".jpg", ".jpeg", ".png")
 UNLABELLED = 255  # in a mask
@@ -47,14 +48,19 @@ class Pair:
     mask: Path
 
 
-def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
-    """Load a folder of images and masks, or the generated scenes where `path` is None.
+def takes(path: Path | None) -> bool:
+    """See `sources.Source`: any path that no other source takes."""
+    return path is not None
+
+
+def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
+    """Load a folder of images and masks.
 
     Raises:
         UserError: every fault of the folder, in one message.
     """
-    if path is None:
-        return scenes.load(image_size_px)
+    assert path is not None  # What `takes` says.
+    image_size_px = prepare.image_size_px
     problems: list[str] = []
     folders = find_splits(path, FOLDERS)
     pairs = {folder: _pairs(folder, problems) for folder in folders}
@@ -64,7 +70,7 @@ def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
         5 * pixels, f"{pixels // image_size_px**2:,} images at {image_size_px} px with their masks"
     )
     train, held_out = (
-        _read(own, names, image_size_px, problems, progress, folder.name) for folder, own in pairs.items()
+        _read(own, names, prepare, problems, progress, folder.name) for folder, own in pairs.items()
     )
     if problems:
         raise UserError(shortened(problems))
@@ -73,22 +79,19 @@ def load(path: Path | None, image_size_px: int, progress: Progress) -> Data:
     return as_data(train, held_out, classes, path.name, photographs=True)
 
 
-def held_out(path: Path | None, image_size_px: int, count: int) -> Split:
+def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     """Load up to `count` held-out images alone, spread evenly over all.
 
     Raises:
         UserError: every fault of the folder, in one message.
     """
-    if path is None:
-        whole = scenes.load(image_size_px).held_out
-        places = spread(len(whole), count)
-        return Split(whole.images[places], whole.labels[places])
+    assert path is not None  # What `takes` says.
     problems: list[str] = []
     folder = find_splits(path, FOLDERS)[1]
     pairs = _pairs(folder, problems)
     names = _read_classes(path / CLASSES_FILE, problems)
     chosen = [pairs[place] for place in spread(len(pairs), count)]
-    found = _read(chosen, names, image_size_px, problems, Progress(Console(quiet=True)), folder.name)
+    found = _read(chosen, names, prepare, problems, Progress(Console(quiet=True)), folder.name)
     if problems:
         raise UserError(shortened(problems))
     return found
@@ -137,27 +140,29 @@ def _read_classes(path: Path, problems: list[str]) -> tuple[str, ...]:
 def _read(
     pairs: Sequence[Pair],
     names: Sequence[str],
-    image_size_px: int,
+    prepare: Preprocessing,
     problems: list[str],
     progress: Progress,
     title: str,
-) -> Split:
+) -> InMemory:
     """Images and masks; what is wrong with any of them is added to `problems`."""
     with progress.track(f"reading {title}/{IMAGES}/", len(pairs)) as advance:
-        images = decode([pair.image for pair in pairs], image_size_px, problems, advance)
-    masks = np.zeros((len(pairs), image_size_px, image_size_px), np.int16)
+        images = decode([pair.image for pair in pairs], prepare, problems, advance)
+    masks = np.zeros((len(pairs), prepare.image_size_px, prepare.image_size_px), np.int16)
     with progress.track(f"reading {title}/{MASKS}/", len(pairs)) as advance:
-        in_threads(_reader(pairs, masks, names), len(pairs), problems, advance)
+        in_threads(_reader(pairs, masks, names, prepare), len(pairs), problems, advance)
     return as_split(images, masks)
 
 
-def _reader(pairs: Sequence[Pair], masks: np.ndarray, names: Sequence[str]) -> Callable[[int], str | None]:
+def _reader(
+    pairs: Sequence[Pair], masks: np.ndarray, names: Sequence[str], prepare: Preprocessing
+) -> Callable[[int], str | None]:
     """What reads one mask into its place and says what is wrong with it."""
 
     def read(index: int) -> str | None:
         pair = pairs[index]
         try:
-            masks[index] = _read_mask(pair, masks.shape[1], len(names) or UNLABELLED)
+            masks[index] = _read_mask(pair, prepare, len(names) or UNLABELLED)
         except UserError as error:
             return f"{pair.mask}: {error}"
         except Exception as error:  # Pillow raises many types on a bad file.
@@ -167,13 +172,13 @@ def _reader(pairs: Sequence[Pair], masks: np.ndarray, names: Sequence[str]) -> C
     return read
 
 
-def _read_mask(pair: Pair, size_px: int, classes: int) -> np.ndarray:
+def _read_mask(pair: Pair, prepare: Preprocessing, classes: int) -> np.ndarray:
     """A mask cut out as its image is, (size, size) int16.
 
     Raises:
         UserError: what is wrong with what the mask holds.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(pair.mask) as mask:
         mode, size, indices = mask.mode, mask.size, np.asarray(mask)
@@ -187,7 +192,7 @@ def _read_mask(pair: Pair, size_px: int, classes: int) -> np.ndarray:
         shown = ", ".join(map(str, wrong[:5]))
         raise UserError(f"indices {shown} of classes, of which there are {classes} (0 to {classes - 1})")
     # Nearest: between two classes there is none.
-    fitted = ImageOps.fit(Image.fromarray(indices), (size_px, size_px), Image.Resampling.NEAREST)
+    fitted = prepare.fitted(Image.fromarray(indices), "nearest")
     labels = np.asarray(fitted).astype(np.int16)
     labels[labels == UNLABELLED] = IGNORED
     if (labels == IGNORED).all():
@@ -208,7 +213,7 @@ def _size(path: Path) -> tuple[int, int] | None:
     return (height, width) if turned else (width, height)
 
 
-def _numbered(splits: Sequence[Split]) -> tuple[str, ...]:
+def _numbered(splits: Sequence[InMemory]) -> tuple[str, ...]:
     """Classes by their indices, as many as there are in the masks."""
     highest = max(int(split.labels.max()) for split in splits)
     return tuple(map(str, range(max(highest + 1, 2))))

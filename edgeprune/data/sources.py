@@ -1,31 +1,67 @@
-"""The images of a recipe, whatever its task."""
+"""Where images come from: a file of this folder for each source, and the table of them.
+
+A source is a module with `LABELS`, `takes`, `load` and `held_out`, and a row in `SOURCES`.
+"""
 
 from __future__ import annotations
 
-from edgeprune.data import image_folder as data
-from edgeprune.data import segmentation_folder as masks
+from pathlib import Path
+from typing import Protocol
+
+from edgeprune.data import digits, image_folder, scenes, segmentation_folder
 from edgeprune.data.dataset import Data, Split
+from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.errors import UserError
 from edgeprune.progress import Progress
-from edgeprune.recipe import Recipe
-
-LOADERS = {"classification": data, "segmentation": masks}
 
 
-def load(recipe: Recipe, progress: Progress) -> Data:
-    """Load what a recipe trains and measures on.
+class Source(Protocol):
+    """Where images come from.
+
+    Attributes:
+        LABELS: what its labels are.
+    """
+
+    LABELS: LabelKind
+
+    def takes(self, path: Path | None) -> bool:
+        """Whether `path`, a recipe's `data`, is one of this source; None is the embedded images."""
+        ...
+
+    def load(self, path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
+        """Load all images, prepared as the model wants them.
+
+        Raises:
+            UserError: every fault of the source, in one message.
+        """
+        ...
+
+    def held_out(self, path: Path | None, prepare: Preprocessing, count: int) -> Split:
+        """Load up to `count` held-out images alone, spread evenly.
+
+        Raises:
+            UserError: every fault of the source, in one message.
+        """
+        ...
+
+
+SOURCES: dict[str, Source] = {
+    "digits": digits,
+    "image folder": image_folder,
+    "scenes": scenes,
+    "segmentation folder": segmentation_folder,
+}
+"""Looked through in this order: the first that takes a path with labels of the right kind loads it."""
+
+
+def source(path: Path | None, labels: LabelKind) -> Source:
+    """The source of a recipe's `data` for tasks with labels of this kind.
 
     Raises:
-        UserError: every fault of its folder, in one message.
+        UserError: none takes it.
     """
-    loaded: Data = LOADERS[recipe.task].load(recipe.data, recipe.image_size_px, progress)
-    return loaded
-
-
-def held_out(recipe: Recipe, image_size_px: int, count: int) -> Split:
-    """Load up to `count` held-out images of a recipe alone, of this size.
-
-    Raises:
-        UserError: every fault of its folder, in one message.
-    """
-    found: Split = LOADERS[recipe.task].held_out(recipe.data, image_size_px, count)
-    return found
+    for found in SOURCES.values():
+        if found.LABELS is labels and found.takes(path):
+            return found
+    raise UserError(f"data {path}: no source of images with {labels.value} takes it")

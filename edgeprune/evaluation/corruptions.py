@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization
-from edgeprune.data.dataset import Split
-from edgeprune.report.records import ClassTop1, Condition, Robustness
+from edgeprune.data.dataset import InMemory, Split
+from edgeprune.evaluation.records import ClassTop1, Condition, Robustness
 from edgeprune.training.predict import EVALUATION_BATCH, predict
 
 SEED = 0
@@ -61,12 +61,13 @@ def measure(
         advance: told how many of `steps()` are done.
     """
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    images, _ = split.batch(torch.arange(len(split)))
     right = _right(model, split, normalization)
     advance(1)
     conditions, corrupted_right = [], []
     for corruption in CORRUPTIONS:
         for strength in corruption.strengths:
-            worse = Split(corrupt(split.images, corruption, strength), split.labels)
+            worse = InMemory(corrupt(images, corruption, strength), split.labels)
             corrupted_right.append(_right(model, worse, normalization))
             top1 = float(corrupted_right[-1].double().mean())
             conditions.append(Condition(corruption.name, strength, corruption.unit, top1))
@@ -100,7 +101,8 @@ def corrupt(images: Tensor, corruption: Corruption, strength: float) -> Tensor:
 
 def _right(model: nn.Module, split: Split, normalization: Normalization) -> Tensor:
     """Whether the largest output is the label, (n,) bool."""
-    return predict(model, split, normalization).argmax(1) == split.labels
+    named: Tensor = predict(model, split, normalization).argmax(1) == split.labels
+    return named
 
 
 def _noise(images: Tensor, deviation: float) -> Tensor:

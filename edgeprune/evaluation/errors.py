@@ -6,27 +6,18 @@ the pages show is kept in the run folder, so that they are made again without th
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from converters.facts import Normalization, sha256
-from converters.files import replacing
-from edgeprune import parsing
-from edgeprune.data.dataset import Data, Split
-from edgeprune.errors import UserError
-from edgeprune.evaluation import corruptions as robustness
-from edgeprune.evaluation.sensitivity import fixed_subset
-from edgeprune.pipeline.run_folder import Run, write_json
-from edgeprune.report.records import Confusion, Examination, MapExamination, Sample, thumbnail
+from edgeprune.data.dataset import Data, Split, fixed_subset
+from edgeprune.evaluation import corruptions
+from edgeprune.evaluation.records import Confusion, Examination, Sample, thumbnail
+from edgeprune.tasks.task import Analysed, Analysis
 
-T = TypeVar("T", Examination, MapExamination)
 DENSE = "dense"
 ROBUSTNESS_IMAGES = 500
 CONFUSIONS, IMAGES_PER_CONFUSION = 5, 3
@@ -34,77 +25,41 @@ SAMPLES, AGREEING_SAMPLES = 12, 4
 THUMBNAIL_PX, THUMBNAIL_QUALITY = 96, 75
 
 
-def examine(
-    variant: str,
-    module: nn.Module,
-    outputs: Tensor,
-    dense_outputs: Tensor,
-    data: Data,
-    normalization: Normalization,
-    folder: Run,
-    advance: Callable[[int], None],
-) -> Examination:
-    """Look at what a variant gets wrong, and keep it in the run folder.
+def examine(variant: Analysed, dense: Analysed, data: Data, advance: Callable[[int], None]) -> Analysis:
+    """Look at what a variant gets wrong, and at the pictures that show it.
 
     Args:
-        variant: its name.
-        module: in eval mode.
-        outputs: (n, classes) of it on the held-out images.
-        dense_outputs: (n, classes) of the dense model on the same.
+        variant: the one to look at; its outputs are (n, classes).
+        dense: the baseline.
         data: the run's.
-        normalization: what the module takes.
-        folder: where its weights are, and where this is kept.
-        advance: told how many of `robustness.steps()` are done.
+        advance: told how many of `corruptions.steps()` are done.
     """
     held_out = data.held_out
-    predicted, dense = outputs.argmax(1), dense_outputs.argmax(1)
-    right, dense_right = predicted == held_out.labels, dense == held_out.labels
+    predicted, dense_predicted = variant.outputs.argmax(1), dense.outputs.argmax(1)
+    right, dense_right = predicted == held_out.labels, dense_predicted == held_out.labels
     subset = fixed_subset(held_out, ROBUSTNESS_IMAGES)
     source = (
         "all held-out images"
         if len(subset) == len(held_out)
         else (f"a fixed subset of the {len(held_out):,} held-out images, each class with its share")
     )
-    examination = Examination(
-        variant=variant,
-        weights_sha256=sha256(folder.weights(variant)),
-        dense_sha256=sha256(folder.weights(DENSE)),
+    record = Examination(
+        variant=variant.name,
+        weights_sha256=variant.weights_sha256,
+        dense_sha256=dense.weights_sha256,
         images=len(held_out),
         both_right=int((right & dense_right).sum()),
         only_dense_right=int((~right & dense_right).sum()),
         only_variant_right=int((right & ~dense_right).sum()),
-        confusions=confusions(predicted, dense, held_out.labels, data.classes),
-        samples=() if variant == DENSE else samples(outputs, dense_outputs, held_out.labels, data.classes),
-        robustness=robustness.measure(module, subset, source, data.classes, normalization, advance),
+        confusions=confusions(predicted, dense_predicted, held_out.labels, data.classes),
+        samples=()
+        if variant.name == DENSE
+        else samples(variant.outputs, dense.outputs, held_out.labels, data.classes),
+        robustness=corruptions.measure(
+            variant.module, subset, source, data.classes, variant.normalization, advance
+        ),
     )
-    _keep_thumbnails(_places(examination), held_out, folder)  # first: what names them comes after
-    write_json(folder.examination(variant), dataclasses.asdict(examination))
-    return examination
-
-
-def kept(folder: Run, variant: str) -> Examination | None:
-    """What was found out about a variant, see `read_kept`."""
-    return read_kept(folder, variant, Examination)
-
-
-def read_kept(folder: Run, variant: str, record: type[T]) -> T | None:
-    """A record of what was found out about a variant, if its weights and the dense ones are still those.
-
-    Raises:
-        UserError: it is there and cannot be read.
-    """
-    path = folder.examination(variant)
-    if not path.exists():
-        return None
-    try:
-        plain: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; delete it, and the run makes it anew") from None
-    found = parsing.build(record, plain, str(path))
-    digests = {variant: found.weights_sha256, DENSE: found.dense_sha256}
-    weights = {name: folder.weights(name) for name in digests}
-    changed = [name for name, file in weights.items() if file.exists() and sha256(file) != digests[name]]
-    return None if changed else found
+    return Analysis(record, thumbnails(_places(record), held_out))
 
 
 def confusions(
@@ -184,17 +139,16 @@ def _places(examination: Examination) -> set[int]:
     return shown.union(*(confusion.places for confusion in examination.confusions))
 
 
-def _keep_thumbnails(places: Iterable[int], split: Split, folder: Run) -> None:
-    """Write small JPEGs of held-out images; those of an earlier variant are there already."""
+def thumbnails(places: Iterable[int], split: Split) -> dict[str, bytes]:
+    """Small JPEGs of some images of a split, by their paths in a run folder."""
     from PIL import Image
 
+    found = {}
     for place in sorted(places):
-        path = folder.folder / thumbnail(place)
-        if path.exists():
-            continue
-        image = Image.fromarray(split.images[place].permute(1, 2, 0).numpy())  # (3, h, w) -> (h, w, 3)
+        images, _ = split.batch(torch.tensor([place]))
+        image = Image.fromarray(images[0].permute(1, 2, 0).numpy())  # (3, h, w) -> (h, w, 3)
         image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         file = io.BytesIO()
         image.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
-        with replacing(path) as temporary:
-            temporary.write_bytes(file.getbuffer())
+        found[thumbnail(place)] = file.getvalue()
+    return found

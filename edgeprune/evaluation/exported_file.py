@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,24 +12,16 @@ from torch import Tensor
 
 from converters.errors import ToolError
 from converters.facts import Converted, LayerFacts, Normalization, sha256
-from converters.targets import Format, Target
-from edgeprune.data.dataset import Split
+from converters.format import FORMATS, Runnable
+from converters.targets import Target
+from edgeprune.data.dataset import Split, batches
+from edgeprune.evaluation.records import Row
 from edgeprune.progress import Progress
 from edgeprune.pruning.select import PRUNABLE_KINDS
-from edgeprune.report.records import Row
+from edgeprune.tasks.task import Task, score
 from edgeprune.training.predict import normalized
 
 BATCH = 50
-NO_CORE_ML = (
-    "Core ML does not say which kernels it uses, and it runs on Apple's systems only: time it on a device"
-)
-
-
-def converter(target: Target) -> ModuleType:
-    """Return the package that writes and reads the target's format."""
-    from converters import coreml, litert
-
-    return {Format.COREML: coreml, Format.LITERT: litert}[target.format]
 
 
 def measure(
@@ -40,6 +30,7 @@ def measure(
     *,
     variant: str,
     folder: Path,
+    task: Task,
     held_out: Split,
     classes: Sequence[str],
     normalization: Normalization,
@@ -54,6 +45,7 @@ def measure(
         target: where it will run.
         variant: name of what was done to the weights.
         folder: of the run; the row's path is relative to it.
+        task: what the model answers.
         held_out: images it was not trained on.
         classes: their names, in the order of the labels.
         normalization: what the torch model takes, where the file does not normalise itself.
@@ -61,10 +53,10 @@ def measure(
         dense_score: of the dense float32 torch model on the same images, 0 to 1.
         progress: shows how far it is.
     """
-    loaded = converter(target).load(converted.path)
+    loaded = FORMATS[target.format].load(converted.path)
     outputs = _run(loaded, held_out, normalization, f"running {converted.path.name}", progress)
     outputs = by_class(outputs, loaded.input.labels, classes)
-    task = held_out.task
+    reached = score(task, outputs, held_out.labels, len(classes))
     sparse, reason = sparse_runtime(converted, target)
     prunable = [layer for layer in converted.layers if layer.kind in PRUNABLE_KINDS]
     return Row(
@@ -72,8 +64,10 @@ def measure(
         target=target.name,
         path=converted.path.relative_to(folder).as_posix(),
         bytes=converted.bytes,
-        **task.row_fields(task.score(outputs, held_out.labels), dense_score),
-        agreement=float((outputs.argmax(1) == torch_outputs.argmax(1)).double().mean()),
+        metric=task.metric.key,
+        score=reached,
+        drop_points=100 * (dense_score - reached),
+        agreement=task.agreement(outputs, torch_outputs),
         max_relative_error=float((outputs - torch_outputs).abs().max() / torch_outputs.abs().max()),
         zero_fraction=mean_over_weights(converted.layers, "zero_fraction"),
         prunable_zero_fraction=mean_over_weights(prunable, "zero_fraction"),
@@ -84,6 +78,7 @@ def measure(
         sha256=sha256(converted.path),
         input_range=loaded.input.range,
         layers=tuple(dataclasses.asdict(layer) for layer in converted.layers),
+        not_measured=dict(task.metric.instead_of),
     )
 
 
@@ -105,11 +100,13 @@ def by_class(outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[st
     return outputs[:, [labels.index(name) for name in classes]]
 
 
-def _run(loaded: Any, split: Split, normalization: Normalization, title: str, progress: Progress) -> Tensor:
+def _run(
+    loaded: Runnable, split: Split, normalization: Normalization, title: str, progress: Progress
+) -> Tensor:
     """Outputs (n, classes, ...) of a loaded file for all images, plain pixels or normalised as it wants."""
     outputs, done = [], 0
     with progress.track(title, len(split)) as advance:
-        for images in torch.split(split.images, BATCH):
+        for images, _ in batches(split, BATCH):
             pixels = images.float() if loaded.input.range else normalized(images, normalization)
             outputs.append(np.asarray(loaded.predict(pixels.numpy())))
             done += len(images)
@@ -121,12 +118,7 @@ def sparse_runtime(converted: Converted, target: Target) -> tuple[bool | None, s
     """Whether the target's runtime will use sparse kernels (None: unknown), and why not or why unknown."""
     if not any(layer.encoding.startswith("sparse") for layer in converted.layers):
         return False, "no weight is stored sparse"
-    if target.format is Format.COREML:
-        return None, NO_CORE_ML
-    from converters import litert
-
-    lint = litert.lint(converted.path, runtime=target.platform)
-    return lint.sparse, "; ".join(str(problem) for problem in (*lint.problems, *lint.slow)) or None
+    return FORMATS[target.format].sparse_runtime(converted.path, target)
 
 
 def mean_over_weights(layers: Iterable[LayerFacts], field: str) -> float:

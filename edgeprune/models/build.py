@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +29,9 @@ class Mapper(nn.Module):
         return F.interpolate(coarse, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def build(name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -> nn.Module:
+def build(
+    name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX, padding: str | None = None
+) -> nn.Module:
     """Build an untrained model, a classifier (n, classes) or one that gives maps (n, classes, h, w).
 
     Args:
@@ -35,12 +39,13 @@ def build(name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -
         classes: outputs, 2 or more.
         image_size_px: side of the square images; only a model made for one size, as most vision transformers
             are, depends on it.
+        padding: "same", TensorFlow's, for a timm model that has the choice; None: the model's own.
 
     Raises:
-        UserError: no such model; the message lists near names.
+        UserError: no such model, and the message lists near names; or one without a choice of padding.
     """
     if name.startswith("timm/"):
-        model = _from_timm(name[5:], classes, image_size_px)
+        model = _from_timm(name[5:], classes, image_size_px, padding)
     else:
         model = _from_torchvision(name, classes)
     for module in model.modules():
@@ -49,11 +54,11 @@ def build(name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -
     return model
 
 
-def task(name: str) -> str:
-    """The task of a model, of `edgeprune.recipe.TASKS`; classification where there is no such model."""
+def gives_maps(name: str) -> bool:
+    """Whether a model of this name gives a map of classes for an image: torchvision's segmentation models."""
     from torchvision import models
 
-    return "segmentation" if name in models.list_models(module=models.segmentation) else "classification"
+    return name in models.list_models(module=models.segmentation)
 
 
 def _from_torchvision(name: str, classes: int) -> nn.Module:
@@ -71,7 +76,7 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
     return model
 
 
-def _from_timm(name: str, classes: int, image_size_px: int) -> nn.Module:
+def _from_timm(name: str, classes: int, image_size_px: int, padding: str | None) -> nn.Module:
     import timm
 
     names = timm.list_models()
@@ -79,8 +84,15 @@ def _from_timm(name: str, classes: int, image_size_px: int) -> nn.Module:
         raise UserError(f"unknown model timm/{name}: {_near(name, names)}")
     configuration = timm.models.get_pretrained_cfg(name)
     fixed = configuration is not None and configuration.fixed_input_size
-    size = {"img_size": image_size_px} if fixed else {}
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **size)
+    options: dict[str, Any] = {"img_size": image_size_px} if fixed else {}
+    if padding is not None:
+        options["pad_type"] = padding
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **options)
+    except TypeError as error:
+        if padding is None:
+            raise
+        raise UserError(f"padding {padding}: timm/{name} has no choice of padding ({error})") from None
     return model
 
 

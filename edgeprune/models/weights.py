@@ -1,54 +1,77 @@
-"""Weights of a model: read from a checkpoint, whoever wrote it."""
+"""Weights of a model: a finished one's checkpoint, or those that training starts from, whoever wrote them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import UserError
+from edgeprune.models import checkpoint_file, matching, pretrained
+from edgeprune.models.architecture import Architecture
 from edgeprune.models.build import DEFAULT_IMAGE_SIZE_PX, build
+from edgeprune.models.matching import COUNTER, Match, refuse_not_finite, shown
+
+OTHER_CLASSES = 2  # Two models that differ in these alone show which weights are the head.
+TABLE_ROWS = 3  # At either end of a table of what was matched.
 
 
-def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Load a state dict into `model`, in place.
+@dataclass(frozen=True)
+class Loaded:
+    """What was taken from where.
+
+    Attributes:
+        notes: for people, a line each.
+        renamed: (name in the file, name in the model, shape) of each tensor that was matched by its order.
+        new_head: names in the model that were not loaded, to be trained from nothing.
+    """
+
+    notes: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+    new_head: tuple[str, ...] = ()
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> Loaded:
+    """Load a finished model's weights into `model`, in place; every tensor must be there and fit.
 
     Args:
         model: as `build` made it.
-        path: `.safetensors`, or a `.pt`/`.pth` written by `torch.save(model.state_dict(), path)`; one that
-            keeps the state dict under "state_dict" or "model" is understood too.
+        path: what `torch.save` or safetensors wrote: a state dict, or whatever a training loop keeps one in,
+            with whatever prefixes before the names; see `matching.match`.
+
+    Returns:
+        What was taken and what was left out.
 
     Raises:
         UserError: no such file, not a checkpoint, or one of another model or number of classes.
     """
-    state = _read_state(path)
     wanted = model.state_dict()
-    problems = [
-        f"{key}: the checkpoint has {tuple(state[key].shape)}, the model {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in wanted]
-    if problems:
+    place, match = matching.best(checkpoint_file.state_dicts(path), wanted)
+    problems = _misfits(model, match)
+    if any(_shapes(match, wanted)):
         problems.append(
             "is it of a model with another number of classes? The data's class folders decide how many"
         )
-    if missing:
-        problems.append(f"{len(missing)} weights are missing, e.g. {', '.join(missing[:3])}")
-    if unknown:
-        problems.append(f"{len(unknown)} weights are not of this model, e.g. {', '.join(unknown[:3])}")
+    if match.others:
+        problems.append(f"{len(match.others)} weights are not of this model, e.g. {shown(match.others)}")
     if problems:
         raise UserError(
-            [f"checkpoint {path} does not fit the model:", *(f"  {problem}" for problem in problems)]
+            [
+                f"checkpoint {path} does not fit the model, of which it has {matching.share(match, wanted)}:",
+                *(f"  {problem}" for problem in problems),
+            ]
         )
-    _refuse_not_finite(state, path)
-    model.load_state_dict(state, strict=False)
+    refuse_not_finite(match.state, f"checkpoint {path}")
+    return _filled(model, match, f"checkpoint {path}", place)
 
 
-def from_checkpoint(name: str, path: Path, image_size_px: int = DEFAULT_IMAGE_SIZE_PX) -> nn.Module:
+def from_checkpoint(
+    name: str, path: Path, image_size_px: int = DEFAULT_IMAGE_SIZE_PX, padding: str | None = None
+) -> nn.Module:
     """Build a model by name with a checkpoint's weights, widths and number of classes, in eval mode.
 
     Unlike `load_checkpoint` it takes what pruning leaves: layers that are narrower than the model's own, and
@@ -58,74 +81,177 @@ def from_checkpoint(name: str, path: Path, image_size_px: int = DEFAULT_IMAGE_SI
         name: as `build` takes it.
         path: as `load_checkpoint` takes it.
         image_size_px: as `build` takes it.
+        padding: as `build` takes it.
 
     Raises:
         UserError: no such model or file; or a checkpoint of another architecture, or with NaN or infinity.
     """
-    from edgeprune.pruning import resize
+    from edgeprune.models.resize import resize
 
-    state = _masked(_read_state(path))
-    _refuse_not_finite(state, path)
+    told = f"checkpoint {path}"
+    states = checkpoint_file.state_dicts(path)
+    full = build(name, 2, image_size_px, padding)
     head = [
         module_name
-        for module_name, module in build(name, 2).named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d))
+        for module_name, module in full.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
     ][-1]
-    if f"{head}.weight" not in state:
-        raise UserError(f"checkpoint {path} has no {head}.weight: it is not of {name}")
-    model = build(name, len(state[f"{head}.weight"]), image_size_px)
-    counters = {
-        key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")
-    }
-    # Pruners of coremltools leave marks for its converter beside the weights.
-    state = {key: value for key, value in state.items() if "_COREML_" not in key} | counters
+    _, match = matching.best(states, full.state_dict(), _under(full, head))
+    refuse_not_finite(match.state, told)
+    if f"{head}.weight" not in match.state:
+        raise UserError(
+            f"{told} has no {head}.weight: it is not of {name}, of which it has "
+            f"{matching.share(match, full.state_dict())}"
+        )
+    model = build(name, len(match.state[f"{head}.weight"]), image_size_px, padding)
+    own = model.state_dict()
+    state = {key: value for key, value in own.items() if key.endswith(COUNTER)}
+    state |= {key: _as(value, own[key]) for key, value in match.state.items()}
+    state |= dict.fromkeys(match.others, torch.empty(0))  # Named by `resize` as what the model has not.
     try:
         resize(model, state)
     except UserError as error:
-        raise UserError(
-            [f"checkpoint {path} does not fit {name}: {line}" for line in error.problems]
-        ) from None
+        raise UserError([f"{told} does not fit {name}: {line}" for line in error.problems]) from None
     return model.eval()
 
 
-def _refuse_not_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    bad = [
-        key
-        for key, tensor in state.items()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
-    if bad:
-        raise UserError(f"checkpoint {path}: NaN or infinite values in {', '.join(bad[:3])}")
+def load_weights(model: nn.Module, architecture: Architecture, source: str, head: str = "auto") -> Loaded:
+    """Load the weights that training starts from into `model`, in place.
 
+    Args:
+        model: as `architecture` builds it, for the classes of the images.
+        architecture: of the model.
+        source: "default", a name that torchvision or timm have for published weights, or a path.
+        head: "auto": a head of another width stays untrained; "keep": that is refused; "new": it always stays
+            untrained.
 
-def _masked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with each NAME_orig and NAME_mask as the one NAME that they stand for."""
-    pairs = {key[:-5] for key in state if key.endswith("_orig") and f"{key[:-5]}_mask" in state}
-    beside = {f"{name}{ending}" for name in pairs for ending in ("_orig", "_mask", "_amount")}
-    plain = {key: value for key, value in state.items() if key not in beside}
-    return plain | {name: state[f"{name}_orig"] * state[f"{name}_mask"] for name in pairs}
+    Returns:
+        What was taken and what was left out.
 
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Each reader has many ways to say that a file is not its own.
+    Raises:
+        UserError: no such weights, no network to fetch them over, or weights of another architecture.
+    """
+    name = architecture.name
+    told = f"weights {source}"
+    path = pretrained.as_path(name, source)
+    if path is not None:
+        states = checkpoint_file.state_dicts(path, "weights")
+    else:
+        states = {"": pretrained.fetch(name, source, architecture.image_size_px)}
+    wanted, own_head = model.state_dict(), head_names(model, architecture)
+    place, match = matching.best(states, wanted, own_head)
+    differs = [key for key in own_head if key in match.state and match.state[key].shape != wanted[key].shape]
+    if differs and head == "keep":
+        there = match.state[differs[0]].shape[0]
         raise UserError(
-            f"checkpoint {path}: not a checkpoint that can be read safely "
-            f"({type(error).__name__}); save one with torch.save(model.state_dict(), path) or safetensors"
-        ) from None
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(
-            f"checkpoint {path}: it holds no state dict; save one with torch.save(model.state_dict(), path)"
+            f"{told}: their head has {there} classes, the images have {wanted[differs[0]].shape[0]}: "
+            "give images of the same classes, or leave out --head keep for a new head"
         )
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
+    new_head = own_head if differs or head == "new" else ()
+    state = {key: value for key, value in match.state.items() if key not in new_head}
+    kept = Match(**{**vars(match), "state": state})
+    problems = _misfits(model, kept, new_head)
+    if problems:
+        raise UserError(
+            [
+                f"{told}: they are not of {name}: {matching.share(match, wanted)} have the name and shape "
+                "of one of its own:",
+                *(f"  {problem}" for problem in problems),
+            ]
+        )
+    refuse_not_finite(state, told)
+    loaded = _filled(model, kept, told, place)
+    if not new_head:
+        return loaded
+    widths = [len(match.state[key]) for key in differs[:1]]
+    why = f"; theirs has {widths[0]}" if widths else ""
+    classes = wanted[new_head[0]].shape[0]
+    line = f"  a new head for {classes} classes, {shown(new_head)}, is trained from nothing{why}"
+    return Loaded((*loaded.notes, line), loaded.renamed, new_head)
+
+
+def head_names(model: nn.Module, architecture: Architecture) -> tuple[str, ...]:
+    """The weights of `model` whose shapes depend on the number of classes, in order."""
+    # Found out rather than known: every architecture calls its head something else, and some have two.
+    widths = {key: value.shape for key, value in model.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        other = architecture.build(OTHER_CLASSES).state_dict()
+        if all(other[key].shape == shape for key, shape in widths.items() if key in other):
+            other = architecture.build(OTHER_CLASSES + 1).state_dict()
+    return tuple(key for key, shape in widths.items() if key in other and other[key].shape != shape)
+
+
+def _under(model: nn.Module, module: str) -> tuple[str, ...]:
+    return tuple(key for key in model.state_dict() if key.rpartition(".")[0] == module)
+
+
+def _misfits(model: nn.Module, match: Match, untrained: Sequence[str] = ()) -> list[str]:
+    """Weights of `model` that are not there or have another shape, a line each."""
+    buffers = {key for key, _ in model.named_buffers() if not key.endswith(("running_mean", "running_var"))}
+    missing = [
+        key
+        for key in model.state_dict()
+        if key not in match.state and key not in untrained and key not in buffers
+    ]
+    problems = _shapes(match, model.state_dict())
+    more = len(problems) - matching.MOST_SHOWN
+    problems = problems[: matching.MOST_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+    if missing:
+        problems.append(f"{len(missing)} weights are missing, e.g. {shown(missing)}")
+    return problems
+
+
+def _shapes(match: Match, wanted: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{key}: the checkpoint has {tuple(value.shape)}, the model {tuple(wanted[key].shape)}"
+        for key, value in match.state.items()
+        if value.shape != wanted[key].shape
+    ]
+
+
+def _filled(model: nn.Module, match: Match, told: str, place: str) -> Loaded:
+    """Put what fits into `model`, and say so."""
+    wanted = model.state_dict()
+    model.load_state_dict({key: _as(value, wanted[key]) for key, value in match.state.items()}, strict=False)
+    renamed = tuple((theirs, ours, tuple(wanted[ours].shape)) for theirs, ours in match.renamed)
+    return Loaded((*_notes(match, wanted, told, place), *table(renamed)), renamed)
+
+
+def _notes(match: Match, wanted: Mapping[str, Tensor], told: str, place: str) -> list[str]:
+    """What was taken and what was left out, a line each."""
+    origin = f", from {place}" if place else ""
+    prefix = f", without the prefix {match.prefix!r}" if match.prefix else ""
+    notes = [f"{told}: {matching.share(match, wanted)}{origin}{prefix}"]
+    other_types = Counter(
+        str(value.dtype).removeprefix("torch.")
+        for key, value in match.state.items()
+        if value.dtype != wanted[key].dtype and not key.endswith(COUNTER)
+    )
+    notes += [f"  {count} tensors were {kind}" for kind, count in other_types.items()]
+    left_out = [
+        f"{count} {reason}"
+        for reason, count in match.dropped.items()
+        if not reason.startswith("counters of b")
+    ]
+    others = (*match.others, *match.outside)
+    left_out += [f"{len(others)} that are not the model's ({shown(others)})"] if others else []
+    return notes + ([f"  left out: {'; '.join(left_out)}"] if left_out else [])
+
+
+def table(renamed: Sequence[tuple[str, str, tuple[int, ...]]]) -> list[str]:
+    """Both ends of the table of what was matched by order, a line each."""
+    if not renamed:
+        return []
+    left, middle = (max(len(row[place]) for row in renamed) for place in (0, 1))
+    rows = [f"    {theirs:{left}}  {ours:{middle}}  {shape}" for theirs, ours, shape in renamed]
+    more = len(rows) - 2 * TABLE_ROWS
+    if more > 0:
+        rows = [*rows[:TABLE_ROWS], f"    ... {more} more", *rows[-TABLE_ROWS:]]
+    return [
+        "  other names, the same tensors in the same order (theirs, the model's, shape):",
+        *rows,
+    ]
+
+
+def _as(value: Tensor, wanted: Tensor) -> Tensor:
+    return value.to(wanted.dtype)

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from converters.format import FORMATS
 from converters.sizes import SizeModel, calibrated
-from converters.targets import SUFFIXES, TARGETS
-from edgeprune.evaluation import exported_file as measure
+from converters.targets import TARGETS
+from edgeprune.data import dataset
 from edgeprune.evaluation import sensitivity
+from edgeprune.evaluation.sensitivity_result import IMAGES, SPARSITIES
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
+from edgeprune.pruning.allocation.limits import to_budget
 from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.pruning.allocation.shares import (
     by_importance,
     by_multiplications,
     by_sensitivity,
     erdos_renyi,
-    to_budget,
 )
 from edgeprune.recipe import Variant
-from edgeprune.training import predict
 from edgeprune.training.loop import Setting
+from edgeprune.training.predict import normalized
 
 MEASURED = ("sensitivity", "budget")
 
@@ -52,9 +55,15 @@ def allocate(
     if variant.allocation == "global":
         return by_importance(model, pattern, variant.sparsity, criterion="lamp")
     if variant.allocation == "multiplications":
-        example = predict.normalized(setting.data.train.images[:1], setting.normalization)
+        example = example_of(setting)
         return by_multiplications(model, example, pattern, variant.sparsity)
     return erdos_renyi(model, pattern, variant.sparsity)
+
+
+def example_of(setting: Setting) -> Tensor:
+    """One image as the models take it, (1, 3, size, size)."""
+    images, _ = setting.data.held_out.batch(torch.tensor([0]))
+    return normalized(images, setting.normalization)
 
 
 def pattern_of(variant: Variant) -> Pattern:
@@ -64,40 +73,26 @@ def pattern_of(variant: Variant) -> Pattern:
 
 
 def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progress: Progress) -> Curves:
-    """What zeros in each layer cost, measured on a fixed part of the training images.
-
-    Points of accuracy, and the rise of the cross entropy beside them: on images that a model has all right
-    it tells layers apart where accuracy does not.
-    """
+    """What zeros in each layer cost, measured on a fixed part of the training images."""
     chosen = [s for s in select(model, [Rule(pattern_of(variant), 0.5)]) if not s.reason]
-    subset = sensitivity.fixed_subset(setting.data.train, sensitivity.IMAGES)
-    sparsities = sensitivity.SPARSITIES
+    subset = dataset.fixed_subset(setting.data.train, IMAGES)
+    sparsities = SPARSITIES
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:
-        (top1, loss), layers = sensitivity.measure(
-            model, chosen, sparsities, subset, setting.normalization, advance
-        )
-    cost = [
-        [100 * max(top1 - t, 0) + max(at - loss, 0) for t, at in zip(layer.top1, layer.loss, strict=True)]
-        for layer in layers
-    ]
-    names = tuple(layer.name for layer in layers)
-    return Curves(names, (0.0, *sparsities), np.array([[0.0, *row] for row in cost]))
+        _, layers = sensitivity.prune_each_layer(model, chosen, sparsities, subset, setting, advance)
+    return sensitivity.curves_of(layers, sparsities)
 
 
 def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) -> dict[str, SizeModel]:
     """The size model of each target, from one conversion of the dense model."""
-    example = predict.normalized(setting.data.held_out.images[:1], setting.normalization)
+    example = example_of(setting)
     found = {}
+    prepared: dict[str, Any] = {}  # What the targets of a format share.
     with tempfile.TemporaryDirectory() as folder:
         for name in targets:
-            target = TARGETS[name]
-            converted = measure.converter(target).convert(
-                model,
-                example,
-                Path(folder) / f"dense{SUFFIXES[target.format]}",
-                target=name,
-                labels=setting.data.classes,
-                normalization=setting.normalization,
-            )
+            format = FORMATS[TARGETS[name].format]
+            if format.name not in prepared:
+                prepared[format.name] = format.prepare(model, example, setting.normalization)
+            path = Path(folder) / f"dense{format.suffix}"
+            converted = format.write(prepared[format.name], TARGETS[name], path, labels=setting.data.classes)
             found[name] = calibrated(converted)
     return found

@@ -111,6 +111,35 @@ def open_run(recipe: Recipe, needed_bytes: int) -> Iterator[Run]:
         raise
 
 
+def read_recipe(folder: Path) -> Recipe:
+    """Read the recipe of a run folder, its variants under the names that their files have.
+
+    Raises:
+        UserError: not a run folder.
+    """
+    return under_kept_names(recipes.read(folder / RECIPE_FILE), folder)
+
+
+def under_kept_names(recipe: Recipe, folder: Path) -> Recipe:
+    """A recipe with its variants under the names that their files have in a run folder.
+
+    Runs of before version 0.2 have the percentage of zeros behind a name: "block80" is what their recipe
+    calls "block".
+    """
+    run = Run(folder)
+    variants = {}
+    for name, variant in recipe.variants.items():
+        numbered = f"{name}{round(100 * variant.sparsity)}"
+        old = (
+            variant.sparsity > 0
+            and numbered not in recipe.variants
+            and not run.training(name).exists()
+            and run.training(numbered).exists()
+        )
+        variants[numbered if old else name] = variant
+    return replace(recipe, variants=variants)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file whole or not at all; NaN and infinity are refused."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
@@ -125,9 +154,7 @@ def _check(folder: Path, recipe: Recipe) -> bool:
     if not (folder / RECIPE_FILE).is_file():
         names = ", ".join(sorted(entry.name for entry in folder.iterdir())[:3])
         raise UserError(f"output folder {folder} holds something else ({names}): choose a new or empty one")
-    before, now = (
-        recipes.to_data(_without_free_fields(r)) for r in (recipes.read(folder / RECIPE_FILE), recipe)
-    )
+    before, now = (recipes.to_data(_without_free_fields(r)) for r in (read_recipe(folder), recipe))
     changed = _differences(before, now)
     if changed:
         raise UserError(

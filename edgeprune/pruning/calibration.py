@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from converters import layers as torch_layers
+from converters.layers import batch_norms
 from edgeprune.errors import UserError
 
 Layer = nn.Conv2d | nn.Linear
@@ -23,6 +26,9 @@ Loss = Callable[[Any, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor | None]
 
 PATCH_ELEMENTS = 1 << 24  # Unfolded inputs held at a time: 64 MiB.
+# Least squares has seen enough with so many images, and so many places for each of a layer's columns.
+ENOUGH_IMAGES = 128
+ENOUGH_PLACES = 40
 
 
 def read_batches(calibration: Calibration | None, criterion: str) -> list[Batch]:
@@ -57,21 +63,11 @@ def watching(
 ) -> Iterator[None]:
     """Call `watch(name, input)` before each of `layers` runs; eval mode, no gradients."""
 
-    def hook_of(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            watch(name, args[0] if args else kwargs["input"])
+    def inputs(name: str, _: nn.Module, given: Tensor) -> None:
+        watch(name, given)
 
-        return hook
-
-    handles = []
-    with evaluating(model), torch.no_grad():
-        try:
-            for name, layer in layers.items():
-                handles.append(layer.register_forward_pre_hook(hook_of(name), with_kwargs=True))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    with evaluating(model), torch.no_grad(), torch_layers.watching(layers, inputs=inputs):
+        yield
 
 
 @contextmanager
@@ -86,10 +82,37 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norms take the statistics of the batch they see, in eval mode too; their own stay as they were.
+
+    What a pruned model gives so is what it gives with statistics measured anew, if batches are large: some
+    hundred images. Those it had belong to the weights that it had.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.running_var is not None
+    ]
+    kept = [(norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:
+        norm.running_mean = norm.running_var = None
+    try:
+        yield
+    finally:
+        for norm, (mean, variance) in zip(norms, kept, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
+
+
 def run(model: nn.Module, images: Tensor) -> Any:
     """Run `model` on images brought to its device and type."""
+    return model(as_taken(model, images))
+
+
+def as_taken(model: nn.Module, images: Tensor) -> Tensor:
+    """Images on a model's device, and in its type where they are not integers."""
     parameter = next(model.parameters())
-    return model(images.to(parameter.device, parameter.dtype if images.is_floating_point() else images.dtype))
+    return images.to(parameter.device, parameter.dtype if images.is_floating_point() else images.dtype)
 
 
 def input_norms(model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -156,6 +179,90 @@ def second_moments(model: nn.Module, layer: Layer, calls: int, batches: Sequence
     return sums[""] / places
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """What a layer reads in one model, beside what it gives in another: means over places.
+
+    Attributes:
+        moments: (groups, columns, columns) float64, inputs times inputs.
+        cross: (groups, out / groups, columns) float64, outputs that are wanted times inputs.
+        inputs: (groups, columns) float64.
+        outputs: (groups, out / groups) float64, that are wanted.
+    """
+
+    moments: Tensor
+    cross: Tensor
+    inputs: Tensor
+    outputs: Tensor
+
+
+def paired_moments(
+    model: nn.Module, dense: nn.Module, name: str, calls: int, batches: Sequence[Batch]
+) -> Pairing:
+    """How the inputs of a layer of `model` go with the outputs of the same layer of `dense`.
+
+    Batches are read until there are enough places for the layer's columns. Both models run only as far as
+    the layer.
+
+    Args:
+        model: pruned so far.
+        dense: the same before.
+        name: of the layer.
+        calls: how often the layer runs for a batch.
+        batches: at least one.
+    """
+    layer: Any = model.get_submodule(name)
+    sums: dict[str, Tensor] = {}
+    places = images_seen = 0
+    for images, _ in batches:
+        read = _reached(model, model.get_submodule(name), calls, images, outputs=False)
+        given = _reached(dense, dense.get_submodule(name), calls, images, outputs=True)
+        for inputs, outputs in zip(read, given, strict=True):
+            rows = _output_rows(layer, outputs)
+            begin = 0
+            for columns in patches(layer, inputs):
+                part = rows[:, :, begin : begin + columns.shape[2]]
+                begin += columns.shape[2]
+                add(sums, "moments", (columns @ columns.transpose(1, 2)).double())
+                add(sums, "cross", (part @ columns.transpose(1, 2)).double())
+                add(sums, "inputs", columns.double().sum(2))
+                add(sums, "outputs", part.double().sum(2))
+            places += begin
+        images_seen += len(images)
+        if images_seen >= ENOUGH_IMAGES and places >= ENOUGH_PLACES * layer.weight[0].numel():
+            break
+    return Pairing(*(sums[key] / places for key in ("moments", "cross", "inputs", "outputs")))
+
+
+def _reached(
+    model: nn.Module, layer: nn.Module, calls: int, images: Tensor, *, outputs: bool
+) -> list[Tensor]:
+    """What a layer reads, or gives, each time it runs for a batch."""
+    seen: list[Tensor] = []
+
+    def note(tensor: Tensor) -> None:
+        seen.append(tensor)
+        if len(seen) == calls:
+            raise _ReachedError
+
+    watched: dict[str, Any] = {"outputs" if outputs else "inputs": lambda _, __, tensor: note(tensor)}
+    watching_it = torch_layers.watching({"": layer}, **watched)
+    with evaluating(model), torch.no_grad(), watching_it, suppress(_ReachedError):
+        run(model, images)
+    return seen
+
+
+def _output_rows(layer: Layer, outputs: Tensor) -> Tensor:
+    """What a layer gives, in the order of `patches`: (groups, out / groups, places), float32."""
+    outputs = outputs.detach().float()
+    if isinstance(layer, nn.Linear):
+        return outputs.reshape(-1, layer.out_features).t().unsqueeze(0)
+    images = outputs if outputs.dim() == 4 else outputs.unsqueeze(0)
+    # (n, out, h, w) -> (groups, out / groups, n * places)
+    grouped = images.reshape(len(images), layer.groups, -1, images.shape[2] * images.shape[3])
+    return grouped.permute(1, 2, 0, 3).flatten(2)
+
+
 class _ReachedError(Exception):
     """The layer has seen all of a batch; the rest of the model need not run."""
 
@@ -200,36 +307,20 @@ def gradients(
 def batch_norm_scales(
     model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
-    """Scale (out,) of the batch norm that takes each layer's output as it is; found by running one image.
+    """Scale (out,) of the batch norm that takes each layer's output as it is; see `batch_norms_behind`."""
+    behind = batch_norms_behind(model, layers, batches)
+    return {name: norm.weight.detach() for name, norm in behind.items() if norm.weight is not None}
+
+
+def batch_norms_behind(
+    model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch]
+) -> dict[str, _BatchNorm]:
+    """The batch norm that takes each layer's output as it is; found by running one image.
 
     Layers without such a batch norm are left out.
     """
-    outputs: dict[int, tuple[str, Tensor]] = {}  # The tensor is kept so that no other takes its identity.
-    scales: dict[str, Tensor] = {}
-
-    def produced(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            outputs[id(output)] = name, output
-
-        return hook
-
-    def consumed(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if args and id(args[0]) in outputs and isinstance(norm.weight, Tensor):
-            scales[outputs[id(args[0])][0]] = norm.weight.detach()
-
-    handles = []
-    with evaluating(model), torch.no_grad():
-        try:
-            for name, layer in layers.items():
-                handles.append(layer.register_forward_hook(produced(name)))
-            for module in model.modules():
-                if isinstance(module, _BatchNorm):
-                    handles.append(module.register_forward_pre_hook(consumed))
-            run(model, batches[0][0][:1])
-        finally:
-            for handle in handles:
-                handle.remove()
-    return scales
+    with evaluating(model):
+        return batch_norms(model, layers, as_taken(model, batches[0][0][:1]))
 
 
 def patches(layer: Layer, inputs: Tensor) -> Iterator[Tensor]:

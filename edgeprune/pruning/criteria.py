@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UserError
-from edgeprune.pruning.patterns import Unstructured
+from edgeprune.pruning.patterns import Pattern, Unstructured
 
 
 class Need(Enum):
@@ -40,12 +40,15 @@ class Criterion:
         gather: for gradients, from (weight, gradient) to what is averaged over batches as the statistic.
         whole_channels: whether all weights of an output channel matter alike, so that nothing but
             `Channels` can be ranked with it.
+        across_layers: whether importances of different layers are made to be compared, so that one sparsity
+            for several layers is theirs together.
     """
 
     score: Callable[..., Tensor]
     needs: Need = Need.NOTHING
     gather: Callable[[Tensor, Tensor], Tensor] | None = None
     whole_channels: bool = False
+    across_layers: bool = False
 
     def __call__(self, weight: Tensor, statistic: Tensor | None = None) -> Tensor:
         """Importance of each weight.
@@ -85,7 +88,8 @@ def lamp(weight: Tensor) -> Tensor:
     """Square over the sum of all squares not smaller: ranks layers together (LAMP, Lee et al., 2021).
 
     Within a layer the order is that of magnitude. The largest weight of every layer scores 1, so no layer
-    is emptied. Of equal weights, the one of the lower index counts as the smaller.
+    is emptied. Of equal weights, the one of the lower index counts as the smaller. Of blocks, the scores
+    are of their norms: `lamp_of_units`.
 
     >>> lamp(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
     tensor([[0.0714, 0.3077],
@@ -97,6 +101,19 @@ def lamp(weight: Tensor) -> Tensor:
     # A layer of zeros divides by zero otherwise.
     scores = ascending / not_smaller.clamp_min(torch.finfo(torch.float64).tiny)
     return torch.empty_like(squares).scatter_(0, order, scores).view(weight.shape).float()
+
+
+def lamp_of_units(weight: Tensor, pattern: Pattern) -> Tensor:
+    """LAMP of the units of a pattern, each in equal parts over its weights: (out, in, ...).
+
+    What goes together counts as one, by its norm: a block of 0.6 four times (1.44) before one of a single 1.
+
+    >>> from edgeprune.pruning.patterns import Block
+    >>> lamp_of_units(torch.tensor([[1.0, 0, 0, 0, 0.6, 0.6, 0.6, 0.6]]), Block(1, 4)).round(decimals=3)
+    tensor([[0.1020, 0.1020, 0.1020, 0.1020, 0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    scores = lamp(pattern.units(weight.detach().double().square()).sqrt())
+    return pattern.spread(scores * (scores.numel() / weight.numel()), weight.shape)
 
 
 def random(weight: Tensor, noise: Tensor) -> Tensor:
@@ -175,6 +192,12 @@ def _alike(channels: Tensor, weight: Tensor) -> Tensor:
     return channels.view(-1, *(1 for _ in weight.shape[1:])).expand(weight.shape).contiguous()
 
 
+def _obc(weight: Tensor, second_moments: Tensor) -> Tensor:
+    from edgeprune.pruning.sparsegpt import saliency
+
+    return saliency(weight, second_moments, Unstructured())
+
+
 def _sparsegpt(weight: Tensor, second_moments: Tensor) -> Tensor:
     from edgeprune.pruning.sparsegpt import saliency
 
@@ -184,7 +207,7 @@ def _sparsegpt(weight: Tensor, second_moments: Tensor) -> Tensor:
 CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(magnitude),
     "squared_magnitude": Criterion(squared_magnitude),
-    "lamp": Criterion(lamp),
+    "lamp": Criterion(lamp, across_layers=True),
     "random": Criterion(random, Need.NOISE),
     "taylor": Criterion(taylor, Need.GRADIENTS, lambda weight, gradient: (weight * gradient).square()),
     "snip": Criterion(snip, Need.GRADIENTS, lambda weight, gradient: weight * gradient),
@@ -193,6 +216,7 @@ CRITERIA: dict[str, Criterion] = {
     "fpgm": Criterion(fpgm, whole_channels=True),
     "wanda": Criterion(wanda, Need.INPUT_NORMS),
     "sparsegpt": Criterion(_sparsegpt, Need.SECOND_MOMENTS),
+    "obc": Criterion(_obc, Need.SECOND_MOMENTS),
 }
 
 

@@ -78,6 +78,7 @@ class RigL:
         """
         self._step += 1
         if self._step % self._every == 0 and self._step < self._last:
+            self._follow_weights()
             share = moving_share(self._share, self._step / self._last)
             for index, (selected, mask) in enumerate(zip(self._layers, self._masks, strict=True)):
                 gradient = selected.layer.weight.grad
@@ -110,9 +111,14 @@ class RigL:
             mask.to(s.layer.weight.device) for mask, s in zip(state["masks"], self._layers, strict=True)
         ]
 
+    def _follow_weights(self) -> None:
+        """Masks go where the model went."""
+        self._masks = [m.to(s.layer.weight.device) for m, s in zip(self._masks, self._layers, strict=True)]
+
     def _apply(self) -> None:
+        self._follow_weights()
         for selected, mask in zip(self._layers, self._masks, strict=True):
-            selected.layer.weight.data.mul_(mask.to(selected.layer.weight.device))
+            selected.layer.weight.data.mul_(mask)
 
 
 def moving_share(share: float, progress: float) -> float:

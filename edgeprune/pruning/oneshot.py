@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,11 +11,23 @@ from torch.nn import functional as F
 
 from edgeprune.errors import EdgepruneError, ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
-from edgeprune.pruning import sparsegpt
+from edgeprune.pruning import sequential, sparsegpt
 from edgeprune.pruning.calibration import Batch, Calibration, Layer, Loss
-from edgeprune.pruning.criteria import Criterion, Need, criterion_named
-from edgeprune.pruning.patterns import Channels, Pattern
+from edgeprune.pruning.criteria import Criterion, Need, criterion_named, lamp_of_units
+from edgeprune.pruning.patterns import Channels, NofM, Pattern, smallest
 from edgeprune.pruning.select import Rule, Selected, select
+
+
+class Pruned(dict[str, float]):
+    """The achieved fraction of zeros of each pruned layer.
+
+    Attributes:
+        left: layers that the rules cannot reach and that stay dense, and why.
+    """
+
+    def __init__(self, zeros: Mapping[str, float], left: Mapping[str, str]) -> None:
+        super().__init__(zeros)
+        self.left = dict(left)
 
 
 def prune(
@@ -27,23 +40,28 @@ def prune(
     calibration: Calibration | None = None,
     loss: Loss = F.cross_entropy,
     seed: int = 0,
-) -> dict[str, float]:
+    refit: bool = False,
+) -> Pruned:
     """Prune in one shot, in place.
 
     Args:
         model: any module.
         pattern: `Unstructured`, `Block`, `NofM` or `Channels`.
         sparsity: fraction of zeros, 0 to below 1.
-        criterion: a name in `CRITERIA`. "wanda" and "sparsegpt" look at calibration images; "taylor" and
-            "snip" at their labels too; "bn_scale" and "fpgm" rank whole channels only.
+        criterion: a name in `CRITERIA`. "wanda", "sparsegpt" and "obc" look at calibration images; "taylor"
+            and "snip" at their labels too; "bn_scale" and "fpgm" rank whole channels only. "obc" is the best
+            of them and the slowest.
         layers: globs over layer names; None for every 1x1 convolution and linear layer.
         calibration: batches of what the model takes, or of (images, labels). Some hundred images are enough;
             they are all held in memory.
         loss: from (outputs, labels), for criteria that need gradients.
         seed: for "random".
+        refit: whether the weights that stay are then set by exact least squares, layer by layer, to give what
+            the dense model's layers gave on the calibration images. "obc" does so by itself.
 
     Returns:
-        The achieved fraction of zeros of each pruned layer.
+        The achieved fraction of zeros of each pruned layer; with "lamp" the sparsity is that of all layers
+        together. Its `left` names layers that stay dense.
 
     Raises:
         UserError: see `select`; an unknown criterion, or one that lacks its data or does not fit the
@@ -58,7 +76,9 @@ def prune(
     """
     names: Sequence[str | None] = [None] if layers is None else layers
     rules = [Rule(pattern, sparsity, name) for name in names]
-    return prune_by_rules(model, rules, criterion=criterion, calibration=calibration, loss=loss, seed=seed)
+    return prune_by_rules(
+        model, rules, criterion=criterion, calibration=calibration, loss=loss, seed=seed, refit=refit
+    )
 
 
 def prune_by_rules(
@@ -69,7 +89,8 @@ def prune_by_rules(
     calibration: Calibration | None = None,
     loss: Loss = F.cross_entropy,
     seed: int = 0,
-) -> dict[str, float]:
+    refit: bool = False,
+) -> Pruned:
     """Prune in one shot, in place, each layer by its own rule; see `prune`."""
     found = select(model, rules)
     selected = [s for s in found if not s.reason]
@@ -77,20 +98,63 @@ def prune_by_rules(
         raise UserError(
             ["nothing to prune: no layer fits the rules", *(f"  {s.name!r}: {s.reason}" for s in found)]
         )
-    if criterion == "sparsegpt":
+    if criterion == "obc":
+        sequential.prune_in_order(model, selected, calibrating.read_batches(calibration, criterion))
+    elif refit:
+        batches = calibrating.read_batches(calibration, "refit")
+        dense = copy.deepcopy(model)
+        prune_by_rules(
+            model, rules, criterion=criterion, calibration=_as_given(batches), loss=loss, seed=seed
+        )
+        sequential.refit_in_order(model, dense, selected, batches)
+    elif criterion == "sparsegpt":
         _prune_in_order(model, selected, calibrating.read_batches(calibration, criterion))
     else:
         statistics = gather_statistics(
             model, selected, criterion, calibration=calibration, loss=loss, seed=seed
         )
         # All masks before the first zero: an error leaves the model as it was.
-        masks = [
-            s.rule.pattern.mask(importance_of(s, criterion, statistics.get(s.name)), s.rule.sparsity)
-            for s in selected
-        ]
+        importances = [importance_of(s, criterion, statistics.get(s.name)) for s in selected]
+        masks = masks_of(selected, criterion, importances)
         for s, mask in zip(selected, masks, strict=True):
             s.layer.weight.data.mul_(mask)
-    return {s.name: zero_fraction(s.layer.weight) for s in selected}
+    left = {s.name: s.reason for s in found if s.reason}
+    return Pruned({s.name: zero_fraction(s.layer.weight) for s in selected}, left)
+
+
+def masks_of(
+    selected: Sequence[Selected], criterion: str, importances: Sequence[Tensor], progress: float = 1.0
+) -> list[Tensor]:
+    """What each layer keeps, at `progress` of its rule's sparsity; True where kept.
+
+    A criterion that compares layers gives all layers of one rule their zeros together: LAMP (Lee et al.,
+    ICLR 2021) is such a one; ranked layer by layer it would be magnitude.
+    """
+    if not criterion_named(criterion).across_layers:
+        pairs = zip(selected, importances, strict=True)
+        return [s.rule.pattern.mask(importance, s.rule.sparsity * progress) for s, importance in pairs]
+    masks: dict[str, Tensor] = {}
+    for rule in dict.fromkeys((s.rule.pattern, s.rule.sparsity) for s in selected):
+        layers = [
+            (s, importance)
+            for s, importance in zip(selected, importances, strict=True)
+            if (s.rule.pattern, s.rule.sparsity) == rule
+        ]
+        masks |= _masks_together(layers, rule[1] * progress)
+    return [masks[s.name] for s in selected]
+
+
+def _masks_together(layers: Sequence[tuple[Selected, Tensor]], sparsity: float) -> dict[str, Tensor]:
+    pattern = layers[0][0].rule.pattern
+    if isinstance(pattern, NofM):  # It has the same zeros everywhere.
+        return {s.name: pattern.mask(importance, sparsity) for s, importance in layers}
+    units = [pattern.units(importance) for _, importance in layers]
+    scores = torch.cat([u.flatten().cpu() for u in units])
+    drop = torch.split(smallest(scores, round(sparsity * len(scores))), [u.numel() for u in units])
+    return {
+        s.name: pattern.spread(~gone.view(u.shape), importance.shape).to(importance.device)
+        for (s, importance), u, gone in zip(layers, units, drop, strict=True)
+    }
 
 
 def gather_statistics(
@@ -153,7 +217,10 @@ def importance_of(selected: Selected, criterion: str, statistic: Tensor | None) 
         UserError: NaN or infinite, naming the layer.
     """
     chosen: Criterion = criterion_named(criterion)
-    importance = chosen(selected.layer.weight.detach(), statistic)
+    if chosen.across_layers:
+        importance = lamp_of_units(selected.layer.weight, selected.rule.pattern)
+    else:
+        importance = chosen(selected.layer.weight.detach(), statistic)
     low, high = importance.aminmax()
     if not bool(low.isfinite() & high.isfinite()):
         raise UserError(
@@ -225,3 +292,7 @@ def _prune_layer(model: nn.Module, selected: Selected, calls: int, batches: Sequ
     if not bool(pruned.isfinite().all()):
         raise UserError(f"layer {name!r}: its new weights do not fit {weight.dtype}; use float32")
     weight.data.copy_(pruned)
+
+
+def _as_given(batches: Sequence[Batch]) -> list[Tensor | tuple[Tensor, Tensor]]:
+    return [images if labels is None else (images, labels) for images, labels in batches]

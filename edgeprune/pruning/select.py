@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -22,7 +22,8 @@ class Rule:
 
     Attributes:
         pattern: where zeros may be.
-        sparsity: fraction of zeros, 0 (leave dense) to below 1. For N of M, the pattern's own.
+        sparsity: fraction of zeros, 0 (leave dense, whatever the layer) to below 1. For N of M, the pattern's
+            own or 0.
         layers: shell-style glob over `model.named_modules()` names, e.g. "features.*" or "classifier.3".
             None: the default rule, every 1x1 convolution and linear layer that no other rule names.
     """
@@ -36,7 +37,11 @@ class Rule:
         where = f" for layers {self.layers!r}" if self.layers else ""
         if not 0 <= self.sparsity < 1:
             return [f"sparsity {self.sparsity:g}{where} is not in [0, 1): 0.8 means 80 % zeros"]
-        if isinstance(self.pattern, NofM) and not math.isclose(self.sparsity, self.pattern.sparsity):
+        if (
+            isinstance(self.pattern, NofM)
+            and self.sparsity
+            and not math.isclose(self.sparsity, self.pattern.sparsity)
+        ):
             keep, of = self.pattern.keep, self.pattern.of
             return [
                 f"sparsity {self.sparsity:g}{where} does not fit {keep} of {of}: "
@@ -58,13 +63,15 @@ class Selected:
 def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
     """Resolve `rules` on `model`.
 
-    Layers that the default rule's pattern does not divide come back with a reason and stay dense; so does
-    the model's last layer where the default rule would zero whole channels of it.
+    Layers that the default rule's pattern does not divide come back with a reason and stay dense; so do
+    the model's last layer where the default rule would zero whole channels of it, and the joint projection
+    of `nn.MultiheadAttention`, which is no layer. Of layers that share one weight, the first stands for all.
 
     Raises:
         UserError: all faults together: a sparsity out of range, a rule that matches no layer, two rules
-            that match the same one, a pattern that does not divide a layer named by a rule, a NaN or
-            infinite weight.
+            that match the same one or the same weight, a pattern that does not divide a layer named by a
+            rule, a NaN or infinite weight, a weight that is computed from others (parametrizations, weight
+            and spectral norm, masks of `torch.nn.utils.prune`): what is pruned would come back.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     problems = [problem for rule in rules for problem in rule.problems()]
@@ -84,6 +91,11 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
             if name not in chosen and kind_of(layer) in PRUNABLE_KINDS:
                 chosen[name] = rule
 
+    chosen, shared = _without_shared(chosen, layers)
+    problems += shared
+    problems += [_computed(name) for name, rule in chosen.items() if rule.sparsity and computed(layers[name])]
+    if problems:
+        raise UserError(problems)
     selected = [
         _selected(name, layers[name], chosen[name], last=name == list(layers)[-1])
         for name in layers
@@ -92,7 +104,7 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
     problems += [
         f"rule {s.rule.layers!r}: layer {s.name!r} {tuple(s.layer.weight.shape)}: {s.reason}"
         for s in selected
-        if s.reason and s.rule.layers is not None
+        if s.reason and s.rule.layers is not None and s.rule.sparsity
     ]
     problems += [
         f"layer {s.name!r} has NaN or infinite weights: it cannot be ranked"
@@ -101,11 +113,56 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
     ]
     if problems:
         raise UserError(problems)
-    return selected
+    return selected + _joint_projections(model, rules)
+
+
+def computed(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Whether a layer's weight is computed from others, anew whenever it is read or the layer runs."""
+    return layer._parameters.get("weight") is None
+
+
+def _computed(name: str) -> str:
+    return (
+        f"layer {name!r}: its weight is computed from others, so that zeros would not stay: make it plain "
+        "first (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm or "
+        "torch.nn.utils.prune.remove)"
+    )
+
+
+def _without_shared(
+    chosen: Mapping[str, Rule], layers: Mapping[str, nn.Conv2d | nn.Linear]
+) -> tuple[dict[str, Rule], list[str]]:
+    """The first of the layers that share a weight; and what is wrong where their rules differ."""
+    first: dict[int, str] = {}
+    kept: dict[str, Rule] = {}
+    problems = []
+    for name in (name for name in layers if name in chosen):
+        if computed(layers[name]):
+            kept[name] = chosen[name]
+            continue
+        other = first.setdefault(id(layers[name].weight), name)
+        if other == name:
+            kept[name] = chosen[name]
+        elif (kept[other].pattern, kept[other].sparsity) != (chosen[name].pattern, chosen[name].sparsity):
+            problems.append(f"layers {other!r} and {name!r} share one weight, and their rules differ")
+    return kept, problems
+
+
+def _joint_projections(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
+    """What the default rule cannot reach, so that nobody takes it for pruned."""
+    default = [rule for rule in rules if rule.layers is None and rule.sparsity]
+    reason = "the joint projection of nn.MultiheadAttention is no layer and is not pruned"
+    return [
+        Selected(f"{name}.in_proj_weight", module.out_proj, default[0], reason)
+        for name, module in model.named_modules()
+        if default and isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+    ]
 
 
 def _selected(name: str, layer: nn.Conv2d | nn.Linear, rule: Rule, *, last: bool) -> Selected:
-    reason = rule.pattern.misfit(layer.weight.shape)
+    reason = rule.pattern.misfit(layer.weight.shape) if not computed(layer) else "its weight is computed"
+    if reason and not rule.sparsity:
+        reason = "its rule leaves it dense"
     if last and rule.layers is None and isinstance(rule.pattern, Channels):
         reason = "the last layer's channels are the model's answers"
     return Selected(name, layer, rule, reason)

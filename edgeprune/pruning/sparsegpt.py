@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import ToolError
-from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern
+from edgeprune.pruning.columns import from_columns, joint_channels, to_columns
+from edgeprune.pruning.patterns import Channels, NofM, Pattern
 
 DAMPING = 0.01  # Of the mean second moment, added to all: inputs seen too rarely would be trusted too much.
 SLICE_COLUMNS = 128  # Zeros are chosen for so many columns at a time, as in the paper.
@@ -43,23 +44,23 @@ def compress(weight: Tensor, second_moments: Tensor, pattern: Pattern, sparsity:
     Raises:
         ToolError: the second moments cannot be inverted.
     """
-    side = _joint_channels(pattern, weight.shape[1])
+    side = joint_channels(pattern, weight.shape[1])
     factor = _factor(second_moments, weight.shape, side)
     groups, count, _ = factor.shape
-    columns = _to_columns(weight.double(), side, groups)
+    columns = to_columns(weight.double(), side, groups)
     positions = count // weight.shape[1]
     width = _slice_channels(pattern, weight.shape, positions) * positions
     # How many of each slice go is settled over the whole layer: inputs differ in size far more than the
     # weights, and an equal share of every slice (the paper's way) would cost the largest half their weights.
     scores = _scores(columns, factor, pattern, weight.shape, side)
-    gone = _to_columns(~pattern.mask(scores, sparsity), side, groups)
+    gone = to_columns(~pattern.mask(scores, sparsity), side, groups)
     for begin in range(0, count, width):
         end = min(begin + width, count)
         shape = (weight.shape[0], (end - begin) // positions, *weight.shape[2:])
         scores = _scores(columns[:, :, begin:end], factor[:, begin:end, begin:end], pattern, shape, side)
         keep = pattern.mask(scores, float(gone[:, :, begin:end].double().mean()))
-        _settle(columns, _to_columns(keep, side, groups), factor, begin, end)
-    return torch.empty_like(weight).copy_(_from_columns(columns, weight.shape, side))
+        _settle(columns, to_columns(keep, side, groups), factor, begin, end)
+    return torch.empty_like(weight).copy_(from_columns(columns, weight.shape, side))
 
 
 def saliency(weight: Tensor, second_moments: Tensor, pattern: Pattern) -> Tensor:
@@ -67,24 +68,17 @@ def saliency(weight: Tensor, second_moments: Tensor, pattern: Pattern) -> Tensor
 
     Over the units of `pattern` it sums to the cost of losing the unit as a whole.
     """
-    side = _joint_channels(pattern, weight.shape[1])
+    side = joint_channels(pattern, weight.shape[1])
     factor = _factor(second_moments, weight.shape, side)
-    columns = _to_columns(weight.double(), side, len(factor))
+    columns = to_columns(weight.double(), side, len(factor))
     return _scores(columns, factor, pattern, weight.shape, side)
-
-
-def _joint_channels(pattern: Pattern, channels: int) -> int:
-    """Neighbouring input channels that go together."""
-    if isinstance(pattern, Channels):
-        return channels
-    return pattern.in_ if isinstance(pattern, Block) else 1
 
 
 def _scores(columns: Tensor, factor: Tensor, pattern: Pattern, shape: Sequence[int], side: int) -> Tensor:
     """Cost of each weight of a layer, or of a slice of it, of `shape`; float32."""
     # A block lies at one kernel position; a channel takes all columns.
     joint = columns.shape[2] if isinstance(pattern, Channels) else side
-    return _from_columns(_costs(columns, factor, joint), shape, side).float()
+    return from_columns(_costs(columns, factor, joint), shape, side).float()
 
 
 def _slice_channels(pattern: Pattern, shape: Sequence[int], positions: int) -> int:
@@ -93,13 +87,13 @@ def _slice_channels(pattern: Pattern, shape: Sequence[int], positions: int) -> i
         return shape[1]
     if isinstance(pattern, NofM):
         return pattern.of
-    side = _joint_channels(pattern, shape[1])
+    side = joint_channels(pattern, shape[1])
     return max(SLICE_COLUMNS // (positions * side), 1) * side
 
 
 def _factor(second_moments: Tensor, shape: Sequence[int], side: int) -> Tensor:
     """Upper Cholesky factor of the inverse of the damped second moments, columns ordered for `side`."""
-    order = _to_columns(torch.arange(second_moments.shape[1]).view(1, *shape[1:]), side, 1).flatten()
+    order = to_columns(torch.arange(second_moments.shape[1]).view(1, *shape[1:]), side, 1).flatten()
     moments = second_moments.double()[:, order][:, :, order]
     diagonal = moments.diagonal(dim1=1, dim2=2)
     damping = DAMPING * diagonal.mean(dim=1, keepdim=True)
@@ -139,18 +133,3 @@ def _settle(columns: Tensor, keep: Tensor, factor: Tensor, begin: int, end: int)
         errors[:, :, place] = gone
     columns[:, :, begin:end] = weights * keep
     columns[:, :, end:] -= errors @ factor[:, begin:end, end:]
-
-
-def _to_columns(weight: Tensor, side: int, groups: int) -> Tensor:
-    """(out, in / groups, ...) -> (groups, out / groups, columns), channels that go together side by side.
-
-    Column order: (in / groups / side, kernel position, side).
-    """
-    out, in_ = weight.shape[:2]
-    return weight.reshape(out, in_ // side, side, -1).transpose(2, 3).reshape(groups, out // groups, -1)
-
-
-def _from_columns(columns: Tensor, shape: Sequence[int], side: int) -> Tensor:
-    """The way back from `_to_columns`, for a weight of `shape`."""
-    out, in_ = shape[:2]
-    return columns.reshape(out, in_ // side, -1, side).transpose(2, 3).reshape(torch.Size(shape))

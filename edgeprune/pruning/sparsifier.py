@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import UserError
 from edgeprune.pruning.criteria import Need, criterion_named
-from edgeprune.pruning.oneshot import importance_of, noise, refuse_unfit, zero_fraction
+from edgeprune.pruning.oneshot import importance_of, masks_of, noise, refuse_unfit, zero_fraction
 from edgeprune.pruning.schedule import Schedule
 from edgeprune.pruning.select import Rule, Selected, select
 
@@ -25,7 +26,11 @@ class Sparsifier:
 
     With `regrow`, what the optimizer makes of pruned weights is kept aside instead, and they are ranked by
     it: one that has grown takes the place of one that shrank, whenever masks are chosen (dynamic pruning
-    with feedback, Lin et al., ICLR 2020). After the last choice they are gone as well.
+    with feedback, Lin et al., ICLR 2020). After the last choice they are gone as well. While an optimizer
+    steps, what is aside is back in its place, so that weight decay reaches it like any other weight:
+    gradients are those of the pruned model, updates those of the whole one, as in the paper.
+
+    "lamp" compares layers: the layers of one rule share its sparsity (see `masks_of`).
 
     Criteria that look at gradients ("movement", "taylor", "snip") take them from the weights' `.grad` at
     every `step()`: call it before they are cleared. "movement" adds up over the whole training, the others
@@ -69,9 +74,10 @@ class Sparsifier:
         self._step = 0
         self._masks: list[Tensor] = []
         self._regrowing = regrow
-        self._aside: list[
-            Tensor
-        ] = []  # While regrowing: pruned weights as the optimizer moved them, 0 elsewhere.
+        # While regrowing: pruned weights as the optimizer moved them, 0 elsewhere.
+        self._aside: list[Tensor] = []
+        self._aside_is_in = False  # While the optimizer steps.
+        self._unhook = _before_steps(self) if regrow else lambda: None
         self._gathered: list[Tensor] = []
         self._gathered_steps = 0
         self._gather_anew = True
@@ -90,6 +96,7 @@ class Sparsifier:
         Raises:
             UserError: gradients that the criterion needs are missing or not finite, by layer.
         """
+        self._follow_weights()
         chooses = self._schedule.updates_at(self._step)
         if chooses or self._regrowing or self._criterion.gather is not None:
             self._settle()
@@ -107,10 +114,15 @@ class Sparsifier:
         Raises:
             UserError: masks must still be chosen, and the criterion has seen no step.
         """
-        self._settle()
+        self._follow_weights()
+        # Not `_settle`: whatever replaced the weights meanwhile, an average of them, holds a part of what is
+        # aside already.
+        self._apply(anew=False)
         if not self._masks or self._schedule.progress(max(self._step - 1, 0)) < 1:
+            if self._aside:
+                torch._foreach_add_([s.layer.weight.data for s in self._layers], self._aside)
             self._choose(1.0)
-        self._regrowing, self._aside = False, []
+        self._end_regrowing()
         self._apply()
         return {s.name: zero_fraction(s.layer.weight) for s in self._layers}
 
@@ -161,17 +173,37 @@ class Sparsifier:
             self._gathered_steps += 1
 
     def _choose(self, progress: float) -> None:
-        self._masks = [
-            _like(
-                s,
-                s.rule.pattern.mask(importance_of(s, self._name, statistic), s.rule.sparsity * progress),
-            )
+        importances = [
+            importance_of(s, self._name, statistic)
             for s, statistic in zip(self._layers, self._statistics(), strict=True)
         ]
+        masks = masks_of(self._layers, self._name, importances, progress)
+        self._masks = [_like(s, mask) for s, mask in zip(self._layers, masks, strict=True)]
         # A weight's movement is its whole history; the other gradients tell of the weights as they are.
         self._gather_anew = self._criterion.needs is Need.GRADIENTS
         if progress >= 1:
-            self._regrowing, self._aside = False, []
+            self._end_regrowing()
+
+    def _end_regrowing(self) -> None:
+        self._regrowing, self._aside, self._aside_is_in = False, [], False
+        self._unhook()
+
+    def put_aside_in(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before a step of the optimizer that moves these weights: what is aside goes back to its place."""
+        moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if self._aside and not self._aside_is_in and any(id(s.layer.weight) in moved for s in self._layers):
+            self._follow_weights()
+            torch._foreach_add_([s.layer.weight.data for s in self._layers], self._aside)
+            self._aside_is_in = True
+
+    def _follow_weights(self) -> None:
+        """Whatever is kept goes where the model went, to its device and type."""
+        for kept in (self._masks, self._aside, self._gathered):
+            for index, (tensor, s) in enumerate(zip(kept, self._layers, strict=False)):
+                weight = s.layer.weight
+                dtype = tensor.dtype if kept is self._gathered else weight.dtype
+                if tensor.device != weight.device or tensor.dtype != dtype:
+                    kept[index] = tensor.to(weight.device, dtype)
 
     def _statistics(self) -> Sequence[Tensor | None]:
         if self._criterion.needs is Need.NOISE:
@@ -184,21 +216,41 @@ class Sparsifier:
 
     def _settle(self) -> None:
         """Undo what the optimizer did to pruned weights; while they may regrow, take it up instead."""
-        if self._aside:
+        if self._aside_is_in:
+            self._aside_is_in = False
+        elif self._aside:
             torch._foreach_add_([s.layer.weight.data for s in self._layers], self._aside)
         else:
             self._apply()
 
-    def _apply(self) -> None:
+    def _apply(self, *, anew: bool = True) -> None:
+        """Zero what masks drop; while it may regrow, put it aside `anew`."""
         if not self._masks:
             return
         weights = [s.layer.weight.data for s in self._layers]
-        if self._regrowing:
+        if self._regrowing and anew:
             kept = torch._foreach_mul(weights, self._masks)
             self._aside = list(torch._foreach_sub(weights, kept))
             torch._foreach_copy_(weights, kept)
         else:
             torch._foreach_mul_(weights, self._masks)
+
+
+def _before_steps(sparsifier: Sparsifier) -> Callable[[], None]:
+    """Let a sparsifier know before any optimizer steps, as long as there is the sparsifier; how to stop."""
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    known = weakref.ref(sparsifier)
+
+    def before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        living = known()
+        if living is not None:
+            with torch.no_grad():
+                living.put_aside_in(optimizer)
+
+    handle = register_optimizer_step_pre_hook(before)
+    weakref.finalize(sparsifier, handle.remove)
+    return handle.remove
 
 
 def _like(selected: Selected, mask: Tensor) -> Tensor:

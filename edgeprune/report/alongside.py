@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.errors import UserError
-from edgeprune.report import benched
-from edgeprune.report.records import Bench, LayerDrops, Row, Sensitivity, Timing
+from edgeprune.evaluation import bench_result, sensitivity_result
+from edgeprune.evaluation.records import Row
+from edgeprune.report.records import Bench, LayerDrops, Sensitivity, Timing
 
 SENSITIVITY = "sensitivity.json"
 BENCHES = "bench*.json"
+# What the report says of a measurement as it was.
+SHARED = ("runtime", "description", "version", "emulated", "processor", "threads", "rounds")
 
 
 def sensitivity(folder: Path) -> Sensitivity | None:
@@ -19,21 +22,20 @@ def sensitivity(folder: Path) -> Sensitivity | None:
     Raises:
         UserError: it holds something else.
     """
-    from edgeprune.evaluation import sensitivity as measured
-
     path = folder / SENSITIVITY
     if not path.exists():
         return None
-    found = measured.read(path)
+    found = sensitivity_result.read(path)
     return Sensitivity(
         block=found.block,
         images=found.images,
         image_source=found.image_source,
-        top1=found.top1,
+        metric=found.metric,
+        score=found.score,
         sparsities=found.sparsities,
         layers=tuple(
             LayerDrops(layer.name, layer.weights, tuple(drops))
-            for layer, drops in zip(found.layers, found.drops_points().tolist(), strict=True)
+            for layer, drops in zip(found.layers, found.drops_points(), strict=True)
         ),
         left_dense=found.left_dense,
     )
@@ -49,7 +51,7 @@ def benches(folder: Path, rows: Sequence[Row]) -> tuple[Bench, ...]:
     found = []
     for source in sorted(folder.glob(BENCHES)):
         try:
-            measured = benched.read(source)
+            measured = bench_result.read(source)
         except UserError as error:
             advice = f"move {source.name} out of the run folder"
             raise UserError([*error.problems, advice]) from None
@@ -61,7 +63,7 @@ def benches(folder: Path, rows: Sequence[Row]) -> tuple[Bench, ...]:
             if file.sha256 in paths and file.median_ms is not None and file.quartiles_ms is not None
         }
         if timings:
-            values = {key: value for key, value in vars(measured).items() if key != "files"}
+            values = {name: getattr(measured, name) for name in SHARED}
             in_order = tuple(timings[row.path] for row in rows if row.path in timings)
             found.append(Bench(source=source.name, timings=in_order, **values))
     return tuple(found)

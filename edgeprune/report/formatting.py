@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 MINUS = "\N{MINUS SIGN}"
-HEADINGS = {"top1": "top-1", "miou": "mean IoU"}
-"""The metrics of `edgeprune.report.records` for people."""
 
 
 def capital(words: str) -> str:

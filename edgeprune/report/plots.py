@@ -10,8 +10,10 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.report.formatting import HEADINGS, capital, strength
-from edgeprune.report.records import Report, Row, Training
+from edgeprune import tasks
+from edgeprune.evaluation.records import Row, Training
+from edgeprune.report.formatting import capital, strength
+from edgeprune.report.records import Report
 from edgeprune.report.summary import Trial, format_name, is_efficient, trials, variants
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def size_against_accuracy(report: Report) -> dict[str, str]:
 def training_curves(report: Report) -> dict[str, str]:
     """Draw accuracy, loss and zeros over the epochs, by title, one line a variant; only what was recorded."""
     order = variants(report)
-    scores = {f"{capital(word)} on the held-out images": metric for metric, word in HEADINGS.items()}
+    scores = {f"{capital(metric.heading)} on the held-out images": metric.key for metric in tasks.metrics()}
     kinds = {**scores, "Loss": "loss", "Zeros asked for": "sparsity"}
     pictures: dict[str, str] = {}
     for title, key in kinds.items():
@@ -134,7 +136,7 @@ def _scatter(axes: Axes, rows: Sequence[Row], order: Sequence[str]) -> None:
             zorder=2,
         )
     _size_axis(axes, [row.bytes / 1e6 for row in rows])
-    axes.set_ylabel(f"{HEADINGS[rows[0].metric]}, %")
+    axes.set_ylabel(f"{tasks.metric(rows[0].metric).heading}, %")
     axes.margins(y=0.22)
     _place_names(axes, efficient, rows)
 

@@ -3,289 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from converters.files import write_text
 from edgeprune import parsing
 from edgeprune.errors import UserError
+from edgeprune.evaluation.records import Examination, Row, Training, from_plain, to_plain
+from edgeprune.tasks import TASKS, metrics
 
 SCHEMA = 1
 FILE_NAME = "report.json"
-METRICS = ("top1", "miou")
 
-
-class Scored:
-    """A record that has one of `METRICS`, and null for the other."""
-
-    if TYPE_CHECKING:  # The records' own fields, in the places that they have there.
-        top1: float | None
-        miou: float | None
-
-    @property
-    def metric(self) -> str:
-        """The metric that it has."""
-        return "miou" if self.top1 is None else "top1"
-
-    @property
-    def score(self) -> float:
-        """What it has of that, 0 to 1."""
-        score: float = getattr(self, self.metric)
-        return score
-
-
-@dataclass(frozen=True)
-class Row(Scored):
-    """One variant on one target: one file, measured from disk.
-
-    Attributes:
-        variant: what was done to the weights: "dense", "block80", "channels".
-        target: name in `converters.targets.TARGETS`.
-        path: of the file, relative to the run folder.
-        bytes: size on disk.
-        top1: of the file on the held-out images, 0 to 1; None: not what this model is measured by.
-        top1_drop_points: percentage points below the dense float32 torch model on the same images.
-        agreement: share of images, for maps of pixels, where file and its own torch variant name the same
-            class, 0 to 1.
-        max_relative_error: largest |file - torch| output over the largest |torch| output.
-        zero_fraction: zeros among all weights of convolution and linear layers, counted in the decoded file.
-        prunable_zero_fraction: the same over 1x1 convolutions and linear layers only.
-        bits_per_weight: stored bits over the number of those weights.
-        sparse_runtime: whether the runtime will use sparse kernels; None when unknown.
-        sparse_runtime_reason: why not, or why it is unknown.
-        images: how many images were run.
-        sha256: of the file.
-        input_range: (low, high) of the pixels the file takes; None: what the torch model takes.
-        layers: one dict a weighted layer, the fields of `converters.facts.LayerFacts`.
-        miou: mean intersection over union of the classes, of the file's maps of the held-out images, 0 to 1;
-            None: not what this model is measured by.
-        miou_drop_points: percentage points below the dense float32 torch model on the same images.
-        not_measured: why, of each metric that is None.
-    """
-
-    variant: str
-    target: str
-    path: str
-    bytes: int
-    top1: float | None
-    top1_drop_points: float | None
-    agreement: float
-    max_relative_error: float
-    zero_fraction: float
-    prunable_zero_fraction: float
-    bits_per_weight: float
-    sparse_runtime: bool | None
-    sparse_runtime_reason: str | None
-    images: int
-    sha256: str
-    input_range: tuple[float, float] | None
-    layers: tuple[dict[str, Any], ...] = ()
-    miou: float | None = None
-    miou_drop_points: float | None = None
-    not_measured: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def drop_points(self) -> float:
-        """Percentage points of its metric below the dense float32 torch model."""
-        points: float = getattr(self, f"{self.metric}_drop_points")
-        return points
-
-
-@dataclass(frozen=True)
-class Training(Scored):
-    """How one torch variant came to be.
-
-    Attributes:
-        variant: "dense", "block80", "channels".
-        top1: of the float32 torch model on the held-out images, 0 to 1; None: see `Row`.
-        parameters: number of weights and biases.
-        macs: multiply-accumulates for one image.
-        seconds: spent training, interruptions left out.
-        epochs: one dict an epoch, all of numbers: "epoch", "loss", "top1" or "miou", "learning_rate",
-            "sparsity".
-        left_dense: why, by name, of each layer that the pattern did not fit.
-        miou: of the float32 torch model on the held-out images, 0 to 1; None: see `Row`.
-        not_measured: why, of each metric that is None.
-        trained_on: the processor or GPU, and how many processes where there were several; "": it was not
-            trained here, or by a version that did not write it down.
-    """
-
-    variant: str
-    top1: float | None
-    parameters: int
-    macs: int
-    seconds: float
-    epochs: tuple[dict[str, Any], ...] = ()
-    left_dense: dict[str, str] = field(default_factory=dict)
-    miou: float | None = None
-    not_measured: dict[str, str] = field(default_factory=dict)
-    trained_on: str = ""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Accuracy on images made worse in one way.
-
-    Attributes:
-        corruption: "noise", "blur", ...
-        strength: how much of it.
-        unit: what `strength` counts, in words.
-        top1: 0 to 1.
-    """
-
-    corruption: str
-    strength: float
-    unit: str
-    top1: float
-
-
-@dataclass(frozen=True)
-class ClassTop1:
-    """Accuracy on the images of one class.
-
-    Attributes:
-        name: of the class.
-        images: how many of it were looked at.
-        top1: on them as they are, 0 to 1.
-        corrupted_top1: on them under every condition, all taken together, 0 to 1.
-    """
-
-    name: str
-    images: int
-    top1: float
-    corrupted_top1: float
-
-
-@dataclass(frozen=True)
-class Robustness:
-    """What a torch variant does on worse images than it was trained for.
-
-    Attributes:
-        images: how many, the same for every variant of a run.
-        image_source: which, for people.
-        top1: on them as they are, 0 to 1.
-        conditions: each corruption at rising strength.
-        classes: those that have images among them.
-    """
-
-    images: int
-    image_source: str
-    top1: float
-    conditions: tuple[Condition, ...]
-    classes: tuple[ClassTop1, ...]
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Images of one class taken for another.
-
-    Attributes:
-        label: what they show.
-        predicted: what the variant says.
-        images: how many.
-        dense_images: how many the dense model takes for the same.
-        label_images: of that class there are.
-        places: of some of them among the held-out images; `thumbnail(place)` in the run folder shows one.
-    """
-
-    label: str
-    predicted: str
-    images: int
-    dense_images: int
-    label_images: int
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One held-out image, and what the dense model and a variant say.
-
-    Attributes:
-        place: among the held-out images; `thumbnail(place)` in the run folder shows it.
-        label: what it shows.
-        dense: what the dense model says.
-        dense_confidence: its softmax for that, 0 to 1.
-        predicted: what the variant says.
-        confidence: its softmax for that, 0 to 1.
-    """
-
-    place: int
-    label: str
-    dense: str
-    dense_confidence: float
-    predicted: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What one torch variant gets wrong, beside the dense model on the same held-out images.
-
-    Attributes:
-        variant: its name.
-        weights_sha256: of its weights in the run folder.
-        dense_sha256: of the dense model's.
-        images: all held-out images; each is in one of the next three or right in neither model.
-        both_right: images that both models get right.
-        only_dense_right: images that only the dense model gets right.
-        only_variant_right: images that only the variant gets right.
-        confusions: the most frequent first.
-        samples: where the two differ; where they agree if they hardly differ. None of the dense model.
-        robustness: on worse images.
-    """
-
-    variant: str
-    weights_sha256: str
-    dense_sha256: str
-    images: int
-    both_right: int
-    only_dense_right: int
-    only_variant_right: int
-    confusions: tuple[Confusion, ...]
-    samples: tuple[Sample, ...]
-    robustness: Robustness
-
-
-@dataclass(frozen=True)
-class ClassIou:
-    """One class in the maps of a variant and of the dense model.
-
-    Attributes:
-        name: of the class.
-        pixels: of it there are in all held-out images.
-        dense_iou: of the dense model, intersection over union, 0 to 1; None: it is neither there nor named.
-        iou: of the variant, likewise.
-    """
-
-    name: str
-    pixels: int
-    dense_iou: float | None
-    iou: float | None
-
-
-@dataclass(frozen=True)
-class MapExamination:
-    """The maps of one torch variant, beside those of the dense model of the same held-out images.
-
-    Attributes:
-        variant: its name.
-        weights_sha256: of its weights in the run folder.
-        dense_sha256: of the dense model's.
-        images: all held-out images.
-        classes: in the order of the classes.
-        pictures: of the images on which most pixels differ, in the run folder: the image, what is there, what
-            the dense model says, what the variant says. None of the dense model.
-    """
-
-    variant: str
-    weights_sha256: str
-    dense_sha256: str
-    images: int
-    classes: tuple[ClassIou, ...]
-    pictures: tuple[str, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -305,7 +39,8 @@ class Sensitivity:
         block: (out, in) channels zeroed together.
         images: how many.
         image_source: which, for people.
-        top1: of the dense model on them, 0 to 1.
+        metric: key of what it is told in; in JSON it stands in the place of "score".
+        score: of the dense model on them, 0 to 1.
         sparsities: rising, each layer's columns.
         layers: in the order they have in the model.
         left_dense: layers that the block does not fit, and why.
@@ -314,7 +49,8 @@ class Sensitivity:
     block: tuple[int, int]
     images: int
     image_source: str
-    top1: float
+    metric: str
+    score: float
     sparsities: tuple[float, ...]
     layers: tuple[LayerDrops, ...]
     left_dense: dict[str, str]
@@ -374,11 +110,10 @@ class Report:
         environment: versions, machine, data: what is needed to repeat the run.
         rows: one a file.
         trainings: one a torch variant, the dense one first.
-        examinations: one a torch variant, the dense one first.
+        analyses: one a torch variant, the dense one first, of the records of the tasks' sections.
         not_examined: why there is none, by variant.
         sensitivity: None: the run folder has none.
         benches: one a runtime or more; empty: nothing was timed.
-        maps: of a segmentation, one a torch variant, the dense one first.
     """
 
     recipe: dict[str, Any]
@@ -386,20 +121,19 @@ class Report:
     rows: tuple[Row, ...]
     trainings: tuple[Training, ...] = ()
     schema: int = field(default=SCHEMA)
-    examinations: tuple[Examination, ...] = ()
+    analyses: tuple[Any, ...] = ()
     not_examined: dict[str, str] = field(default_factory=dict)
     sensitivity: Sensitivity | None = None
     benches: tuple[Bench, ...] = ()
-    maps: tuple[MapExamination, ...] = ()
+
+    def of(self, kind: type[T]) -> tuple[T, ...]:
+        """The analyses of one kind."""
+        return tuple(found for found in self.analyses if isinstance(found, kind))
 
 
-def thumbnail(place: int) -> str:
-    """Where the run folder keeps a held-out image as a small JPEG.
-
-    >>> thumbnail(12)
-    'thumbnails/00012.jpg'
-    """
-    return f"thumbnails/{place:05d}.jpg"
+def sections() -> dict[str, type[Any]]:
+    """The lists of `report.json` that the tasks' analyses are in, and their records."""
+    return {task.section.key: task.section.record for task in TASKS.values()}
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -408,7 +142,21 @@ def to_json(report: Report) -> dict[str, Any]:
     Raises:
         UserError: something JSON cannot hold (NaN, an infinity, an object), each named.
     """
-    fields = dataclasses.asdict(report)
+    fields: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(
+        dataclasses.replace(report, rows=(), trainings=(), analyses=())
+    ).items():
+        if name == "analyses":
+            fields |= {
+                key: [dataclasses.asdict(found) for found in report.of(kind)]
+                for key, kind in sections().items()
+            }
+        else:
+            fields[name] = value
+    fields["rows"] = [to_plain(row) for row in report.rows]
+    fields["trainings"] = [to_plain(training) for training in report.trainings]
+    if report.sensitivity is not None:
+        fields["sensitivity"] = _by_key(fields["sensitivity"])
     data = {"schema": fields.pop("schema"), **fields}
     problems = [problem for key in data for problem in parsing.not_plain(data[key], key)]
     if problems:
@@ -431,14 +179,66 @@ def from_json(data: object) -> Report:
             f"the report has schema {data['schema']!r}, this version of edgeprune reads schema {SCHEMA}: "
             "make the report again with this version, or read it with the version that wrote it"
         )
-    try:
-        report = parsing.build(Report, data, "report")
-        problems = list(_problems(report))
-    except UserError as error:
-        problems = list(error.problems)
-    if problems:
+    problems: list[str] = []
+    report = _build(data, problems)
+    if report is not None and not problems:
+        problems += _problems(report)
+    if problems or report is None:
         raise UserError([*problems, f"(a report of schema {SCHEMA} was expected)"])
     return report
+
+
+def _build(data: dict[str, Any], problems: list[str]) -> Report | None:
+    """A report of the right types; what is wrong is added to `problems`."""
+    readers: dict[str, Callable[[Any, str], Any]] = {
+        "rows": functools.partial(from_plain, Row),
+        "trainings": functools.partial(from_plain, Training),
+        **{key: functools.partial(parsing.build, kind) for key, kind in sections().items()},
+    }
+    parts = {key: _records(read, data, key, problems) for key, read in readers.items()}
+    rest = {key: value for key, value in data.items() if key not in parts or key == "rows"}
+    rest |= {"rows": []} if "rows" in rest else {}
+    rest |= {"sensitivity": _by_metric(rest["sensitivity"])} if "sensitivity" in rest else {}
+    try:
+        report = parsing.build(Report, rest, "report")
+    except UserError as error:
+        problems += error.problems
+        return None
+    analyses = tuple(found for key in sections() for found in parts[key])
+    return dataclasses.replace(report, rows=parts["rows"], trainings=parts["trainings"], analyses=analyses)
+
+
+def _records(
+    read: Callable[[Any, str], Any], data: dict[str, Any], key: str, problems: list[str]
+) -> tuple[Any, ...]:
+    """The records of a list of the report; what is wrong with them is added to `problems`."""
+    entries = data.get(key, [])
+    if not isinstance(entries, (list, tuple)):
+        problems.append(f"report.{key} must be a list, not {parsing.shown(entries)}")
+        return ()
+    found = []
+    for index, entry in enumerate(entries):
+        try:
+            found.append(read(entry, f"report.{key}[{index}]"))
+        except UserError as error:
+            problems += error.problems
+    return tuple(found)
+
+
+def _by_key(sensitivity: dict[str, Any]) -> dict[str, Any]:
+    """What `edgeprune sensitivity` found with its score under the metric's key."""
+    metric = sensitivity.pop("metric")
+    return {metric if name == "score" else name: value for name, value in sensitivity.items()}
+
+
+def _by_metric(sensitivity: Any) -> Any:
+    """The same with the metric named, and the score called so."""
+    keys = {metric.key for metric in metrics()}
+    found = [name for name in sensitivity if name in keys] if isinstance(sensitivity, dict) else []
+    if len(found) != 1:
+        return sensitivity
+    named = {"score" if name in keys else name: value for name, value in sensitivity.items()}
+    return named | {"metric": found[0]}
 
 
 def to_text(report: Report) -> str:
@@ -481,7 +281,7 @@ def read(folder: Path) -> Report:
 
 
 FRACTIONS = (
-    "top1", "miou", "iou", "dense_iou", "agreement",
+    "score", "top1", "miou", "iou", "dense_iou", "agreement",
     "zero_fraction", "prunable_zero_fraction", "corrupted_top1", "confidence",
     "dense_confidence",
 )  # fmt: skip
@@ -498,8 +298,6 @@ def _problems(report: Report) -> Iterator[str]:
     from converters.facts import LayerFacts
 
     records = _parts("rows", report.rows)
-    for where, scored in [*records, *_parts("trainings", report.trainings)]:
-        yield from _score_problems(where, scored)
     for where, row in records:
         if row.sparse_runtime is None and not row.sparse_runtime_reason:
             yield f"{where}.sparse_runtime is null without a sparse_runtime_reason"
@@ -514,14 +312,15 @@ def _problems(report: Report) -> Iterator[str]:
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     yield f"report.trainings[{place}].epochs[{index}].{name} must be a number, not {value!r}"
     records += _parts("trainings", report.trainings)
-    for where, examination in _parts("examinations", report.examinations):
+    for where, examination in _parts("examinations", report.of(Examination)):
         records += [(where, examination), (f"{where}.robustness", examination.robustness)]
         records += _parts("confusions", examination.confusions, where)
         records += _parts("samples", examination.samples, where)
         records += _parts("robustness.conditions", examination.robustness.conditions, where)
         records += _parts("robustness.classes", examination.robustness.classes, where)
-    for where, found in _parts("maps", report.maps):
-        records += [(where, found), *_parts("classes", found.classes, where)]
+    for key, kind in sections().items():
+        for where, found in _parts(key, report.of(kind)):
+            records += [(where, found), *_parts("classes", getattr(found, "classes", ()), where)]
     for where, bench in _parts("benches", report.benches):
         records += [(where, bench), *_parts("timings", bench.timings, where)]
     if report.sensitivity is not None:
@@ -531,26 +330,14 @@ def _problems(report: Report) -> Iterator[str]:
         values = vars(record)
         for name in FRACTIONS:
             if values.get(name) is not None and not 0 <= values[name] <= 1:
-                yield f"{where}.{name} is {values[name]}, a fraction is from 0 to 1"
+                told = values["metric"] if name == "score" else name
+                yield f"{where}.{told} is {values[name]}, a fraction is from 0 to 1"
         for name in NOT_NEGATIVE:
             if values.get(name) is not None and values[name] < 0:
                 yield f"{where}.{name} is {values[name]}, it cannot be below 0"
         for name in POSITIVE:
             if name in values and values[name] <= 0:
                 yield f"{where}.{name} is {values[name]}, it must be above 0"
-
-
-def _score_problems(where: str, record: Row | Training) -> Iterator[str]:
-    """A record has one metric, with what it lost where it is a file's, and says why it has not the other."""
-    measured = [name for name in METRICS if getattr(record, name) is not None]
-    if len(measured) != 1:
-        yield f"{where} has {' and '.join(measured) or 'no score'}: it must have one of {', '.join(METRICS)}"
-        return
-    if record.top1 is None and not record.not_measured.get("top1"):
-        yield f"{where}.top1 is null, and not_measured does not say why"
-    for name in METRICS if isinstance(record, Row) else ():
-        if (getattr(record, f"{name}_drop_points") is None) != (name != record.metric):
-            yield f"{where}.{name}_drop_points does not go with its {name}"
 
 
 def _parts(name: str, parts: Sequence[Any], above: str = "report") -> list[tuple[str, Any]]:

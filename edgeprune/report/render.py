@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.files import write_text
+from edgeprune import tasks
+from edgeprune.evaluation.records import Examination, thumbnail
 from edgeprune.report import formatting, summary
-from edgeprune.report.records import Report, thumbnail
+from edgeprune.report.records import Report
 from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import Section
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -22,7 +26,7 @@ HTML_NAME = "report.html"
 MARKDOWN_NAME = "report.md"
 # What the pictures of held-out images may take of a page, in its base64; the others stay in the run folder.
 PICTURES_LIMIT_BYTES = 1_500_000
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = (Path(__file__).parent / "templates", Path(tasks.__file__).parent / "templates")
 _NUMBERS: tuple[Callable[..., str], ...] = (
     formatting.bits,
     formatting.bytes_exact,
@@ -70,7 +74,7 @@ def embedded_pictures(report: Report, folder: Path) -> dict[int, str]:
         path = folder / thumbnail(place)
         if place not in found and not path.is_file():
             continue
-        address = found.get(place) or _data_address(path.read_bytes())
+        address = found.get(place) or data_address(path.read_bytes())
         used_bytes += len(address)  # each time it is shown
         if used_bytes > PICTURES_LIMIT_BYTES:
             break
@@ -80,15 +84,15 @@ def embedded_pictures(report: Report, folder: Path) -> dict[int, str]:
 
 def embedded_maps(report: Report, folder: Path) -> dict[str, str]:
     """The pictures of maps that the page shows, as `data:` addresses by path: those that are there."""
-    paths = [path for found in report.maps for path in found.pictures]
-    return {path: _data_address((folder / path).read_bytes()) for path in paths if (folder / path).is_file()}
+    paths = [path for found in report.analyses for path in getattr(found, "pictures", ())]
+    return {path: data_address((folder / path).read_bytes()) for path in paths if (folder / path).is_file()}
 
 
 def _shown(report: Report) -> list[int]:
     """Places of all held-out images on the page, in its order."""
     return [
         place
-        for examination in report.examinations
+        for examination in report.of(Examination)
         for place in (
             *(place for confusion in examination.confusions for place in confusion.places),
             *(sample.place for sample in examination.samples),
@@ -96,7 +100,8 @@ def _shown(report: Report) -> list[int]:
     ]
 
 
-def _data_address(jpeg: bytes) -> str:
+def data_address(jpeg: bytes) -> str:
+    """A JPEG file as the address of a picture within a page."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
@@ -168,7 +173,7 @@ def print_table(report: Report, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    verdict, score = summary.verdict(report), formatting.HEADINGS[summary.metric(report)]
+    verdict, score = summary.verdict(report), summary.metric(report).heading
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("target\n  variant", overflow="fold")
     for heading in (
@@ -234,15 +239,15 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
     verdict = summary.verdict(report)
     groups, names = summary.groups(report, verdict), summary.variants(report)
     metric = summary.metric(report)
-    heading = formatting.HEADINGS[metric]
     environment.filters.update({number.__name__: number for number in _NUMBERS})
     environment.filters["sparse_word"] = summary.sparse_word
     return environment.get_template(template).render(
         report=report,
         title=_title(report),
-        metric=metric,
-        heading=heading,
-        accuracy="accuracy" if metric == "top1" else heading,
+        heading=metric.heading,
+        accuracy=metric.word,
+        sections=[task.section for task in TASKS.values() if _has_section(report, task.section)],
+        examinations=report.of(Examination),
         verdict=verdict,
         groups=groups,
         variants=names,
@@ -266,9 +271,13 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
         ),
         recipe=summary.flat(report.recipe),
         images=sorted({row.images for row in report.rows}),
-        formats={summary.format_name(row.target) for row in report.rows},
+        not_measured_by_format=summary.not_measured(report.rows),
         **more,
     )
+
+
+def _has_section(report: Report, section: Section) -> bool:
+    return bool(section.template and report.of(section.record))
 
 
 def _strongest(report: Report) -> list[summary.Trial]:

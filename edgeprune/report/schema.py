@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from converters.facts import LayerFacts
+from edgeprune.evaluation import records as evaluation
 from edgeprune.report import records
+from edgeprune.tasks import metrics
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_NUMBER_OR_NULL = {"anyOf": [{"type": "number"}, {"type": "null"}]}
 _SIMPLE = {
     str: {"type": "string"},
     Path: {"type": "string"},
@@ -42,26 +45,68 @@ def report_schema() -> dict[str, Any]:
     definitions["Row"]["properties"]["layers"]["items"] = _schema(LayerFacts, definitions)
     definitions["Row"]["if"] = {"properties": {"sparse_runtime": {"type": "null"}}}
     definitions["Row"]["then"] = {"properties": {"sparse_runtime_reason": {"type": "string", "minLength": 1}}}
-    definitions["Row"]["allOf"] = _one_metric(lost=True)
-    definitions["Training"]["allOf"] = _one_metric(lost=False)
+    for name, whose, lost in (("Row", "the file", True), ("Training", "the float32 torch model", False)):
+        _score_by_metric(definitions[name], whose, lost)
+    _score_of_one_metric(definitions["Sensitivity"])
+    del definitions["Report"]["properties"]["analyses"]
+    for key, record in records.sections().items():
+        listed = {"type": "array", "items": _schema(record, definitions)}
+        definitions["Report"]["properties"][key] = listed
     epochs = definitions["Training"]["properties"]["epochs"]
     epochs["items"] = {"type": "object", "additionalProperties": {"type": "number"}}
     return {"$schema": DIALECT, "title": "report.json of edgeprune", **root, "$defs": definitions}
 
 
-def _one_metric(lost: bool) -> list[dict[str, Any]]:
-    """Of the metrics one is a number, with the points `lost` of it, and a null top1 has its reason."""
-    number, null = {"type": "number"}, {"type": "null"}
-    top1, miou = ([name, f"{name}_drop_points"] if lost else [name] for name in records.METRICS)
-    reason = {"properties": {"top1": {"type": "string", "minLength": 1}}, "required": ["top1"]}
-    maps = {**dict.fromkeys(top1, null), **dict.fromkeys(miou, number), "not_measured": reason}
-    return [
+def _score_by_metric(definition: dict[str, Any], whose: str, lost: bool) -> None:
+    """Have a record's score under the keys of the metrics: one is a number, a null top1 has its reason."""
+    own = {"metric", "score", "drop_points"}
+    known, properties = metrics(), definition["properties"]
+    fields: dict[str, Any] = {}
+    for metric in known:
+        told = (
+            f"{metric.heading} of {whose} on the held-out images; null: not what this model is measured by."
+        )
+        fields[metric.key] = {**_NUMBER_OR_NULL, "minimum": 0, "maximum": 1, "description": told}
+        if lost:
+            told = "Percentage points below the dense float32 torch model on the same images."
+            fields[f"{metric.key}{evaluation.DROP}"] = {**_NUMBER_OR_NULL, "description": told}
+    kept = {name: value for name, value in properties.items() if name not in own}
+    definition["properties"] = {"variant": kept.pop("variant"), **fields, **kept}
+    always = [key for key in fields if key.removesuffix(evaluation.DROP) == evaluation.ALWAYS[0]]
+    definition["required"] = [name for name in definition["required"] if name not in own] + always
+    definition["anyOf"] = [
         {
-            "if": {"properties": {"top1": number}},
-            "then": {"properties": {**dict.fromkeys(top1, number), **dict.fromkeys(miou, null)}},
-            "else": {"properties": maps, "required": [*miou, "not_measured"]},
+            "properties": {
+                key: {"type": "number" if key.removesuffix(evaluation.DROP) == metric.key else "null"}
+                for key in fields
+            },
+            "required": [key for key in fields if key.removesuffix(evaluation.DROP) == metric.key],
+        }
+        for metric in known
+    ]
+    definition["allOf"] = [
+        {
+            "if": {"properties": {evaluation.ALWAYS[0]: {"type": "null"}}},
+            "then": {
+                "properties": {
+                    "not_measured": {
+                        "properties": {evaluation.ALWAYS[0]: {"type": "string", "minLength": 1}},
+                        "required": [evaluation.ALWAYS[0]],
+                    }
+                },
+                "required": ["not_measured"],
+            },
         }
     ]
+
+
+def _score_of_one_metric(definition: dict[str, Any]) -> None:
+    """Have the score of a sensitivity under the key of its metric."""
+    kept = {k: v for k, v in definition["properties"].items() if k not in ("metric", "score")}
+    scores = {metric.key: {"type": "number", "minimum": 0, "maximum": 1} for metric in metrics()}
+    definition["properties"] = {**kept, **scores}
+    definition["required"] = [name for name in definition["required"] if name not in ("metric", "score")]
+    definition["oneOf"] = [{"required": [key]} for key in scores]
 
 
 def to_text(schema: Mapping[str, Any]) -> str:

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converters.targets import TARGETS, Format
+from converters.format import FORMATS, Format
+from converters.targets import TARGETS
 from edgeprune import budget as budgets
-from edgeprune.report.records import Bench, ClassTop1, Examination, LayerDrops, Report, Row, Timing
+from edgeprune import tasks
+from edgeprune.evaluation.records import ClassTop1, Examination, Row
+from edgeprune.report.records import Bench, LayerDrops, Report, Timing
 from edgeprune.report.verdict import (
     RECOMMENDED_DROP_POINTS,
     FileVerdict,
@@ -18,10 +21,10 @@ from edgeprune.report.verdict import (
     evaluate,
     smallest_first,
 )
+from edgeprune.tasks.task import Metric
 
 DENSE = "dense"
 CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
-NO_CORE_ML_TIMES = "Core ML runs on Apple's systems only: time it on a device"
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,10 @@ def verdict(report: Report) -> Verdict:
     return evaluate(budgets.from_plain(report.recipe.get("budget")), report.rows)
 
 
-def metric(report: Report) -> str:
-    """What its models are measured by, of `edgeprune.report.records.METRICS`."""
-    return next((record.metric for record in (*report.rows, *report.trainings)), "top1")
+def metric(report: Report) -> Metric:
+    """What its models are measured by; of a report without any, what the first of all tasks is."""
+    measured = [*(row.metric for row in report.rows), *(training.metric for training in report.trainings)]
+    return tasks.metric(measured[0]) if measured else tasks.metrics()[0]
 
 
 def groups(report: Report, verdict: Verdict) -> list[Group]:
@@ -159,9 +163,9 @@ def recommendation(target: str, report: Report) -> Recommendation:
     fastest = tuple(found for bench in report.benches if (found := _fastest(target, accurate, bench)))
     if smallest is None or any(found.on_target for found in fastest):
         return Recommendation(len(accurate), smallest, fastest, "", "")
-    known = TARGETS.get(target)
-    if known is None or known.format is Format.COREML:
-        reason = NO_CORE_ML_TIMES if known else f"{target} is no target of this version"
+    format = _format(target)
+    reason = format.no_times if format else f"{target} is no target of this version"
+    if reason is not None:
         return Recommendation(len(accurate), smallest, fastest, reason, "")
     reason = "no times from its runtime in the run folder"
     return Recommendation(len(accurate), smallest, fastest, reason, _bench_command(target, own, report))
@@ -227,7 +231,7 @@ def trials(report: Report) -> list[Trial]:
     """The images as they are, then every condition in the order of the examinations."""
     clean: dict[str, float] = {}
     conditions: dict[tuple[str, float, str], dict[str, float]] = {}
-    for examination in report.examinations:
+    for examination in report.of(Examination):
         clean[examination.variant] = examination.robustness.top1
         for condition in examination.robustness.conditions:
             key = (condition.corruption, condition.strength, condition.unit)
@@ -271,7 +275,7 @@ def _points(top1: Mapping[str, float]) -> dict[str, float]:
 
 
 def _classes(report: Report, variant: str) -> dict[str, ClassTop1]:
-    found: Examination | None = next((e for e in report.examinations if e.variant == variant), None)
+    found: Examination | None = next((e for e in report.of(Examination) if e.variant == variant), None)
     return {} if found is None else {known.name: known for known in found.robustness.classes}
 
 
@@ -288,9 +292,18 @@ def is_efficient(row: Row, rows: Iterable[Row]) -> bool:
 
 def format_name(target: str) -> str:
     """The file format of a target in words; files of different formats never compete."""
-    known = TARGETS.get(target)
-    names = {"coreml": "Core ML", "litert": "LiteRT"}
-    return names[known.format.value] if known else target
+    format = _format(target)
+    return format.title if format else target
+
+
+def not_measured(rows: Iterable[Row]) -> list[str]:
+    """What the rows say nothing of, by the formats of their files."""
+    formats = {format.name: format for row in rows if (format := _format(row.target))}
+    return [format.not_measured for format in formats.values() if format.not_measured]
+
+
+def _format(target: str) -> Format | None:
+    return FORMATS[TARGETS[target].format] if target in TARGETS else None
 
 
 def sparse_word(row: Row) -> str:
@@ -336,7 +349,7 @@ def _in_words(rows: Sequence[Row], every: Sequence[str]) -> str:
 def variants(report: Report) -> list[str]:
     """Every variant once, dense first, then as the report has them."""
     names = [training.variant for training in report.trainings] + [row.variant for row in report.rows]
-    names += [examination.variant for examination in report.examinations]
+    names += [examination.variant for examination in report.analyses]
     return sorted(dict.fromkeys(names), key=lambda name: name != DENSE)
 
 

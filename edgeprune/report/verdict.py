@@ -5,22 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from edgeprune.budget import BENCHED, DROPS, LIMITS, Budget, Limits
+from edgeprune.budget import BENCHED, DROP, Budget, Limits, limit_names
+from edgeprune.evaluation.records import Row
 from edgeprune.report.formatting import bytes_exact, plain, points_fine, points_lost
-from edgeprune.report.records import METRICS, Row
+from edgeprune.tasks import metric, metrics
 
 RECOMMENDED_DROP_POINTS = 0.5
 """With no budget, the smallest file that loses no more than this is recommended."""
 
-NAMES = {
-    "bytes": "bytes",
-    "top1_drop_points": "accuracy",
-    "miou_drop_points": "mean IoU",
-    "load_memory_bytes": "load memory",
-    "time_ratio": "time",
-}
+NAMES = {"bytes": "bytes", "load_memory_bytes": "load memory", "time_ratio": "time"}
 
 
 @dataclass(frozen=True)
@@ -28,16 +22,23 @@ class Measured:
     """What is known of one file; None: not measured.
 
     Attributes:
-        bytes, top1_drop_points, load_memory_bytes, time_ratio, miou_drop_points: see `Limits`.
+        bytes, load_memory_bytes, time_ratio: see `Limits`.
+        drop_points: percentage points lost, by the metrics that it is measured by.
         missing: of what was not measured, by its name, how it could be.
     """
 
     bytes: int
-    top1_drop_points: float | None
+    drop_points: Mapping[str, float] = field(default_factory=dict)
     load_memory_bytes: int | None = None
     time_ratio: float | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
-    miou_drop_points: float | None = None
+
+    def value(self, limit: str) -> float | None:
+        """What is known of a limit of `limit_names`."""
+        if limit.endswith(DROP):
+            return self.drop_points.get(limit.removesuffix(DROP))
+        found: float | None = getattr(self, limit)
+        return found
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Judgement:
     """One limit of one file.
 
     Attributes:
-        limit: its name, of `LIMITS`.
+        limit: its name, of `limit_names`.
         most: what is allowed.
         measured: what the file has; None where that is not known.
         words: what is wrong, or how it could be measured; "" where the file is within the limit.
@@ -128,7 +129,7 @@ class TargetVerdict:
     def limits(self) -> str:
         """The limits in words."""
         if not self.budgeted:
-            points = next((most for name in DROPS if (most := getattr(self.most, name)) is not None), None)
+            points = next(iter(self.most.drop_points.values()), None)
             return f"no budget; the smallest that loses at most {plain(points)} points"
         words = list(_in_words(self.most))
         return "at most " + " and ".join(words) if words else "no limit"
@@ -193,21 +194,20 @@ class Verdict:
 def of_row(row: Row) -> Measured:
     """What the report of a run knows of a file."""
     bench = "edgeprune bench measures it, and check --bench takes what it wrote"
-    return with_scores(Measured(row.bytes, None, missing=dict.fromkeys(BENCHED, bench)), row)
+    return with_scores(Measured(row.bytes, missing=dict.fromkeys(BENCHED, bench)), row)
 
 
 def with_scores(measured: Measured, row: Row) -> Measured:
     """The same with the points that a row's file loses; of what it is not measured by, why it is not."""
     return dataclasses.replace(
         measured,
-        top1_drop_points=row.top1_drop_points,
-        miou_drop_points=row.miou_drop_points,
+        drop_points={row.metric: row.drop_points},
         missing={
             **measured.missing,
             **{
-                f"{metric}_drop_points": row.not_measured.get(metric, "the report does not say it")
-                for metric in METRICS
-                if metric != row.metric
+                f"{metric.key}{DROP}": row.not_measured.get(metric.key, "the report does not say it")
+                for metric in metrics()
+                if metric.key != row.metric
             },
         },
     )
@@ -236,9 +236,9 @@ def judge(limits: Limits, measured: Measured) -> tuple[Judgement, ...]:
     """Hold what is known of one file against every limit there is."""
     return tuple(
         Judgement(name, most, value, _words(name, most, value, measured.missing.get(name, "")))
-        for name in LIMITS
-        if (most := getattr(limits, name)) is not None
-        for value in [getattr(measured, name)]
+        for name in limit_names()
+        if (most := limits.most(name)) is not None
+        for value in [measured.value(name)]
     )
 
 
@@ -248,7 +248,7 @@ def reasons(judgements: Iterable[Judgement]) -> tuple[str, ...]:
     unjudged: dict[str, list[str]] = {}  # what could not be judged, by how it could be measured
     for judgement in judgements:
         if judgement.ok is None:
-            unjudged.setdefault(judgement.words, []).append(NAMES[judgement.limit])
+            unjudged.setdefault(judgement.words, []).append(_name(judgement.limit))
     return tuple(judgement.words for judgement in judgements if judgement.ok is False) or tuple(
         f"{' and '.join(names)} not measured: {how}" for how, names in unjudged.items()
     )
@@ -269,10 +269,13 @@ def _judge(
 
 def _recommended(budget: Budget, rows: Sequence[Row]) -> Limits:
     """What a file may lose at most where no budget holds, by the metric of the rows."""
-    name = f"{rows[0].metric if rows else METRICS[0]}_drop_points"
-    asked = getattr(budget, name)
-    most: dict[str, Any] = {name: RECOMMENDED_DROP_POINTS if asked is None else asked}
-    return Limits(**most)
+    metric = rows[0].metric if rows else metrics()[0].key
+    return Limits(drop_points={metric: budget.drop_points.get(metric, RECOMMENDED_DROP_POINTS)})
+
+
+def _name(limit: str) -> str:
+    """A limit for people: "bytes", "accuracy"."""
+    return metric(limit.removesuffix(DROP)).word if limit.endswith(DROP) else NAMES[limit]
 
 
 def _words(name: str, most: float, value: float | None, missing: str) -> str:
@@ -283,7 +286,7 @@ def _words(name: str, most: float, value: float | None, missing: str) -> str:
         return ""
     if name == "bytes":
         return f"{bytes_exact(int(value - most))} bytes over the budget of {bytes_exact(int(most))}"
-    if name in DROPS:
+    if name.endswith(DROP):
         return f"loses {points_fine(value)} points, the limit is {plain(most)}"
     if name == "load_memory_bytes":
         return f"adds {bytes_exact(int(value))} bytes of memory, the limit is {bytes_exact(int(most))}"
@@ -293,10 +296,8 @@ def _words(name: str, most: float, value: float | None, missing: str) -> str:
 def _in_words(limits: Limits) -> Iterator[str]:
     if limits.bytes is not None:
         yield f"{bytes_exact(limits.bytes)} bytes"
-    if limits.top1_drop_points is not None:
-        yield f"{plain(limits.top1_drop_points)} points of accuracy lost"
-    if limits.miou_drop_points is not None:
-        yield f"{plain(limits.miou_drop_points)} points of mean IoU lost"
+    for key, points in limits.drop_points.items():
+        yield f"{plain(points)} points of {metric(key).word} lost"
     if limits.load_memory_bytes is not None:
         yield f"{bytes_exact(limits.load_memory_bytes)} bytes of memory"
     if limits.time_ratio is not None:
@@ -326,7 +327,7 @@ def _remedies(broken: Iterable[TargetVerdict]) -> Iterable[str]:
     too_inaccurate: dict[str, list[str]] = {}
     for target in broken:
         small = [file.row for file in target.files if not file.breaks("bytes", *BENCHED)]
-        accurate = [file.row for file in target.files if not file.breaks(*DROPS, *BENCHED)]
+        accurate = [file.row for file in target.files if not file.breaks(*_drops(), *BENCHED)]
         if not target.files:
             yield f"Add {target.target} to the targets of the recipe, or take it out of the budget."
         elif target.open:
@@ -344,3 +345,8 @@ def _remedies(broken: Iterable[TargetVerdict]) -> Iterable[str]:
             yield f"For {target.target}, no file is small or accurate enough: prune more, fine-tune longer."
     for variant, targets in too_inaccurate.items():
         yield f"Fine-tune {variant} longer: for {', '.join(targets)} it is small enough but loses too much."
+
+
+def _drops() -> list[str]:
+    """The limits of points lost."""
+    return [f"{known.key}{DROP}" for known in metrics()]

@@ -1,92 +1,190 @@
-"""What a model answers, and how good that is: one class for an image, or one for each of its pixels."""
+"""What a task is: what a model answers, how that is trained, scored and looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-IGNORED = -100
-"""The label of a pixel that does not count: what torch's cross entropy leaves out."""
+    from converters.facts import Normalization
+    from edgeprune.data.dataset import Data
+    from edgeprune.data.labels import LabelKind
+    from edgeprune.training.config import Augment
 
 
 @dataclass(frozen=True)
-class Task:
-    """A kind of answer and its score.
+class Metric:
+    """How good answers are: 0 to 1, higher is better.
+
+    Attributes:
+        key: its name in JSON and in budgets, where "_drop_points" follows.
+        heading: for people, over a column.
+        word: for people, in a sentence: "points of ... lost".
+        instead_of: of metrics that such answers do not have, why: what the report says where they are null.
+    """
+
+    key: str
+    heading: str
+    word: str
+    instead_of: Mapping[str, str] = field(default_factory=dict)
+
+
+class Evaluator(Protocol):
+    """Collects answers batch by batch, in one process or several, and scores them."""
+
+    def update(self, outputs: Tensor, labels: Any) -> None:
+        """Take in the outputs of a model for some images, and their labels."""
+        ...
+
+    def state(self) -> Any:
+        """What was taken in, in a form that can be sent to another process."""
+        ...
+
+    def merge(self, states: Iterable[Any]) -> None:
+        """Hold what several processes have taken in, this one's own `state` among them."""
+        ...
+
+    def score(self) -> float:
+        """The metric over everything taken in, 0 to 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of where things are in a batch of images; see `edgeprune.training.augment`.
+
+    Attributes:
+        images: moves pixels (n, 3, h, w) uint8.
+        maps: moves classes of pixels (n, h, w): what is between two pixels is the nearer one.
+        points: moves (n, k, 2), x and y in pixels from the top left corner, float32.
+    """
+
+    images: Callable[[Tensor], Tensor]
+    maps: Callable[[Tensor], Tensor]
+    points: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a variant gets wrong.
+
+    Attributes:
+        record: of the task's `Section.record`.
+        pictures: JPEG files to keep in the run folder, by their paths in it.
+    """
+
+    record: Any
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a task adds to the report.
+
+    Attributes:
+        key: the list in `report.json` that holds a record for each variant.
+        record: its dataclass, with `variant`, `weights_sha256` and `dense_sha256` among its fields.
+        template: name of the templates NAME.html.jinja and NAME.md.jinja in `edgeprune/tasks/templates`;
+            "" where the pages say nothing of it.
+        left_out: why what other tasks' sections show is not shown; "" where nothing is left out.
+    """
+
+    key: str
+    record: type[Any]
+    template: str = ""
+    left_out: str = ""
+
+
+class Task(Protocol):
+    """A kind of answer. Outputs are what a torch model gives for n images, float32, n first.
 
     Attributes:
         name: as recipes have it.
-        metric: the field of the report's records that holds the score.
-        heading: the metric for people.
-        other: the metric that such answers do not have, and why.
-        of: from a confusion matrix, see `confusion`, to a score from 0 to 1.
+        metric: what it is measured by.
+        labels: what a source of images must have for it.
+        section: what it adds to the report.
     """
 
     name: str
-    metric: str
-    heading: str
-    other: tuple[str, str]
-    of: Callable[[Tensor], float]
+    metric: Metric
+    labels: LabelKind
+    section: Section
 
-    def score(self, outputs: Tensor, labels: Tensor) -> float:
-        """Score outputs (n, classes, ...) against labels (n, ...), 0 to 1."""
-        return self.of(confusion(outputs.argmax(1), labels, outputs.shape[1]))
+    def takes_model(self, name: str) -> bool:
+        """Whether a model of this name, as `edgeprune.models.build` knows it, answers so."""
+        ...
 
-    def fields(self, score: float) -> dict[str, Any]:
-        """The fields of a training's record: its score by name, and null for what it is not measured by."""
-        metric, why = self.other
-        return {metric: None, self.metric: score, "not_measured": {metric: why}}
+    def problems(self, augment: Augment) -> list[str]:
+        """Validation errors of settings that this task cannot use, one message each."""
+        ...
 
-    def row_fields(self, score: float, dense_score: float) -> dict[str, Any]:
-        """The fields of a file's row: those of a training, and the percentage points lost against dense."""
-        lost = {self.other[0]: None, self.metric: 100 * (dense_score - score)}
-        return self.fields(score) | {f"{metric}_drop_points": points for metric, points in lost.items()}
+    def loss(self, outputs: Tensor, labels: Any, label_smoothing: float) -> Tensor:
+        """Mean loss of a batch against its labels."""
+        ...
+
+    def distillation(self, outputs: Tensor, taught: Tensor) -> Tensor:
+        """Mean distance of a batch's outputs from those of the teacher."""
+        ...
+
+    def transform_labels(self, labels: Any, move: Move) -> Any:
+        """The labels of a batch whose images are moved."""
+        ...
+
+    def evaluator(self, classes: int) -> Evaluator:
+        """A new evaluator for this many classes."""
+        ...
+
+    def agreement(self, outputs: Tensor, others: Tensor) -> float:
+        """Share of answers that two models have in common, 0 to 1."""
+        ...
+
+    def analysis_steps(self) -> int:
+        """How often `analyse` calls `advance`."""
+        ...
+
+    def analyse(
+        self, variant: Analysed, dense: Analysed, data: Data, advance: Callable[[int], None]
+    ) -> Analysis:
+        """Look at what a variant gets wrong on the held-out images, beside the dense model."""
+        ...
 
 
-def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Count what was predicted for what there is, (classes, classes) int64: labels by predictions.
+@dataclass(frozen=True)
+class Analysed:
+    """A trained variant to look at.
+
+    Attributes:
+        name: of the variant; "dense" for the baseline.
+        module: in eval mode.
+        outputs: of it for the held-out images.
+        weights_sha256: of its weights in the run folder.
+        normalization: what the module takes.
+    """
+
+    name: str
+    module: nn.Module
+    outputs: Tensor
+    weights_sha256: str
+    normalization: Normalization
+
+
+def score(task: Task, outputs: Tensor, labels: Any, classes: int | None = None) -> float:
+    """The metric of outputs for images with these labels, 0 to 1.
 
     Args:
-        predicted: (n,) or (n, h, w) classes.
-        labels: the same shape; `IGNORED` does not count.
-        classes: how many there are.
+        task: whose metric.
+        outputs: of a model.
+        labels: of the same images.
+        classes: how many there are; None: as many as the outputs have values (n, classes, ...).
     """
-    counted = labels != IGNORED
-    pairs = labels[counted].long() * classes + predicted[counted]
-    return pairs.bincount(minlength=classes**2).view(classes, classes)
+    evaluator = task.evaluator(outputs.shape[1] if classes is None else classes)
+    evaluator.update(outputs, labels)
+    return evaluator.score()
 
 
-def top1(counts: Tensor) -> float:
-    """Share of answers that are right."""
-    return float(counts.diagonal().sum() / counts.sum().double())
-
-
-def ious(counts: Tensor) -> Tensor:
-    """Intersection over union of each class, (classes,); NaN of one that is neither there nor predicted."""
-    hits = counts.diagonal().double()
-    return hits / (counts.sum(0) + counts.sum(1) - hits)
-
-
-def mean_iou(counts: Tensor) -> float:
-    """Mean of the classes' intersections over unions, those left out that are neither there nor predicted."""
-    return float(ious(counts).nanmean())
-
-
-CLASSIFICATION = Task(
-    "classification", "top1", "top-1", ("miou", "this model names one class for a whole image"), top1
-)
-SEGMENTATION = Task(
-    "segmentation",
-    "miou",
-    "mean IoU",
-    ("top1", "this model names a class for each pixel of an image"),
-    mean_iou,
-)
-
-
-def task_of(labels: Tensor) -> Task:
-    """The task that labels are for: (n,) a class for each image, (n, h, w) one for each pixel."""
-    return CLASSIFICATION if labels.ndim == 1 else SEGMENTATION
+def metric_of(metrics: Sequence[Metric], key: str) -> Metric:
+    """The metric of this key; one that no task here has is called by its key."""
+    return next((metric for metric in metrics if metric.key == key), Metric(key, key, key))

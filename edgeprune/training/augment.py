@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgeprune.tasks.task import Move
 from edgeprune.training.config import TrainConfig
 
 GREY = 128
@@ -32,36 +33,49 @@ def size_px(epoch: int, fit: TrainConfig, full_px: int) -> int:
     return fit.first_px + SIZE_STEP_PX * steps
 
 
-def moved(images: Tensor, labels: Tensor, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Move the pixels of images (n, 3, h, w), and the labels of pixels (n, h, w) with them."""
-    return move(images), labels if labels.ndim == 1 else move(labels[:, None])[:, 0]
-
-
-def random_shift(images: Tensor, most_px: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+def random_shift(images: Tensor, most_px: int, generator: torch.Generator) -> Move:
     """A shift of each image by up to `most_px` in both directions; edges are repeated."""
-    if not most_px:
-        return lambda pixels: pixels
     count, _, height, width = images.shape
     shifts = torch.randint(-most_px, most_px + 1, (2, count, 1), generator=generator)
     rows = (torch.arange(height) + shifts[0]).clamp(0, height - 1)[:, None, :, None]  # (n, 1, h, 1)
     columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)[:, None, None, :]  # (n, 1, 1, w)
-    return lambda pixels: pixels.gather(2, rows.expand_as(pixels)).gather(3, columns.expand_as(pixels))
+
+    def pixels(images: Tensor) -> Tensor:
+        return images.gather(2, rows.expand_as(images)).gather(3, columns.expand_as(images))
+
+    def points(points: Tensor) -> Tensor:
+        return points - shifts.flip(0).permute(1, 2, 0)  # (2, n, 1), y first -> (n, 1, 2), x first
+
+    return Move(pixels, _as_maps(pixels), points)
 
 
-def mirror(pixels: Tensor, which: Tensor) -> Tensor:
-    """Those of (n, channels, h, w) that `which` (n, 1, 1, 1) names mirrored left to right."""
-    return torch.where(which, pixels.flip(3), pixels)
+def mirror(which: Tensor, width_px: int) -> Move:
+    """Those images that `which` (n,) bool names mirrored left to right."""
+
+    def pixels(images: Tensor) -> Tensor:
+        return torch.where(which[:, None, None, None], images.flip(3), images)
+
+    def points(points: Tensor) -> Tensor:
+        mirrored = torch.stack([width_px - points[..., 0], points[..., 1]], -1)
+        return torch.where(which[:, None, None], mirrored, points)
+
+    return Move(pixels, _as_maps(pixels), points)
 
 
-def resized(images: Tensor, labels: Tensor, side_px: int) -> tuple[Tensor, Tensor]:
-    if side_px == images.shape[-1]:
-        return images, labels
-    size = (side_px, side_px)
-    images = F.interpolate(images, size, mode="bilinear", antialias=True)
-    if labels.ndim == 1:
-        return images, labels
-    # Nearest: between two classes there is none.
-    return images, F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+def resize(from_px: int, to_px: int) -> Move:
+    """Square images made smaller or larger."""
+    size = (to_px, to_px)
+    return Move(
+        lambda images: F.interpolate(images, size, mode="bilinear", antialias=True),
+        # Nearest: between two classes there is none.
+        lambda maps: F.interpolate(maps[:, None].float(), size, mode="nearest-exact")[:, 0].long(),
+        lambda points: points * (to_px / from_px),
+    )
+
+
+def _as_maps(pixels: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What moves pixels (n, channels, h, w) without mixing them, for maps (n, h, w)."""
+    return lambda maps: pixels(maps[:, None])[:, 0]
 
 
 def erased(images: Tensor, side_px: int, generator: torch.Generator) -> Tensor:

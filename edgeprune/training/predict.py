@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization
-from edgeprune.data.dataset import Split
+from edgeprune.data.dataset import Split, batches
 
 EVALUATION_BATCH = 250
 
@@ -16,13 +16,12 @@ def predict(model: nn.Module, split: Split, normalization: Normalization) -> Ten
     """Outputs (n, classes, ...) of a torch model in eval mode, float32, for all images of `split`."""
     model.eval()
     device = next(model.parameters()).device
-    parts = torch.split(split.images, EVALUATION_BATCH)
-    return torch.cat([model(normalized(part.to(device), normalization)).float().cpu() for part in parts])
-
-
-def score(outputs: Tensor, split: Split) -> float:
-    """What outputs (n, classes, ...) are worth by the metric of the split's task, 0 to 1."""
-    return split.task.score(outputs, split.labels)
+    return torch.cat(
+        [
+            model(normalized(images.to(device), normalization)).float().cpu()
+            for images, _ in batches(split, EVALUATION_BATCH)
+        ]
+    )
 
 
 def normalized(images: Tensor, normalization: Normalization) -> Tensor:

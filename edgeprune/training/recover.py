@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from converters.facts import Normalization
+from edgeprune.data.dataset import Split
+from edgeprune.training.batches import generator_of, whole_batches
+from edgeprune.training.predict import normalized
+
 DISTILL_TEMPERATURE = 2.0
+RECALIBRATION_IMAGES = 4096
 
 
 def running_average(model: nn.Module, decay: float) -> Any:
@@ -22,14 +28,18 @@ def running_average(model: nn.Module, decay: float) -> Any:
 
 @torch.no_grad()
 def copy_parameters(source: nn.Module, model: nn.Module) -> None:
+    """Give `model` the parameters of `source`, in place."""
     for parameter, value in zip(model.parameters(), source.parameters(), strict=True):
         parameter.copy_(value)
 
 
-def distillation(outputs: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
-    """How far the outputs are from the teacher's, both softened."""
-    with torch.no_grad():
-        taught = teacher(images)
+def soft_divergence(outputs: Tensor, taught: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the softened answers from the teacher's (Hinton et al., 2015).
+
+    Args:
+        outputs: (n, classes, ...) of the student.
+        taught: (n, classes, ...) of the teacher.
+    """
     # A map is as many answers as it has pixels: (n, classes, h, w) -> (n * h * w, classes).
     given, taught = (part.movedim(1, -1).flatten(0, -2) / DISTILL_TEMPERATURE for part in (outputs, taught))
     # Scaled by the square of the temperature so that gradients keep their size.
@@ -39,3 +49,24 @@ def distillation(outputs: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
         log_target=True,
         reduction="batchmean",
     )
+
+
+def recalibrate(
+    model: nn.Module, train: Split, normalization: Normalization, seed: int, batch_size: int
+) -> None:
+    """Estimate batch-norm statistics again, in place, on training images without augmentation.
+
+    Batches are made when they are needed: all of them as float32 would take gigabytes.
+    """
+    from torch.optim.swa_utils import update_bn
+
+    order = torch.randperm(len(train), generator=generator_of(seed, -1))[:RECALIBRATION_IMAGES]
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        update_bn(
+            (
+                normalized(train.batch(part)[0].to(device), normalization)
+                for part in whole_batches(order, batch_size)
+            ),
+            model,
+        )

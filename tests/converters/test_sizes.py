@@ -8,24 +8,17 @@ import numpy as np
 import pytest
 
 from converters.coreml import compression
+from converters.coreml import sizes as coreml_sizes
 from converters.errors import UserError
 from converters.facts import Converted, LayerFacts
 from converters.layers import WeightedLayer
+from converters.litert import sizes as litert_sizes
 from converters.litert import sparse, storage
-from converters.sizes import (
-    COREML_ENCODED_BYTES,
-    COREML_IOS16_INT8_BYTES,
-    COREML_JOINT_BYTES,
-    COREML_SPARSE_BYTES,
-    LITERT_SPARSE_BYTES,
-    MIN_LITERT_INT8_VALUES,
-    SizeModel,
-    calibrated,
-)
-from converters.targets import TARGETS, Format, Storage
+from converters.sizes import SizeModel, calibrated
+from converters.targets import TARGETS, Storage
 
 
-@pytest.mark.parametrize("target", [t for t in TARGETS.values() if t.format is Format.COREML], ids=str)
+@pytest.mark.parametrize("target", [t for t in TARGETS.values() if t.format == "coreml"], ids=str)
 def test_coreml_encodings_are_chosen_as_the_writer_chooses_them(target):
     random = np.random.default_rng(0)
     joint = target.platform == "iOS18"
@@ -40,13 +33,13 @@ def test_coreml_encodings_are_chosen_as_the_writer_chooses_them(target):
             wanted = Storage.INT8
         encoding = compression.smallest_encoding(wanted, joint, statistics)
         beside = {
-            (True, True): COREML_SPARSE_BYTES,
-            (True, False): COREML_JOINT_BYTES,
+            (True, True): coreml_sizes.SPARSE_BYTES,
+            (True, False): coreml_sizes.JOINT_BYTES,
             (False, True): 0,
-            (False, False): COREML_ENCODED_BYTES,
+            (False, False): coreml_sizes.ENCODED_BYTES,
         }[encoding.sparse, encoding.storage is Storage.FLOAT16]
-        if beside == COREML_ENCODED_BYTES and encoding.storage is Storage.INT8 and not joint:
-            beside = COREML_IOS16_INT8_BYTES + compression.blob_bytes(shape[0], 8)
+        if beside == coreml_sizes.ENCODED_BYTES and encoding.storage is Storage.INT8 and not joint:
+            beside = coreml_sizes.IOS16_INT8_BYTES + compression.blob_bytes(shape[0], 8)
         model = SizeModel(target, (WeightedLayer("layer", kind, shape),), 0)
         assert int(model.bytes([count - zeros])) == compression.encoded_bytes(encoding, statistics) + beside
 
@@ -56,7 +49,7 @@ def test_coreml_encodings_are_chosen_as_the_writer_chooses_them(target):
 def test_litert_weights_are_encoded_as_the_writer_encodes_them(block, kind):
     random = np.random.default_rng(0)
     target = TARGETS["litert-arm64-int8" if kind is Storage.INT8 else "litert-arm64"]
-    assert storage.MIN_INT8_VALUES == MIN_LITERT_INT8_VALUES
+    assert storage.MIN_INT8_VALUES == litert_sizes.MIN_INT8_VALUES
     encoded = 0
     for _ in range(100):
         out, in_ = 4 * int(random.integers(8, 24)), 4 * int(random.integers(8, 400))
@@ -68,7 +61,7 @@ def test_litert_weights_are_encoded_as_the_writer_encodes_them(block, kind):
         if found is not None:
             values, layout = found
             encoded += 1
-            expected = values.nbytes + layout.index_bytes + LITERT_SPARSE_BYTES + len("layer")
+            expected = values.nbytes + layout.index_bytes + litert_sizes.SPARSE_BYTES + len("layer")
         model = SizeModel(target, (WeightedLayer("layer", "linear", (out, in_)),), 0)
         assert int(model.bytes([mask.sum()], block)) == pytest.approx(
             expected, rel=0.002 if block[0] < 4 else 0

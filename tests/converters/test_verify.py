@@ -17,6 +17,7 @@ from torch import nn
 from converters import coreml, litert, verify
 from converters.errors import UserError
 from converters.facts import Normalization
+from converters.litert import verification
 from converters.runtimes.environments import RUNTIMES, WORKER, Runtime
 from converters.verify import Reference
 
@@ -202,7 +203,7 @@ def needs_tensorflow() -> None:
 def test_what_is_not_prepared_is_told(files, images, model, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_RUNTIMES", str(tmp_path))
     for name in ("x86-sparse", "browser", "tensorflow"):  # Not run here: it takes a while.
-        monkeypatch.delitem(verify.KNOWN, name)
+        monkeypatch.delitem(verification.KNOWN, name)
     result = verify.verify(files["litert-arm64"], images, model, normalization=NORMALIZATION)
     host, arm64 = result.checks
     assert (arm64.runtime, arm64.agrees, arm64.version, arm64.images) == ("arm64", None, None, 0)
@@ -218,7 +219,7 @@ def test_what_is_not_prepared_is_told(files, images, model, tmp_path, monkeypatc
 def known(monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
     """Let "arm64" be this command."""
     runtime = Runtime("arm64", "a runtime with a fault", False, "arm64", lambda: [sys.executable, *command])
-    monkeypatch.setitem(verify.KNOWN, "arm64", runtime)
+    monkeypatch.setitem(verification.KNOWN, "arm64", runtime)
 
 
 def test_a_runtime_that_dies_fails_the_file(files, images, monkeypatch):

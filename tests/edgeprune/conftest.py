@@ -26,7 +26,7 @@ def small_recipe(image_folder: Path) -> Recipe:
         data=image_folder,
         image_size_px=32,
         dense=fit,
-        variants={"block": Variant(sparsity=0.8, fit=fit), "channels": Variant(channels=0.35, fit=fit)},
+        variants={"block80": Variant(sparsity=0.8, fit=fit), "channels": Variant(channels=0.35, fit=fit)},
         targets=("coreml-ios16", "litert-arm64-int8", "litert-arm64-static-int8"),
         budget=Budget(bytes={"litert-arm64-int8": 2_000_000}),
     )

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from edgeprune.cli import COMMANDS, main
-from edgeprune.commands import options as arguments
+from edgeprune.cli import main
+from edgeprune.commands import COMMANDS, module
+from edgeprune.commands import parser as arguments
+from edgeprune.commands.completion import SHELLS
 from edgeprune.report import records
 from tests.support.runs import TARGET, write_network
 
@@ -39,8 +41,7 @@ def edgeprune_commands(text: str) -> list[list[str]]:
 
 def parse(words: list[str]) -> None:
     """Parse a command as `main` does; a command that is wrong ends the test."""
-    options = arguments.parser(COMMANDS).parse_args(words)
-    assert options.command is COMMANDS[words[0]]
+    assert arguments.parse(words).execute is module(words[0]).execute
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -107,7 +108,7 @@ def test_the_example_workflow_checks_files(tmp_path: Path, monkeypatch: pytest.M
 # --- Completion ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shell", arguments.SHELLS)
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_completion_script_knows_every_command(shell: str, capsys: Any) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out

@@ -58,7 +58,7 @@ def checkpoint_missing(folder):
 CHECKPOINTS = {
     checkpoint_of_other_classes: "another number of classes",
     checkpoint_that_is_none: "not a checkpoint that can be read safely",
-    checkpoint_with_code: "not a checkpoint that can be read safely",
+    checkpoint_with_code: "whole pickled module",
     checkpoint_of_another_model: "weights are missing",
     checkpoint_missing: "no such file",
 }
@@ -73,14 +73,14 @@ def test_a_wrong_checkpoint(make, small_recipe, tmp_path, capsys):
 
 
 OPTIONS = {
-    "not in [0, 1); 0.8 means 80 % zeros": ["--variants.block.sparsity", "1.7"],
-    "layer rule 'head.*' matches no convolution or linear layer": ["--variants.block.layers", "head.*=0.5"],
+    "not in [0, 1); 0.8 means 80 % zeros": ["--variants.block80.sparsity", "1.7"],
+    "layer rule 'head.*' matches no convolution or linear layer": ["--variants.block80.layers", "head.*=0.5"],
     "unknown target 'ios': choose from coreml-ios16": ["--targets", "ios"],
     "Unrecognized options: --sparsty": ["--sparsty", "0.8"],
     "unknown model 'mobilenet_v3_smal': did you mean mobilenet_v3_small": ["--model", "mobilenet_v3_smal"],
     "no such folder": ["--data", "/no/such/folder"],
     "(16, 3, 3, 3): 3 input channels are not a multiple of 4": [
-        "--variants.block.layers",
+        "--variants.block80.layers",
         "features.0.0=0.5",
     ],
 }
@@ -101,8 +101,8 @@ def test_a_removed_variant_name_is_no_excuse_for_a_wrong_rule_in_another(small_r
         "two": Variant(channels=0.3, sparsity=0.5, layers={"tail": 0.5}),
     }
     told = refuse(replace(small_recipe, variants=variants), ["--output", str(tmp_path / "run")], capsys)
-    assert "variant one50: layer rule 'nose'" in told
-    assert "variant two50: layer rule 'tail'" in told
+    assert "variant one: layer rule 'nose'" in told
+    assert "variant two: layer rule 'tail'" in told
 
 
 def test_images_of_a_size_that_the_model_does_not_take(small_recipe, tmp_path, capsys):
@@ -187,7 +187,7 @@ def test_two_processes_do_not_share_a_run(tmp_path):
 
 WRONG_COMMANDS = {
     "cannot read": ["check", "nowhere"],
-    "expected a .mlpackage or .tflite": ["inspect", "model.onnx"],
+    "expected a .tflite or .mlpackage": ["inspect", "model.onnx"],
     "no such file": ["inspect", "model.tflite"],
     "No such file": ["report", "nowhere"],
 }

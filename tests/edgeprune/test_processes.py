@@ -22,17 +22,21 @@ SCRIPT = """
 import sys
 import torch
 from torch import nn
-from edgeprune import data, training
+from edgeprune.data import digits as embedded
+from edgeprune.training import loop as training
 from edgeprune.pruning import Block, Cubic, Rule, Sparsifier
-from edgeprune.recipe import Augment, TrainConfig
-from edgeprune.training import Hooks, Setting
+from edgeprune.tasks import TASKS
+from edgeprune.training.config import Augment, TrainConfig
+from edgeprune.training.loop import Hooks, Setting
 from converters.facts import Normalization
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.progress import Progress
 from rich.console import Console
 
 torch.set_num_threads(1)
-digits = data.load(None, 32, Progress(Console(quiet=True)))
-setting = Setting(digits, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+digits = embedded.load(None, Preprocessing(32), Progress(Console(quiet=True)))
+normalization = Normalization((0.5,) * 3, (0.5,) * 3)
+setting = Setting(digits, TASKS["classification"], normalization, Augment(shift_px=2), seed=0)
 torch.manual_seed(0)
 model = nn.Sequential(
     nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
@@ -110,7 +114,7 @@ def test_two_processes_make_one_run(tmp_path: Path, image_folder: Path):
         data=image_folder,
         image_size_px=32,
         dense=fit,
-        variants={"block": Variant(sparsity=0.8, fit=fit)},
+        variants={"block80": Variant(sparsity=0.8, fit=fit)},
         targets=("litert-arm64",),
     )
     (tmp_path / "recipe.toml").write_text(recipes.to_toml(recipe))

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeprune import pruning
 from edgeprune import recipe as recipes
-from edgeprune.budget import Budget
+from edgeprune.budget import Budget, Limits
 from edgeprune.errors import UserError
 from edgeprune.pruning.sparsifier import IN_TRAINING
 from edgeprune.recipe import Recipe, Variant
@@ -19,7 +20,7 @@ FULL = Recipe(
         "channels": Variant(channels=0.3),
     },
     targets=("litert-arm64",),
-    budget=Budget(bytes={"litert-arm64": 1000}, top1_drop_points=0.5),
+    budget=Budget(bytes={"litert-arm64": 1000}, drop_points={"top1": 0.5}),
 )
 
 
@@ -29,9 +30,72 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path):
     assert recipes.read(path) == FULL
 
 
-def test_variants_are_named_by_what_they_are():
-    variants = {"block": Variant(sparsity=0.8), "channels": Variant(channels=0.3)}
-    assert list(Recipe(model="m", variants=variants).named_variants) == ["block80", "channels"]
+OLDER = """
+model = "mobilenet_v3_small"
+data = "images"
+targets = ["litert-arm64"]
+
+[augment]
+shift_px = 2
+flip = true
+
+[variants.block]
+sparsity = 0.8
+
+[variants.block.layers]
+"classifier.*" = 0.5
+
+[variants.channels]
+channels = 0.3
+
+[budget]
+top1_drop_points = 0.5
+
+[budget.bytes]
+litert-arm64 = 1000
+"""
+
+
+def test_a_recipe_saved_by_an_earlier_version_reads(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(OLDER)
+    assert recipes.read(path) == FULL
+    path.write_text(f"{OLDER}[budget.target.litert-web]\nbytes = 5\ntop1_drop_points = 1.5\n")
+    limits = recipes.read(path).budget.target["litert-web"]
+    assert limits == Limits(bytes=5, drop_points={"top1": 1.5})
+
+
+def test_what_is_saved_calls_points_lost_what_earlier_versions_do():
+    saved = recipes.to_data(FULL)["budget"]
+    assert saved["top1_drop_points"] == 0.5
+    assert "drop_points" not in saved
+
+
+def test_variants_whose_names_begin_alike_are_different_ones():
+    """No name is made of another's: "block" at 80 % zeros is not "block80"."""
+    both = replace(FULL, variants={"block": Variant(sparsity=0.8), "block80": Variant(sparsity=0.5)})
+    assert recipes.from_data(recipes.to_data(both)) == both
+    assert [variant.sparsity for variant in both.variants.values()] == [0.8, 0.5]
+    assert set(both.fits) == {"dense", "variants.block.fit", "variants.block80.fit"}
+
+
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [
+        (["--budget.top1-drop-points", "0.25"], {"top1": 0.25}),
+        (["--budget.top1-drop-points=0.25"], {"top1": 0.25}),
+        (["--budget.top1_drop_points", "0.25"], {"top1": 0.25}),
+        (["--budget.drop-points", "top1=0.25"], {"top1": 0.25}),
+        (["--seed", "0"], {"top1": 0.5}),
+    ],
+)
+def test_points_lost_are_limited_on_the_command_line(given, most):
+    assert recipes.from_command_line(FULL, "", given).budget.drop_points == most
+
+
+def test_points_of_another_task_are_refused_on_the_command_line():
+    with pytest.raises(UserError, match=r"budget\.miou_drop_points: a classification is measured by top1"):
+        recipes.from_command_line(FULL, "", ["--budget.miou-drop-points", "1"])
 
 
 def test_the_command_line_changes_any_field():
@@ -149,6 +213,12 @@ TOML = {
     "recipe.dense.epochs must be a whole number, not 1.5": 'model = "m"\n[dense]\nepochs = 1.5',
     "recipe.variants.block.sparsity must be a finite number, not True": (
         'model = "m"\n[variants.block]\nsparsity = true'
+    ),
+    "recipe.budget.top1_drop_points must be a finite number, not 'half'": (
+        'model = "m"\n[budget]\ntop1_drop_points = "half"'
+    ),
+    "budget.drop_points: unknown metric 'top5': choose from top1, miou": (
+        'model = "m"\n[budget.drop_points]\ntop5 = 1'
     ),
     "not TOML": "model = ",
 }

@@ -37,7 +37,7 @@ def test_a_recipe_makes_the_files_it_promises(name, images, tmp_path):
         dense=EPOCH,
         variants={key: dataclasses.replace(value, fit=EPOCH) for key, value in recipe.variants.items()},
         targets=("litert-arm64-int8",),
-        budget=dataclasses.replace(recipe.budget, bytes={}, top1_drop_points=None, miou_drop_points=None),
+        budget=dataclasses.replace(recipe.budget, bytes={}, drop_points={}),
         output=tmp_path / "run",
     )
     assert run_recipe(short, "", []) == 0

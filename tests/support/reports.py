@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeprune.report.records import (
-    Bench,
+from edgeprune.evaluation.records import (
     ClassTop1,
     Condition,
     Confusion,
     Examination,
-    LayerDrops,
-    Report,
     Robustness,
     Row,
     Sample,
-    Sensitivity,
-    Timing,
     Training,
 )
+from edgeprune.report.records import Bench, LayerDrops, Report, Sensitivity, Timing
 
 TARGETS = ("coreml-ios16", "coreml-ios18-int8", "litert-arm64", "litert-arm64-int8")
 
@@ -42,8 +38,9 @@ def make_row(**changes: Any) -> Row:
         "target": "litert-arm64",
         "path": "files/block80-litert-arm64.tflite",
         "bytes": 2_131_016,
-        "top1": 0.99,
-        "top1_drop_points": 0.25,
+        "metric": "top1",
+        "score": 0.99,
+        "drop_points": 0.25,
         "agreement": 0.9912,
         "max_relative_error": 0.000312,
         "zero_fraction": 0.7512,
@@ -91,8 +88,8 @@ def _row(variant: str, place: int) -> Row:
         target=target,
         path=f"files/{variant}-{target}" + (".tflite" if "litert" in target else ".mlpackage"),
         bytes=BYTES[variant][place],
-        top1=top1,
-        top1_drop_points=100 * (447 / IMAGES - top1),
+        score=top1,
+        drop_points=100 * (447 / IMAGES - top1),
         agreement=1 - 0.01 * place,
         max_relative_error=0.00031 * 7**place,
         zero_fraction=0.7512 if variant == "block80" else 0.0004,
@@ -152,7 +149,8 @@ def _sensitivity() -> Sensitivity:
         block=(1, 4),
         images=350,
         image_source="fixed subset of the training images",
-        top1=0.9971,
+        metric="top1",
+        score=0.9971,
         sparsities=(0.5, 0.95),
         layers=(
             LayerDrops("features.1.0", 1728, (0.2857, 31.4286)),
@@ -201,7 +199,8 @@ def make_report(budget: dict[str, Any] | None = None) -> Report:
         trainings=tuple(
             Training(
                 variant=variant,
-                top1=CORRECT[variant][0] / IMAGES,
+                metric="top1",
+                score=CORRECT[variant][0] / IMAGES,
                 parameters=1_528_106 - 700_000 * (variant == "channels"),
                 macs=5_812_345,
                 seconds=94.2,
@@ -218,7 +217,7 @@ def make_report(budget: dict[str, Any] | None = None) -> Report:
             )
             for variant in BYTES
         ),
-        examinations=tuple(map(_examination, BYTES)),
+        analyses=tuple(map(_examination, BYTES)),
         sensitivity=_sensitivity(),
         benches=(_bench("arm64"),),
     )

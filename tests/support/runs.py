@@ -8,8 +8,9 @@ from pathlib import Path
 
 from converters import litert
 from converters.facts import sha256
+from edgeprune.evaluation.records import Row
 from edgeprune.report import records
-from edgeprune.report.records import Report, Row
+from edgeprune.report.records import Report
 from tests.support.networks import Network
 from tests.support.reports import make_row
 
@@ -55,8 +56,8 @@ def row_of(folder: Path, path: Path, variant: str, drop_points: float = 0.0) -> 
         path=path.relative_to(folder).as_posix(),
         bytes=found.bytes,
         sha256=sha256(path),
-        top1=0.9 - drop_points / 100,
-        top1_drop_points=drop_points,
+        score=0.9 - drop_points / 100,
+        drop_points=drop_points,
         zero_fraction=found.zero_fraction,
         bits_per_weight=found.bits_per_weight,
         layers=tuple({**dataclasses.asdict(layer), "shape": list(layer.shape)} for layer in found.layers),

@@ -26,6 +26,8 @@ class Allocation:
         weights: number of weights of those layers.
         left_dense: layers that the pattern does not fit, and why.
         bytes: predicted size of the file by target, where a budget was given.
+        time_fractions: predicted time by runtime, as a share of the dense file's, where a time was given.
+        macs_fraction: multiplications left, as a share of the dense model's; None where not asked for.
         loss: expected of the whole, in the unit of the curves that were followed; None where none were.
     """
 
@@ -35,6 +37,8 @@ class Allocation:
     left_dense: Mapping[str, str] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
     loss: float | None = None
+    time_fractions: Mapping[str, float] = field(default_factory=dict)
+    macs_fraction: float | None = None
 
     @property
     def rules(self) -> list[Rule]:

@@ -7,30 +7,22 @@ al., CVPR 2019, for the importance; Shen et al., NeurIPS 2022, for the importanc
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from converters.layers import kind_of, weighted_layers
+from converters.layers import weighted_layers
 from edgeprune.errors import UserError
-from edgeprune.models.attention import attention_blocks, is_attention
+from edgeprune.models.attention import is_attention
 from edgeprune.models.cost import count_macs, count_parameters
-from edgeprune.pruning.calibration import (
-    Batch,
-    Calibration,
-    Layer,
-    Loss,
-    evaluating,
-    read_batches,
-    run,
-)
-from edgeprune.pruning.channels.shrink import narrowed
+from edgeprune.pruning.calibration import Batch, Calibration, Loss, evaluating, read_batches, run
+from edgeprune.pruning.channels.groups import Axis, Group, find_groups
+from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, take_out, undone, unless_it_fails
+from edgeprune.pruning.channels.shrink import SEARCH_SECONDS, Shrunk, all_learning, narrowed, unit_step
 
 COUNTS: dict[str, Callable[[nn.Module, Tensor], int]] = {
     "macs": count_macs,
@@ -42,16 +34,16 @@ TOLERANCE = 0.03  # By which more may be left, where nothing smaller can be had.
 
 
 @dataclass(frozen=True)
-class _Group:
+class _Ranked:
     """Channels that can only go together with those of the same number in other layers.
 
     Attributes:
-        layer: name of the layer that stands for them.
-        importance: (channels,) float64, what the loss changes by without each, squared.
+        group: which.
+        importance: (units,) float64, what the loss changes by without each, squared.
         saved: multiplications or weights that go with each.
     """
 
-    layer: str
+    group: Group
     importance: Tensor
     saved: float
 
@@ -66,11 +58,14 @@ def shrink_to(
     loss: Loss = F.cross_entropy,
     round_to: int = 8,
     keep: Sequence[str] = (),
-) -> dict[str, tuple[int, int]]:
+    seconds: float = SEARCH_SECONDS,
+) -> Shrunk:
     """Remove channels, in place, until `left` of the model's multiplications or weights remain.
 
+    What cannot go is left, as `shrink` leaves it.
+
     Args:
-        model: a convolutional network in eval mode.
+        model: a convolutional network; it is run in eval mode, and keeps its own.
         example: (1, 3, h, w), for tracing; its size decides how often a weight is used.
         left: fraction that stays, above 0 and below 1; met as closely as rounded widths allow.
         of: "macs", multiply-accumulates, for speed; "parameters", for bytes.
@@ -78,21 +73,25 @@ def shrink_to(
             thousand images are plenty.
         loss: from (outputs, labels).
         round_to: remaining widths are multiples of this.
-        keep: names of further layers whose outputs stay as they are.
+        keep: names of further layers, or of modules around them, whose outputs stay as they are.
+        seconds: see `shrink`.
 
     Returns:
-        Output channels (before, after) of each convolution and linear layer that shrank.
+        Output channels (before, after) of each convolution and linear layer that shrank, and what was left.
 
     Raises:
         UserError: a fraction out of range or out of reach, an unknown count or layer in `keep`, attention,
-            missing labels, NaN or infinity.
+            missing labels, NaN or infinity. The model is then as it was.
+        ToolError: nothing could be removed.
     """
-    cut = least_channels(
-        model, example, left, of=of, calibration=calibration, loss=loss, round_to=round_to, keep=keep
+    cut, kept = _least_channels(
+        model, example, left, of, calibration, loss, round_to=round_to, keep=keep, seconds=seconds
     )
-    before = weighted_layers(model, example)
-    remove(model, example, cut)
-    return narrowed(before, weighted_layers(model, example))
+    with unless_it_fails(model), evaluating(model):
+        before = weighted_layers(model, example)
+        take_out(model, cut)
+        widths = narrowed(before, weighted_layers(model, example))
+    return Shrunk(widths, kept)
 
 
 def least_channels(
@@ -105,54 +104,118 @@ def least_channels(
     loss: Loss = F.cross_entropy,
     round_to: int = 8,
     keep: Sequence[str] = (),
+    seconds: float = SEARCH_SECONDS,
 ) -> dict[str, list[int]]:
-    """The channels that `shrink_to` removes, by the layer that stands for them; `model` stays as it is."""
+    """The channels that `shrink_to` removes, by the layer that stands for them; `model` stays as it is.
+
+    Of a group whose units have several channels of that layer (grouped convolutions), all of them.
+    """
+    cut, _ = _least_channels(
+        model, example, left, of, calibration, loss, round_to=round_to, keep=keep, seconds=seconds
+    )
+    channels: dict[str, list[int]] = {}
+    for group, units in cut:
+        places = group.places[group.makers[0]][list(units)]
+        channels[group.layer] = sorted(channels.get(group.layer, []) + places.ravel().tolist())
+    return channels
+
+
+def _least_channels(
+    model: nn.Module,
+    example: Tensor,
+    left: float,
+    of: str,
+    calibration: Calibration | None,
+    loss: Loss,
+    *,
+    round_to: int,
+    keep: Sequence[str],
+    seconds: float,
+) -> tuple[list[Cut], dict[str, str]]:
     _refuse(model, left, of, keep)
     batches = read_batches(calibration, "taylor")
+    found = find_groups(model, example, keep=keep, seconds=seconds)
     with evaluating(model):
-        groups = list(_groups(model, example, of, batches, loss, keep))
-        found = _searched(model, example, groups, left, of, round_to)
-    if min(found) > left + TOLERANCE:
+        ranked = _rank(model, example, found.groups, of, batches, loss)
+        # As much as may ever go, to know which groups can.
+        most = [(r.group, units) for r in ranked if (units := _least(r, math.inf, round_to))]
+        possible, moving = Trials(model, example, seconds=seconds).possible(most)
+        able = {id(group) for group, _ in possible}
+        ranked = [r for r in ranked if id(r.group) in able]
+        kept = {**found.left, **moving}
+        if not ranked:
+            raise reasons_or(f"no channel can be removed; widths are rounded to {round_to}", kept)
+        tried = _searched(model, example, ranked, left, of, round_to)
+    if min(tried) > left + TOLERANCE:
         raise UserError(
-            f"{left:g} of the {of} cannot be left: {min(found):.2f} is the least; every layer keeps "
-            f"{LEAST_LEFT:.0%} of its channels or more, and widths are rounded to {round_to}"
+            [
+                f"{left:g} of the {of} cannot be left: {min(tried):.2f} is the least; every layer keeps "
+                f"{LEAST_LEFT:.0%} of its channels or more, and widths are rounded to {round_to}",
+                *(f"  {name!r} stays: {reason}" for name, reason in list(kept.items())[:5]),
+            ]
         )
-    nearest = found[min(found, key=lambda share: abs(share - left))]
-    return {layer: channels for layer, channels in nearest.items() if channels}
+    return tried[min(tried, key=lambda share: abs(share - left))], kept
 
 
 def _searched(
-    model: nn.Module, example: Tensor, groups: Sequence[_Group], left: float, of: str, round_to: int
-) -> dict[float, dict[str, list[int]]]:
-    """What was tried on copies on the way to `left`: by the share that stays, the channels that go.
+    model: nn.Module, example: Tensor, ranked: Sequence[_Ranked], left: float, of: str, round_to: int
+) -> dict[float, list[Cut]]:
+    """What was tried on the way to `left`: by the share that stays, what goes.
 
-    How many channels go is halved, not the threshold: scores span many decades.
+    How many units go is halved, not the threshold: scores span many decades.
     """
     dense = COUNTS[of](model, example)
-    scores = torch.cat([group.importance / group.saved for group in groups]).sort().values
-    tried = {}
+    scores = torch.cat([r.importance / r.saved for r in ranked]).sort().values
+    tried: dict[float, list[Cut]] = {}
     low, high = 0, len(scores)
     while low < high:
         middle = (low + high) // 2
-        cut = {group.layer: _least(group, float(scores[middle]), round_to) for group in groups}
-        trial = copy.deepcopy(model)
-        remove(trial, example, cut)
-        share = COUNTS[of](trial, example) / dense
+        least = [(r.group, _least(r, float(scores[middle]), round_to)) for r in ranked]
+        cut: list[Cut] = [(group, units) for group, units in least if units]
+        with undone(model):
+            take_out(model, cut)
+            share = COUNTS[of](model, example) / dense
         tried[share] = cut
         low, high = (middle + 1, high) if share > left else (low, middle)
     return tried
 
 
-def remove(model: nn.Module, example: Tensor, cut: Mapping[str, Sequence[int]]) -> None:
-    """Remove channels by the layer that stands for them, in place, wherever they are read or made."""
-    import torch_pruning as tp
+def remove(
+    model: nn.Module, example: Tensor, cut: Mapping[str, Sequence[int]], *, seconds: float = SEARCH_SECONDS
+) -> None:
+    """Remove channels by a layer that makes them, in place, wherever they are carried or read.
 
-    graph = tp.DependencyGraph().build_dependency(model, example)
-    for name, channels in cut.items():
-        if channels:
-            layer = model.get_submodule(name)
-            prune = graph.get_pruner_of_module(layer).prune_out_channels
-            graph.get_pruning_group(layer, prune, list(channels)).prune()
+    Args:
+        model: any module; it is run in eval mode, and keeps its own.
+        example: (1, 3, h, w).
+        cut: channels by layer, as `least_channels` gives them.
+        seconds: see `shrink`.
+
+    Raises:
+        UserError: a channel that cannot go, or not alone. The model is then as it was.
+    """
+    found = find_groups(model, example, seconds=seconds)
+    cuts: list[Cut] = []
+    problems: list[str] = []
+    for layer, channels in cut.items():
+        wanted = set(channels)
+        for group in found.groups:
+            for axis in (axis for axis in group.makers if axis.layer == layer):
+                units = [u for u, places in enumerate(group.places[axis].tolist()) if wanted & set(places)]
+                together = {place for unit in units for place in group.places[axis][unit].tolist()}
+                problems += [f"layer {layer!r}: channels {sorted(together)[:8]} go together"] * (
+                    not together <= wanted
+                )
+                wanted -= together
+                cuts += [(group, units)] * bool(units)
+        if wanted:
+            reason = found.left.get(layer, "they are not its channels, or nothing reads them")
+            problems.append(f"layer {layer!r}: channels {sorted(wanted)[:8]} cannot go: {reason}")
+    possible, moving = Trials(model, example, seconds=seconds).possible(cuts)
+    problems += [f"layer {layer!r}: {reason}" for layer, reason in moving.items()]
+    if problems:
+        raise UserError(problems)
+    take_out(model, possible)
 
 
 def _refuse(model: nn.Module, left: float, of: str, keep: Sequence[str]) -> None:
@@ -162,88 +225,68 @@ def _refuse(model: nn.Module, left: float, of: str, keep: Sequence[str]) -> None
         problems.append(f"fraction left {left:g} is not between 0 and 1: 0.5 halves the model")
     if of not in COUNTS:
         problems.append(f"unknown count {of!r}: choose from {', '.join(COUNTS)}")
-    attention = attention_blocks(model) + [name for name, module in modules.items() if is_attention(module)]
+    attention = [name for name, module in modules.items() if is_attention(module)]
     if attention:
         problems.append(f"layer {attention[0]!r} is attention: use shrink_transformer, or shrink")
     if problems:
         raise UserError(problems)
 
 
-def _least(group: _Group, threshold: float, round_to: int) -> list[int]:
-    """Channels of the group at or below the threshold, fewer where widths are rounded; ties by index."""
-    width = len(group.importance)
-    wanted = int((group.importance / group.saved > threshold).sum())
+def _least(ranked: _Ranked, threshold: float, round_to: int) -> list[int]:
+    """Units of the group at or below the threshold, fewer where widths are rounded; ties by index."""
+    width = len(ranked.importance)
+    wanted = int((ranked.importance / ranked.saved > threshold).sum())
     least = max(wanted, math.ceil(LEAST_LEFT * width), 1)
-    stays = min(math.ceil(least / round_to) * round_to, width)
-    order = group.importance.argsort(stable=True)
+    step = unit_step(ranked.group, round_to)
+    stays = min(math.ceil(least / step) * step, width)
+    order = ranked.importance.argsort(stable=True)
     return sorted(order[: width - stays].tolist())
 
 
-def _groups(
-    model: nn.Module, example: Tensor, of: str, batches: Sequence[Batch], loss: Loss, keep: Sequence[str]
-) -> Iterator[_Group]:
-    """Every group of channels that can go, but for the classes and `keep`."""
-    import torch_pruning as tp
-
-    layers = {
-        name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
-    }
-    names = {module: name for name, module in layers.items()}
-    running = weighted_layers(model, example)
-    uses = {layer.name: layer.uses if of == "macs" else 1 for layer in running}
-    effects = _effects(model, layers, batches, loss)
-    kept = [layers[running[-1].name], *(model.get_submodule(name) for name in keep)]
-    graph = tp.DependencyGraph().build_dependency(model, example)
-    found = graph.get_all_groups(ignored_layers=kept, root_module_types=[nn.Conv2d, nn.Linear])
-    for items in found:
-        parts = [item for item in items if item.dep.target.module in names]
-        if any(_grouped(item.dep.target.module) or None in item.root_idxs for item in parts):
-            continue  # Channels of grouped convolutions cannot go one at a time.
-        width = len(items[0].idxs)
-        changes = torch.zeros(len(batches), width, dtype=torch.float64)
-        saved = 0.0
-        for item in parts:
-            layer, name = item.dep.target.module, names[item.dep.target.module]
-            reads = _reads(item)
-            weights = layer.weight[:, 0].numel() if reads else layer.weight[0].numel()
-            saved += weights * uses.get(name, 0) * len(item.idxs) / width
-            if reads:
-                changes.index_add_(1, torch.tensor(item.root_idxs), effects[name][:, item.idxs])
-        yield _Group(names[items[0].dep.target.module], changes.square().mean(0), saved)
+def _rank(
+    model: nn.Module, example: Tensor, groups: Sequence[Group], of: str, batches: Sequence[Batch], loss: Loss
+) -> list[_Ranked]:
+    uses = {layer.name: layer.uses if of == "macs" else 1 for layer in weighted_layers(model, example)}
+    axes = {axis for group in groups for axis in group.readers}
+    effects = _effects(model, axes, batches, loss)
+    weights = dict(model.named_parameters())
+    ranked = []
+    for group in groups:
+        changes = torch.zeros(len(batches), len(group), dtype=torch.float64)
+        for axis in group.readers:
+            changes += effects[axis][:, torch.from_numpy(group.places[axis])].sum(2)
+        saved = sum(
+            weights[axis.tensor].numel()
+            / weights[axis.tensor].shape[axis.dim]
+            * places.shape[1]
+            * uses.get(axis.layer, 0)
+            for axis, places in group.places.items()
+            if axis.tensor in weights and weights[axis.tensor].dim() > 1
+        )
+        ranked.append(_Ranked(group, changes.square().mean(0), max(saved, 1.0)))
+    return ranked
 
 
-def _grouped(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and kind_of(layer) != "depthwise"
-
-
-def _reads(item: Any) -> bool:
-    """Whether a layer of a group reads its channels and mixes them; a depthwise one hands them on."""
-    import torch_pruning as tp
-
-    return item.dep.handler in (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
-
-
-def _effects(
-    model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch], loss: Loss
-) -> dict[str, Tensor]:
+def _effects(model: nn.Module, axes: set[Axis], batches: Sequence[Batch], loss: Loss) -> dict[Axis, Tensor]:
     """What the loss changes by, to first order, when a layer no longer reads an input: (batches, inputs).
 
     The change by a weight that goes is minus weight times gradient; an input takes all of its weights along.
     """
     if any(labels is None for _, labels in batches):
         raise UserError("channels are ranked by the loss: give calibration as (images, labels) pairs")
-    weights = {name: layer.weight for name, layer in layers.items()}
-    found: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with evaluating(model), torch.enable_grad():
+    named = dict(model.named_parameters())
+    weights = {axis: named[axis.tensor] for axis in axes}
+    found: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
+    with evaluating(model), all_learning(weights.values()), torch.enable_grad():
         for images, labels in batches:
             outputs = run(model, images)
             total = loss(outputs, torch.as_tensor(labels, device=outputs.device))
             gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-            for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            for (axis, weight), gradient in zip(weights.items(), gradients, strict=True):
                 change = torch.zeros_like(weight) if gradient is None else weight.detach() * gradient
-                found[name].append(change.transpose(0, 1).flatten(1).sum(1).double().cpu())
-    stacked = {name: torch.stack(changes) for name, changes in found.items()}
-    infinite = [name for name, changes in stacked.items() if not bool(changes.isfinite().all())]
+                found[axis].append(change.movedim(axis.dim, 0).flatten(1).sum(1).double().cpu())
+    stacked = {axis: torch.stack(changes) for axis, changes in found.items()}
+    infinite = [axis.layer for axis, changes in stacked.items() if not bool(changes.isfinite().all())]
     if infinite:
         raise UserError([f"layer {name!r} has a NaN or infinite weight or gradient" for name in infinite])
     return stacked

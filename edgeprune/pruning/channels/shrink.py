@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -13,13 +14,31 @@ from torch.nn import functional as F
 
 from converters.layers import WeightedLayer, weighted_layers
 from edgeprune.errors import ToolError, UserError
-from edgeprune.models.attention import attention_blocks, is_attention
+from edgeprune.models.attention import is_attention
 from edgeprune.models.cost import count_macs
 from edgeprune.pruning.calibration import Batch, Calibration, Loss, evaluating, read_batches, run
+from edgeprune.pruning.channels.groups import Axis, Group, find_groups
+from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, take_out, unless_it_fails
 from edgeprune.pruning.channels.transformers import shrink_transformer
 from edgeprune.pruning.criteria import fpgm
 
 CHANNEL_CRITERIA = ("squared_magnitude", "magnitude", "bn_scale", "fpgm", "taylor", "random")
+SEARCH_SECONDS = 60.0
+
+# Importance of each unit of a group, (units,); None where a criterion says nothing about it.
+Rank = Callable[[Group], Tensor | None]
+
+
+class Shrunk(dict[str, tuple[int, int]]):
+    """Output channels (before, after) of each layer that shrank.
+
+    Attributes:
+        left: layers with channels that could not go, and why; not those that were asked to stay.
+    """
+
+    def __init__(self, widths: Mapping[str, tuple[int, int]], left: Mapping[str, str]) -> None:
+        super().__init__(widths)
+        self.left = dict(left)
 
 
 def shrink(
@@ -33,37 +52,39 @@ def shrink(
     calibration: Calibration | None = None,
     loss: Loss = F.cross_entropy,
     seed: int = 0,
-) -> dict[str, tuple[int, int]]:
+    seconds: float = SEARCH_SECONDS,
+) -> Shrunk:
     """Remove the `fraction` of each layer's output channels that matters least, in place.
 
-    Layers that share channels (residuals, depthwise, squeeze-and-excite) shrink together; a group's
-    importance is the mean over all of its layers (DepGraph, Fang et al., CVPR 2023; the groups come from
-    torch-pruning). The layer that gives the classes keeps its width. A vision transformer of timm's loses
-    that fraction of its attention heads and of its MLPs' width: see `shrink_transformer`.
+    Channels that depend on each other (residuals, depthwise, squeeze-and-excite) go together; a unit's
+    importance is the mean over all layers that make, carry or read it (DepGraph, Fang et al., CVPR 2023).
+    Layers that give the model's answers keep their width. Each removal is tried before it is done: a group
+    of layers without which the model fails, or whose zeroed channels cannot go without moving the answers,
+    is left, and the result's `left` says why. A vision transformer of timm's loses that fraction of its
+    attention heads and of its MLPs' width: see `shrink_transformer`; other attention is left whole.
 
     Args:
-        model: a module in eval mode.
-        example: (1, 3, h, w), for tracing.
+        model: any module; it is run in eval mode, and keeps its own.
+        example: (1, 3, h, w), what the model is run on to see how its layers depend on each other.
         fraction: of channels to remove, above 0 and below 1; widths are then rounded to `round_to`.
         round_to: odd widths run slowly on every runtime measured; 8 suits them all.
-        keep: names of further layers whose outputs stay as they are.
+        keep: names of further layers, or of modules around them, whose outputs stay as they are.
         criterion: "squared_magnitude" or "magnitude", the weights that make and read a channel; "bn_scale",
             of channels with a batch norm, the others stay; "fpgm", distance to the layer's other filters;
             "taylor", from gradients; "random".
         calibration: batches of (images, labels), for "taylor".
         loss: from (outputs, labels), for "taylor".
         seed: for "random".
+        seconds: for finding what goes together, and again for trying it; what was not tried by then is left.
 
     Returns:
-        Output channels (before, after) of each convolution and linear layer that shrank.
+        Output channels (before, after) of each convolution and linear layer that shrank, and what was left.
 
     Raises:
-        UserError: a fraction out of range, an unknown layer in `keep` or criterion, attention that cannot
-            shrink, missing calibration images or labels.
-        ToolError: nothing could be removed, or the model no longer runs.
+        UserError: a fraction out of range, an unknown layer in `keep` or criterion, a scripted module, an
+            example that the model does not take, missing calibration images or labels.
+        ToolError: nothing could be removed. The model is then as it was.
     """
-    import torch_pruning as tp
-
     modules = dict(model.named_modules())
     problems = [f"no layer {name!r} to keep" for name in keep if name not in modules]
     if not 0 < fraction < 1:
@@ -76,42 +97,52 @@ def shrink(
     if problems:
         raise UserError(problems)
     if transformer:
-        return shrink_transformer(
-            model,
-            example,
-            heads=fraction,
-            width=fraction,
-            round_to=round_to,
-            keep=keep,
-            criterion=criterion,
-            calibration=calibration,
-            loss=loss,
-            seed=seed,
-        )
-    _refuse_attention(model)
-    layers = weighted_layers(model, example)
-    classes_layer = layers[-1].name
-    if criterion == "taylor":
-        _set_gradients(model, read_batches(calibration, criterion), loss)
-    # Module instances and a fresh importance: torch-pruning ignores types here and shares its defaults.
-    pruner = tp.pruner.BasePruner(
-        model,
-        example,
-        importance=_group_importance(criterion, seed),
-        pruning_ratio=fraction,
-        round_to=round_to,
-        ignored_layers=[modules[name] for name in (classes_layer, *keep)],
-        root_module_types=[nn.Conv2d, nn.Linear],
-    )
-    pruner.step()
-    model.zero_grad(set_to_none=True)
-    shrunk = narrowed(layers, weighted_layers(model, example))
-    if not shrunk:
-        raise ToolError(
+        with unless_it_fails(model):
+            widths = shrink_transformer(
+                model,
+                example,
+                heads=fraction,
+                width=fraction,
+                round_to=round_to,
+                keep=keep,
+                criterion=criterion,
+                calibration=calibration,
+                loss=loss,
+                seed=seed,
+            )
+        return Shrunk(widths, {})
+    found = find_groups(model, example, keep=keep, seconds=seconds)
+    rank = _ranking(model, criterion, calibration, loss, seed)
+    cuts = [cut for group in found.groups for cut in _least(group, rank, fraction, round_to)]
+    possible, moving = Trials(model, example, seconds=seconds).possible(cuts)
+    left = {**found.left, **moving}
+    if not possible:
+        raise reasons_or(
             f"no channel could be removed at fraction {fraction:g}: widths are rounded to {round_to}; "
-            "ask for a larger fraction or a smaller rounding"
+            "ask for a larger fraction or a smaller rounding",
+            left,
         )
-    return shrunk
+    with unless_it_fails(model), evaluating(model):
+        before = weighted_layers(model, example)
+        take_out(model, possible)
+        widths = narrowed(before, weighted_layers(model, example))
+    return Shrunk(widths, left)
+
+
+def _least(group: Group, rank: Rank, fraction: float, round_to: int) -> Iterator[Cut]:
+    """The units of a group that matter least, as many as leave a rounded width."""
+    step = unit_step(group, round_to)
+    stays = max(round(len(group) * (1 - fraction) / step), 1) * step
+    if stays >= len(group):
+        return
+    importance = rank(group)
+    if importance is not None:
+        yield group, sorted(importance.argsort(stable=True)[: len(group) - stays].tolist())
+
+
+def unit_step(group: Group, round_to: int) -> int:
+    """The units that must stay or go together so that every layer's width is a multiple of `round_to`."""
+    return math.lcm(*(round_to // math.gcd(round_to, group.places[axis].shape[1]) for axis in group.makers))
 
 
 def narrowed(before: Sequence[WeightedLayer], after: Sequence[WeightedLayer]) -> dict[str, tuple[int, int]]:
@@ -161,71 +192,88 @@ def _macs_left(model: nn.Module, example: Tensor, fraction: float, settings: Map
     return count_macs(model, example)
 
 
-def _group_importance(criterion: str, seed: int) -> Callable[[Any], Tensor | None]:
-    """From a group of torch-pruning's to an importance of each of its channels."""
-    import torch_pruning as tp
-
-    if criterion == "bn_scale":
-        return tp.importance.BNScaleImportance()  # type: ignore[no-any-return]
-    if criterion == "taylor":
-        return tp.importance.GroupTaylorImportance()  # type: ignore[no-any-return]
-    if criterion == "fpgm":
-        return _fpgm_of_group
+def _ranking(
+    model: nn.Module, criterion: str, calibration: Calibration | None, loss: Loss, seed: int
+) -> Rank:
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
-        return lambda group: torch.rand(len(group[0].idxs), generator=generator)
-    p = 1 if criterion == "magnitude" else 2
-    return tp.importance.GroupMagnitudeImportance(p=p)  # type: ignore[no-any-return]
+        return lambda group: torch.rand(len(group), generator=generator)
+    weights = {name: p.detach().float().cpu() for name, p in model.named_parameters()}
+    if criterion == "bn_scale":
+        scales = _batch_norm_scales(model)
+        return lambda group: _mean_over(group, {n: w.abs() for n, w in weights.items() if n in scales})
+    if criterion == "fpgm":
+        return lambda group: _fpgm_of(group, weights)
+    if criterion == "taylor":
+        gradients = _gradients(model, read_batches(calibration, criterion), loss)
+        values = {name: (weights[name] * gradients[name]).abs() for name in weights}
+    else:
+        values = {n: w.abs() if criterion == "magnitude" else w.square() for n, w in weights.items()}
+    ranked = {n: v for n, v in values.items() if v.dim() > 1 or n in _batch_norm_scales(model)}
+    return lambda group: _mean_over(group, ranked)
 
 
-def _fpgm_of_group(group: Any) -> Tensor | None:
-    """FPGM of each layer that makes the group's channels, added up.
+def _batch_norm_scales(model: nn.Module) -> set[str]:
+    return {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+    }
 
-    torch-pruning has its own, which measures distances between squared weights; the paper's are between
-    the filters themselves.
-    """
-    import torch_pruning as tp
 
-    makers = (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
-    total = torch.zeros(len(group[0].idxs))
-    for item in group:
-        layer = item.dep.target.module
-        if item.dep.handler not in makers or None in item.root_idxs:
-            continue
-        distances = fpgm(layer.weight).flatten(1).sum(1).cpu()
+def _mean_over(group: Group, values: Mapping[str, Tensor]) -> Tensor | None:
+    """What the values add up to for each unit, the mean over the weights that have any: (units,)."""
+    sums = [_of_units(values[axis.tensor], axis, group) for axis in group.places if axis.tensor in values]
+    return torch.stack(sums).mean(0) if sums else None
+
+
+def _of_units(values: Tensor, axis: Axis, group: Group) -> Tensor:
+    along = values.movedim(axis.dim, 0).flatten(1).sum(1) if values.dim() > 1 else values
+    return along[torch.from_numpy(group.places[axis])].sum(1)
+
+
+def _fpgm_of(group: Group, weights: Mapping[str, Tensor]) -> Tensor | None:
+    """FPGM of each layer that makes the group's channels, added up (He et al., CVPR 2019)."""
+    total = torch.zeros(len(group))
+    for axis in group.makers:
+        weight = weights.get(axis.tensor)
+        if weight is None:
+            return None
+        distances = fpgm(weight.movedim(axis.dim, 0)).flatten(1).sum(1)
         # Layers of many inputs have larger distances: each counts alike.
         shares = distances / distances.mean().clamp_min(torch.finfo(torch.float32).tiny)
-        total.index_add_(0, torch.tensor(item.root_idxs), shares[item.idxs])
+        total += shares[torch.from_numpy(group.places[axis])].sum(1)
     return total if bool(total.any()) else None
 
 
-def _set_gradients(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> None:
-    """Leave the gradient of the loss over all batches in every parameter's `.grad`."""
+def _gradients(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> dict[str, Tensor]:
+    """Gradient of the loss, added up over all batches, by parameter; nothing is left in `.grad`."""
     if any(labels is None for _, labels in batches):
         raise UserError("criterion 'taylor' needs the loss: give calibration as (images, labels) pairs")
-    model.zero_grad(set_to_none=True)
-    with evaluating(model), torch.enable_grad():
+    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    totals = {name: torch.zeros(p.shape) for name, p in parameters.items()}
+    with evaluating(model), all_learning(parameters.values()), torch.enable_grad():
         for images, labels in batches:
             outputs = run(model, images)
-            loss(outputs, torch.as_tensor(labels, device=outputs.device)).backward()  # type: ignore[no-untyped-call]
-    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    infinite = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
-    ]
-    problems = [f"weight {name!r} is frozen or takes no part in the loss: no gradient" for name in without]
-    problems += [f"weight {name!r} has a NaN or infinite gradient" for name in infinite]
-    if problems:
-        raise UserError(problems)
+            value = loss(outputs, torch.as_tensor(labels, device=outputs.device))
+            found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, found, strict=True):
+                if gradient is not None:
+                    totals[name] += gradient.detach().float().cpu()
+    infinite = [name for name, gradient in totals.items() if not bool(gradient.isfinite().all())]
+    if infinite:
+        raise UserError([f"weight {name!r} has a NaN or infinite gradient" for name in infinite])
+    return totals
 
 
-def _refuse_attention(model: nn.Module) -> None:
-    """Heads that are not taken out whole would leave a model that computes something else."""
-    others = attention_blocks(model)
-    if others:
-        kind = type(model.get_submodule(others[0])).__name__
-        raise UserError(
-            f"layer {others[0]!r} is a {kind}: channels around attention can be removed only from timm's "
-            "plain kind, e.g. timm/vit_tiny_patch16_224"
-        )
+@contextmanager
+def all_learning(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Frozen weights have gradients too, inside."""
+    frozen = [p for p in parameters if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

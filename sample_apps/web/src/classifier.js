@@ -9,6 +9,7 @@ import { description, isTflite } from "./tflite.js";
 export class Classifier {
   #layout;
   #normalization;
+  #preparation;
 
   /** Throws an Error with one readable sentence where the file is none, or LiteRT.js refuses it. */
   static async load(name, content, signal) {
@@ -35,8 +36,9 @@ export class Classifier {
     if (inputs[0].dtype !== "float32" || outputs[0].dtype !== "float32") {
       throw new Error(`${name} takes ${inputs[0].dtype} and gives ${outputs[0].dtype}; float32 is needed.`);
     }
-    const { range, normalization, labels } = description(content);
+    const { range, normalization, labels, preparation } = description(content);
     this.name = name;
+    this.#preparation = preparation;
     this.bytes = content.length;
     this.runtime = runtime;
     this.outputs = outputs[0].shape.reduce((product, side) => product * side, 1);
@@ -60,7 +62,7 @@ export class Classifier {
   /** What the model sees of an image: RGBA {data, width, height}. */
   seen(image) {
     const { width, height } = this.#layout;
-    const rgb = fit(image, width, height);
+    const rgb = fit(image, width, height, this.#preparation);
     const data = new Uint8ClampedArray(width * height * 4).fill(255);
     for (let pixel = 0; pixel < width * height; pixel++) data.set(rgb.subarray(3 * pixel, 3 * pixel + 3), 4 * pixel);
     return { data, width, height };
@@ -71,7 +73,7 @@ export class Classifier {
    * `normalization` counts only where the file does not say what it wants.
    */
   async classify(image, normalization) {
-    const rgb = fit(image, this.width, this.height);
+    const rgb = fit(image, this.width, this.height, this.#preparation);
     const input = tensor(rgb, this.#layout, this.#normalization ?? normalization);
     const values = await this.runtime.run(input).catch((error) => {
       throw new Error(`LiteRT.js cannot run ${this.name}: ${error.message}.`);

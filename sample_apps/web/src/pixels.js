@@ -1,5 +1,5 @@
 // From an image to a model's input, the way the training side reads held-out images: upright, the middle cropped
-// to the model's proportions, resized with Pillow's antialiased bilinear filter (a canvas would use the browser's).
+// to the model's proportions, resized with Pillow's antialiased filters (a canvas would use the browser's own).
 
 const CHANNELS = 3;
 
@@ -10,6 +10,24 @@ export const NORMALIZATIONS = {
   signed: { label: "−1 to 1", mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] },
   imagenet: { label: "ImageNet's mean and deviation", mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] },
 };
+
+/** Pillow's filters by name: how many pixels to either side count (0: only the nearest), and how much. */
+export const FILTERS = {
+  nearest: { support: 0, share: null },
+  bilinear: { support: 1, share: (x) => Math.max(0, 1 - Math.abs(x)) },
+  bicubic: { support: 2, share: cubic },
+  lanczos: { support: 3, share: (x) => (Math.abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0) },
+};
+
+function cubic(x) {
+  const [a, t] = [-0.5, Math.abs(x)];
+  if (t < 1) return ((a + 2) * t - (a + 3)) * t * t + 1;
+  return t < 2 ? ((t - 5) * t + 8) * t * a - 4 * a : 0;
+}
+
+function sinc(x) {
+  return x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x);
+}
 
 /** The normalisation that gives pixels in [low, high]. */
 export function normalizationTo([low, high]) {
@@ -52,12 +70,17 @@ export async function decode(blob) {
   }
 }
 
-/** Crop the middle and resize: (height * width * 3) RGB bytes, rows first. */
-export function fit(image, width, height) {
-  const scale = Math.min(image.width / width, image.height / height);
-  const [cropWidth, cropHeight] = [scale * width, scale * height];
-  const columns = weights((image.width - cropWidth) / 2, cropWidth, width, image.width);
-  const rows = weights((image.height - cropHeight) / 2, cropHeight, height, image.height);
+/**
+ * Resize and crop the middle: (height * width * 3) RGB bytes, rows first.
+ * With `resizePx` the whole image is resized until its shorter side has that many pixels, then the middle is
+ * cropped; without it the largest middle part of the model's proportions is cropped first, then resized.
+ */
+export function fit(image, width, height, { resizePx = null, interpolation = "bilinear" } = {}) {
+  const filter = FILTERS[interpolation];
+  const whole = resizePx !== null && resizePx >= Math.max(width, height);
+  const axes = whole ? resizedAxes(image, width, height, resizePx) : croppedAxes(image, width, height);
+  const columns = weights(axes.across, image.width, filter);
+  const rows = weights(axes.down, image.height, filter);
   const [before, after] = [4, CHANNELS]; // bytes a pixel
   // Across first, then down, rounding to bytes between, as Pillow does.
   const wide = resample(
@@ -68,6 +91,30 @@ export function fit(image, width, height) {
   );
   const down = { lines: width, step: after * width, stride: after };
   return resample(wide, down, rows, down);
+}
+
+/** Along each axis: where what is resized starts, its pixels a new pixel, and how many new ones from which on. */
+function croppedAxes(image, width, height) {
+  const scale = Math.min(image.width / width, image.height / height);
+  return {
+    across: { start: (image.width - scale * width) / 2, scale, first: 0, count: width },
+    down: { start: (image.height - scale * height) / 2, scale, first: 0, count: height },
+  };
+}
+
+function resizedAxes(image, width, height, resizePx) {
+  const shorter = Math.min(image.width, image.height);
+  const along = (side, count) => {
+    const resized = side === shorter ? resizePx : Math.trunc((resizePx * side) / shorter);
+    return { start: 0, scale: side / resized, first: halfToEven((resized - count) / 2), count };
+  };
+  return { across: along(image.width, width), down: along(image.height, height) };
+}
+
+/** Rounded as Python and torchvision do. */
+function halfToEven(value) {
+  const below = Math.floor(value);
+  return value - below === 0.5 ? below + (below % 2) : Math.round(value);
 }
 
 /** RGB bytes to the Float32Array that a model of this layout takes. */
@@ -84,21 +131,21 @@ export function tensor(rgb, { channelsLast }, { mean, std }) {
 }
 
 /**
- * For each of `count` new pixels of a line, which old ones it is made of, and how much of each:
- * a triangle as wide as a new pixel where the line shrinks, as an old one where it grows.
+ * For each of the new pixels of a line, which of the `limit` old ones it is made of, and how much of each: the
+ * filter is as wide as a new pixel where the line shrinks, as an old one where it grows.
  */
-function weights(start, length, count, limit) {
-  const scale = length / count;
-  const reach = Math.max(scale, 1);
+function weights({ start, scale, first: skipped, count }, limit, { support, share }) {
+  const stretch = Math.max(scale, 1);
   return Array.from({ length: count }, (_, index) => {
-    const centre = start + (index + 0.5) * scale;
-    const first = Math.max(0, Math.floor(centre - reach + 0.5));
-    const last = Math.min(limit, Math.floor(centre + reach + 0.5));
+    const centre = start + (skipped + index + 0.5) * scale;
+    if (support === 0) return { first: Math.floor(centre), shares: [1] };
+    const first = Math.max(0, Math.floor(centre - support * stretch + 0.5));
+    const last = Math.min(limit, Math.floor(centre + support * stretch + 0.5));
     const shares = Array.from({ length: last - first }, (_, offset) =>
-      Math.max(0, 1 - Math.abs(first + offset - centre + 0.5) / reach),
+      share((first + offset - centre + 0.5) / stretch),
     );
-    const sum = shares.reduce((total, share) => total + share, 0);
-    return { first, shares: shares.map((share) => share / sum) };
+    const sum = shares.reduce((total, part) => total + part, 0);
+    return { first, shares: shares.map((part) => part / sum) };
   });
 }
 

@@ -1,6 +1,8 @@
 // What a `.tflite` file says about itself: the JSON in its metadata named "edgeprune". No file is trusted:
 // every read is checked against the file's end, and an entry of an unexpected kind counts as not there.
 
+import { FILTERS } from "./pixels.js";
+
 const NAME = "edgeprune";
 const IDENTIFIER = "TFL3";
 // Fields of the tables Model, Metadata and Buffer in LiteRT's schema.
@@ -14,8 +16,8 @@ export function isTflite(bytes) {
 }
 
 /**
- * What the file says: {range: [low, high] | null, normalization: {mean, std} | null, labels: string[] | null}.
- * Each is null where it says nothing that can be read. With a range the file normalises pixels itself, without
+ * What the file says: {range: [low, high] | null, normalization: {mean, std} | null, labels: string[] | null,
+ * preparation: {resizePx: number | null, interpolation}}. Each is null where it says nothing that can be read. With a range the file normalises pixels itself, without
  * one the app does.
  */
 export function description(bytes) {
@@ -31,6 +33,7 @@ export function description(bytes) {
   return {
     range: areNumbers(range, 2) ? range : null,
     normalization: range === null && areDeviations(std) && areNumbers(mean, 3) ? { mean, std } : null,
+    preparation: preparation(content?.metadata?.preprocessing),
     labels: Array.isArray(labels) && labels.every((label) => typeof label === "string") ? labels : null,
   };
 }
@@ -41,6 +44,19 @@ function areNumbers(values, count) {
 
 function areDeviations(values) {
   return areNumbers(values, 3) && values.every((value) => value > 0);
+}
+
+/** How images are to be resized before the middle is cropped; the default where the file does not say. */
+function preparation(text) {
+  let told;
+  try {
+    told = JSON.parse(text ?? "null");
+  } catch {
+    told = null;
+  }
+  const resizePx = Number.isInteger(told?.resize_px) && told.resize_px > 0 ? told.resize_px : null;
+  const known = Object.hasOwn(FILTERS, told?.interpolation ?? "");
+  return { resizePx, interpolation: known ? told.interpolation : "bilinear" };
 }
 
 /** The text of our entry; null where there is none. Throws a RangeError where the file is damaged. */

@@ -13,7 +13,7 @@ from torchvision.models import MobileNetV3, mobilenet_v3_small
 from converters import coreml
 from converters.errors import UserError
 from converters.facts import Converted
-from converters.targets import TARGETS, Format
+from converters.targets import TARGETS
 from tests.support.packages import (
     LABELS,
     NORMALIZATION,
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("packages")
 
 
-COREML_TARGETS = [name for name, target in TARGETS.items() if target.format is Format.COREML]
+COREML_TARGETS = [name for name, target in TARGETS.items() if target.format == "coreml"]
 
 
 @pytest.fixture(scope="session")

@@ -358,7 +358,10 @@ class TwoOutputs(Tiny):
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "training mode": ({"model": Tiny()}, r"in training mode \(Tiny\): call model\.eval\(\)"),
     "batch of two": ({"example": torch.zeros(2, 3, 32, 32)}, r"\(2, 3, 32, 32\), expected \(1, channels"),
-    "wrong dtype": ({"example": torch.zeros(1, 3, 32, 32, dtype=torch.float64)}, "torch.float64, expected torch.float32"),
+    "wrong dtype": (
+        {"example": torch.zeros(1, 3, 32, 32, dtype=torch.float64)},
+        "torch.float64, expected torch.float32",
+    ),
     "no such folder": ({"path": "nowhere/x.tflite"}, "no such folder"),
     "wrong suffix": ({"path": "x.onnx"}, r"must end in \.tflite"),
     "unknown target": ({"target": "litert-mars"}, "unknown target 'litert-mars': choose from litert-arm64"),

@@ -14,7 +14,7 @@ import pytest
 
 from converters import litert, verify
 from converters.errors import UserError
-from converters.litert import apart, inspection, linter
+from converters.litert import apart, inspection, linter, verification
 from converters.litert.graph import Graph, read, read_file
 from converters.runtimes.environments import RUNTIMES
 from converters.targets import Storage
@@ -209,7 +209,7 @@ def test_a_file_that_crashes_litert_cannot_be_verified(
     else:
         pytest.fail("no mutation crashes LiteRT: nothing was tested")
     there = dataclasses.replace(RUNTIMES["host"], name="x86-sparse")  # on any machine
-    monkeypatch.setitem(verify.KNOWN, "x86-sparse", there)
+    monkeypatch.setitem(verification.KNOWN, "x86-sparse", there)
     with pytest.raises(UserError, match=r"crashes\.tflite: not a usable \.tflite file: LiteRT crashes on it"):
         verify.verify(path, np.zeros((1, 3, 16, 16), np.float32), runtimes=["x86-sparse"])
 

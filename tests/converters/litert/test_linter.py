@@ -18,7 +18,7 @@ from converters.litert.graph import AlignedBuffer, Graph, read, read_file
 from converters.litert.linter import RULES, lint_graph
 from converters.runtimes.environments import prepared, runtime
 from converters.runtimes.running import Task, run
-from converters.targets import TARGETS, Format, Storage
+from converters.targets import TARGETS, Storage
 
 
 def build(
@@ -262,7 +262,7 @@ def test_blocks_of_output_channels_are_slow_in_browsers(network: Any, out: int, 
     assert lint_graph(graph, "arm64").slow == ()
 
 
-@pytest.mark.parametrize("name", [t.name for t in TARGETS.values() if t.format is Format.LITERT])
+@pytest.mark.parametrize("name", [t.name for t in TARGETS.values() if t.format == "litert"])
 def test_the_block_of_a_target_suits_it(network: Any, name: str) -> None:
     verdict = lint_graph(in_blocks(network, TARGETS[name].block[0]), TARGETS[name].platform)
     assert (verdict.sparse, verdict.slow) == (True, ())

@@ -17,8 +17,8 @@ import pytest
 
 from converters.facts import sha256
 from edgeprune.cli import main
-from edgeprune.commands import ci
-from edgeprune.commands.check import Checked, Entry, Held, Status
+from edgeprune.commands import ci_annotations
+from edgeprune.commands.check import CheckResult, Entry, JudgedFile, Status
 from edgeprune.report import records
 from edgeprune.report.records import Report
 from tests.support.reports import make_row
@@ -337,7 +337,7 @@ def test_mistakes_about_files_come_together(model: Path, tmp_path: Path, capsys:
     assert main(["check", str(model)]) == 2
     assert "files carry no budget" in capsys.readouterr().err
     assert main(["check", str(model), str(tmp_path), "--budget", limits]) == 2
-    assert "check one run folder, or .mlpackage and .tflite files" in capsys.readouterr().err
+    assert "check one run folder, or .tflite and .mlpackage files" in capsys.readouterr().err
 
 
 def test_a_package_from_elsewhere(finished_run: Path, tmp_path: Path, capsys: Any) -> None:
@@ -392,13 +392,13 @@ def test_on_github_each_failure_is_an_annotation(
 
 def test_names_that_would_end_an_annotation_or_xml_are_escaped() -> None:
     path = Path("a,b:c%d\n::error::\x1b.tflite")
-    entry = Entry(str(path), TARGET, Status.OVER, (), Held(path, ()), ("50 % over\r\n::warning::x",))
-    checked = Checked("<run>", "", (entry,), "")
-    (command,) = ci.github_annotations(checked)
+    entry = Entry(str(path), TARGET, Status.OVER, (), JudgedFile(path, ()), ("50 % over\r\n::warning::x",))
+    checked = CheckResult("<run>", "", (entry,), "")
+    (command,) = ci_annotations.github_annotations(checked)
     assert "\n" not in command
     assert command.startswith("::error file=a%2Cb%3Ac%25d%0A%3A%3Aerror%3A%3A\x1b.tflite,title=")
     assert command.endswith("::50 %25 over%0D%0A::warning::x")
-    suite = ElementTree.fromstring(ci.junit(checked).encode()).find("testsuite")
+    suite = ElementTree.fromstring(ci_annotations.junit(checked).encode()).find("testsuite")
     assert suite is not None
     assert suite.get("name") == "edgeprune check <run>"
     (case,) = suite

@@ -61,10 +61,10 @@ def test_a_runtime_that_is_not_prepared_comes_with_its_command(
 
 
 def test_packages_that_are_missing_or_of_another_version() -> None:
-    missing = doctor._package(Requirement("not-a-package-of-anyone>=2,<3"), True)
+    missing = doctor._package(Requirement("not-a-package-of-anyone>=2,<3"))
     assert (missing.ok, missing.version) == (False, None)
     assert missing.remedy == "pip install 'not-a-package-of-anyone<3,>=2'"
-    old = doctor._package(Requirement("numpy<1"), True)
+    old = doctor._package(Requirement("numpy<1"))
     assert (old.ok, old.version) == (False, version("numpy"))
     assert old.remedy == "pip install 'numpy<1'"
 

@@ -1,33 +1,17 @@
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
-from edgeprune.data import image_folder as data
+from edgeprune.data import files, image_folder
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from tests.support.images import write_folder
 
 
 def load(path, size_px=32):
-    return data.load(path, size_px, Progress(Console(quiet=True)))
-
-
-def test_the_embedded_digits_are_split_evenly_and_always_alike():
-    digits = load(None, 64)
-    assert digits.train.images.shape == (1347, 3, 64, 64)
-    assert digits.held_out.images.shape == (450, 3, 64, 64)
-    assert digits.train.images.dtype == torch.uint8
-    assert digits.classes == tuple("0123456789")
-    assert digits.held_out.labels.bincount().min() >= 43
-    assert load(None, 64).sha256 == digits.sha256
-
-
-def test_no_held_out_digit_is_trained_on():
-    digits = load(None, 64)
-    train = {image.numpy().tobytes() for image in digits.train.images}
-    assert not any(image.numpy().tobytes() in train for image in digits.held_out.images)
+    return image_folder.load(path, Preprocessing(size_px), Progress(Console(quiet=True)))
 
 
 def test_a_folder_is_read_with_its_labels(tmp_path):
@@ -147,7 +131,7 @@ def test_many_broken_images_are_named_in_one_message(tmp_path):
         (tmp_path / "train" / "red" / f"{index:03}.jpg").write_bytes(b"broken")
     with pytest.raises(UserError) as caught:
         load(tmp_path)
-    assert len(caught.value.problems) == data.PROBLEMS_SHOWN + 1
+    assert len(caught.value.problems) == files.PROBLEMS_SHOWN + 1
     assert caught.value.problems[-1] == "and 3 more"
 
 

@@ -5,10 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from edgeprune.data import image_folder as data
+from edgeprune.data import digits as data
 from edgeprune.data import scenes
-from edgeprune.tasks.task import SEGMENTATION
+from edgeprune.data.dataset import Data
+from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.progress import Progress
+
+
+def load(size_px: int) -> Data:
+    return scenes.load(None, Preprocessing(size_px), Progress(Console(quiet=True)))
 
 
 @pytest.fixture(autouse=True)
@@ -18,17 +26,18 @@ def few(monkeypatch):
 
 
 def test_the_same_scenes_are_made_every_time():
-    made, again = scenes.load(48), scenes.load(48)
+    made, again = load(48), load(48)
     assert made.sha256 == again.sha256
     assert torch.equal(made.train.images, again.train.images)
     assert made.train.images.shape == (30, 3, 48, 48)
     assert made.held_out.labels.shape == (12, 48, 48)
-    assert made.held_out.task is SEGMENTATION
+    assert scenes.LABELS is LabelKind.MAP
+    assert made.held_out.labels.dtype == torch.int16
     assert made.classes[:3] == ("background", "0", "1")
 
 
 def test_every_class_is_there_and_scenes_differ():
-    made = scenes.load(48)
+    made = load(48)
     assert set(made.train.labels.unique().tolist()) == set(range(11))
     assert len({image.numpy().tobytes() for image in made.train.images}) == 30
     assert not torch.equal(made.train.images[:12], made.held_out.images)
@@ -37,10 +46,10 @@ def test_every_class_is_there_and_scenes_differ():
 @pytest.mark.parametrize(("changed", "part"), [(0, "train"), (1, "held_out")])
 def test_no_digit_of_one_side_is_in_a_scene_of_the_other(changed, part, monkeypatch):
     """Other digits on one side change its scenes and leave those of the other as they were."""
-    before, sides = scenes.load(48), list(data.digits())
+    before, sides = load(48), list(data.digits())
     sides[changed] = replace(sides[changed], images=sides[changed].images[:, ::-1])
     monkeypatch.setattr(scenes, "digits", lambda: tuple(sides))
-    after = scenes.load(48)
+    after = load(48)
     other = {"train": "held_out", "held_out": "train"}[part]
     assert torch.equal(getattr(before, other).images, getattr(after, other).images)
     assert torch.equal(getattr(before, other).labels, getattr(after, other).labels)

@@ -7,16 +7,17 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from edgeprune.data import image_folder as data
+from edgeprune.data import files
 from edgeprune.data import segmentation_folder as masks
+from edgeprune.data.labels import IGNORED
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
-from edgeprune.tasks.task import IGNORED
 from tests.support.images import COLOURS, write_masks
 
 
 def load(path, size_px=32):
-    return masks.load(path, size_px, Progress(Console(quiet=True)))
+    return masks.load(path, Preprocessing(size_px), Progress(Console(quiet=True)))
 
 
 def save_mask(root, name, indices, split="train"):
@@ -77,7 +78,7 @@ def test_a_few_held_out_images_are_read_alone(tmp_path):
     write_masks(tmp_path)
     for image in (tmp_path / "train" / "images").iterdir():
         image.write_bytes(b"nobody looks at it")
-    found = masks.held_out(tmp_path, 32, 3)
+    found = masks.held_out(tmp_path, Preprocessing(32), 3)
     assert found.labels.shape == (3, 32, 32)
 
 
@@ -167,6 +168,6 @@ def test_all_faults_come_in_one_message(tmp_path):
 def test_maps_that_would_not_fit_in_memory_are_refused(tmp_path, monkeypatch):
     write_masks(tmp_path)
     # Enough for the images and masks, not for the maps of all held-out images.
-    monkeypatch.setattr(data, "DECODED_LIMIT_FRACTION", 400_000 / psutil.virtual_memory().total)
+    monkeypatch.setattr(files, "DECODED_LIMIT_FRACTION", 400_000 / psutil.virtual_memory().total)
     with pytest.raises(UserError, match="maps of 4 classes for 8 held-out images at 32 px"):
         load(tmp_path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization
-from edgeprune.data.dataset import Split
+from edgeprune.data.dataset import InMemory
 from edgeprune.evaluation import corruptions as robustness
 from edgeprune.evaluation.corruptions import CORRUPTIONS, corrupt
 
@@ -86,7 +86,7 @@ class BrightHalf(nn.Module):
 def test_what_is_counted():
     """Two dark and two bright grey images: darkened to half, the bright ones are taken for dark."""
     greys = torch.tensor([30, 60, 130, 250]).view(4, 1, 1, 1)
-    split = Split(greys.expand(4, 3, 32, 32).to(torch.uint8).contiguous(), torch.tensor([0, 0, 1, 1]))
+    split = InMemory(greys.expand(4, 3, 32, 32).to(torch.uint8).contiguous(), torch.tensor([0, 0, 1, 1]))
     done = []
     found = robustness.measure(
         BrightHalf().eval(), split, "greys", ("dark", "bright", "none"), PLAIN, done.append

@@ -12,8 +12,11 @@ from PIL import Image
 from edgeprune.cli import main, run_recipe
 from edgeprune.evaluation import errors as examining
 from edgeprune.evaluation.errors import confusions, samples
+from edgeprune.evaluation.records import Examination, thumbnail
 from edgeprune.pipeline.run_folder import Run
+from edgeprune.pipeline.store import analysis_of
 from edgeprune.report import records
+from edgeprune.tasks import TASKS
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -62,12 +65,12 @@ def test_where_nothing_differs_the_least_sure_are_shown():
 
 def test_a_run_examines_every_variant_and_keeps_the_pictures(finished_run):
     report = records.read(finished_run)
-    assert [examination.variant for examination in report.examinations] == ["dense", "block80", "channels"]
-    for examination, training in zip(report.examinations, report.trainings, strict=True):
+    assert [examination.variant for examination in report.of(Examination)] == ["dense", "block80", "channels"]
+    for examination, training in zip(report.of(Examination), report.trainings, strict=True):
         assert examination.images == 24
         right = examination.both_right + examination.only_variant_right
-        assert right / 24 == pytest.approx(training.top1)
-        assert examination.robustness.top1 == pytest.approx(training.top1), (
+        assert right / 24 == pytest.approx(training.score)
+        assert examination.robustness.top1 == pytest.approx(training.score), (
             "all held-out images are looked at"
         )
         assert examination.robustness.image_source == "all held-out images"
@@ -75,7 +78,7 @@ def test_a_run_examines_every_variant_and_keeps_the_pictures(finished_run):
         assert sum(confusion.images for confusion in examination.confusions) <= mistakes
         shown = {place for confusion in examination.confusions for place in confusion.places}
         for place in shown | {sample.place for sample in examination.samples}:
-            assert Image.open(finished_run / records.thumbnail(place)).size == (32, 32)
+            assert Image.open(finished_run / thumbnail(place)).size == (32, 32)
     page = (finished_run / "report.html").read_text()
     assert page.count("data:image/jpeg") >= examining.AGREEING_SAMPLES
     assert "are no longer in the run folder" not in page
@@ -101,7 +104,7 @@ def test_a_run_of_an_earlier_version_renders_and_says_what_is_missing(copied_run
     shutil.rmtree(copied_run / "thumbnails")
     assert main(["report", str(copied_run)]) == 0
     report = records.read(copied_run)
-    assert report.examinations == ()
+    assert report.analyses == ()
     assert list(report.not_examined) == ["dense", "block80", "channels"]
     assert (
         "Not measured for dense, block80, channels: the run folder" in (copied_run / "report.md").read_text()
@@ -110,19 +113,21 @@ def test_a_run_of_an_earlier_version_renders_and_says_what_is_missing(copied_run
     capsys.readouterr()
     assert run_recipe(small_recipe, "", ["--output", str(copied_run)]) == 0
     assert "training" not in capsys.readouterr().out
-    assert len(records.read(copied_run).examinations) == 3
+    assert len(records.read(copied_run).of(Examination)) == 3
 
 
 def test_other_weights_are_examined_anew(copied_run):
     folder = Run(copied_run)
-    assert examining.kept(folder, "block80") is not None
+    assert analysis_of(folder, "block80", TASKS["classification"]) is not None
     weights = folder.weights("block80")
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert examining.kept(folder, "block80") is None
-    assert examining.kept(folder, "channels") is not None
+    assert analysis_of(folder, "block80", TASKS["classification"]) is None
+    assert analysis_of(folder, "channels", TASKS["classification"]) is not None
     shutil.copy(weights, folder.weights("dense"))
-    assert examining.kept(folder, "channels") is None, "it was held against other dense weights"
+    assert analysis_of(folder, "channels", TASKS["classification"]) is None, (
+        "it was held against other dense weights"
+    )
 
 
 def test_what_is_not_an_examination_is_refused(copied_run, capsys):
@@ -134,4 +139,4 @@ def test_what_is_not_an_examination_is_refused(copied_run, capsys):
     assert "block80.json lacks 'confusions'" in capsys.readouterr().err
     path.write_text("{")
     assert main(["report", str(copied_run)]) == 2
-    assert "delete it, and the run makes it anew" in capsys.readouterr().err
+    assert "delete it, and the same command makes it anew" in capsys.readouterr().err

@@ -11,14 +11,16 @@ from torch import nn
 
 from converters import litert
 from converters.facts import Normalization
-from edgeprune.data.dataset import Data, Split
+from edgeprune.data.dataset import Data, InMemory
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
-from edgeprune.pipeline import steps as pipeline
+from edgeprune.pipeline import checks
 from edgeprune.pipeline.allocation import allocate, measured_curves
+from edgeprune.pipeline.variants import rules_of
 from edgeprune.progress import Progress
-from edgeprune.pruning import OneShot, Sparsifier
+from edgeprune.pruning import OneShot, Sparsifier, select
 from edgeprune.recipe import Recipe, Variant
+from edgeprune.tasks import TASKS
 from edgeprune.training import predict
 from edgeprune.training.config import Augment
 from edgeprune.training.loop import Setting
@@ -28,9 +30,11 @@ from edgeprune.training.loop import Setting
 def setting() -> Setting:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (24, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    split = Split(images, torch.arange(24) % 5)
+    split = InMemory(images, torch.arange(24) % 5)
     data = Data(split, split, ("a", "b", "c", "d", "e"), "noise", photographs=False, sha256="0")
-    return Setting(data, Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), Augment(), seed=0)
+    return Setting(
+        data, TASKS["classification"], Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), Augment(), seed=0
+    )
 
 
 class Small(nn.Module):
@@ -51,14 +55,14 @@ def test_a_variant_has_its_sparsity_whatever_the_allocation(setting: Setting, wa
     torch.manual_seed(0)
     model = models.build("mobilenet_v3_small", 5).eval()
     variant = Variant(sparsity=0.8, allocation=way)
-    rules, left_dense = pipeline._rules(variant, model, setting)
-    assert left_dense == {"classifier.3": "5"} or left_dense == {}
+    rules, left_dense = rules_of(variant, model, setting)
+    assert left_dense == {}, "every layer is a multiple of 4 wide"
     assert len({rule.sparsity for rule in rules}) > 10  # By layer, each its own.
     names = {rule.layers for rule in rules}
     achieved = Sparsifier(model, rules, OneShot()).finalize()
     assert set(achieved) == names
-    uniform, _ = pipeline._rules(Variant(sparsity=0.8), model, setting)
-    everything = Sparsifier(model, uniform, OneShot())._layers
+    uniform, _ = rules_of(Variant(sparsity=0.8), model, setting)
+    everything = select(model, uniform)
     total = sum(s.layer.weight.numel() for s in everything)
     zeros = sum(achieved.get(s.name, 0.0) * s.layer.weight.numel() for s in everything)
     assert zeros / total == pytest.approx(0.8, abs=4 / total)
@@ -88,7 +92,7 @@ def test_an_impossible_budget_is_refused_before_anything_is_trained(setting: Set
     variants = {"tiny": Variant(allocation="budget", bytes={"litert-arm64": 3000})}
     recipe = Recipe(model="mobilenet_v3_small", image_size_px=32, variants=variants)
     with pytest.raises(UserError, match="variant tiny: litert-arm64: 3,000 bytes cannot be met"):
-        pipeline._refuse_misfits(recipe, Small().eval(), setting)
+        checks.refuse_misfits(recipe, Small().eval(), setting)
 
 
 @pytest.mark.parametrize(

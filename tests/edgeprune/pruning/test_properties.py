@@ -14,6 +14,7 @@ from edgeprune.pruning import Block, Channels, NofM, Unstructured, prune
 
 WEIGHT_ONLY = ["magnitude", "squared_magnitude", "lamp", "random"]
 CALIBRATED = ["wanda", "sparsegpt", "snip", "taylor"]
+GRADIENTS = ("snip", "taylor")
 quick = settings(deadline=None, max_examples=40)
 
 
@@ -174,7 +175,20 @@ def test_calibrated_criteria_take_any_layout(case, criterion):
     last = model.to(memory_format=torch.channels_last)
     weight = pruned(last, pattern, sparsity, criterion)[0].weight
     assert int((weight == 0).sum()) == int((plain == 0).sum())
-    assert torch.allclose(weight, plain, atol=1e-3) or criterion in ("snip", "taylor")
+    if criterion not in GRADIENTS:
+        assert torch.allclose(weight, plain, atol=1e-3)
+        return
+    # Gradients differ in their last bits: another weight may go, but one that matters as little.
+    model = model.to(memory_format=torch.contiguous_format)
+    images = [images for images, _ in batches_for(model)]
+    torch.stack([model(part).square().mean() for part in images]).mean().backward()
+    matters = (model[0].weight * model[0].weight.grad).detach().abs()
+    other = (weight == 0) != (plain == 0)
+    if other.any() and isinstance(pattern, Unstructured):
+        gone, stayed = matters[other & (weight == 0)], matters[other & (plain == 0)]
+        assert gone.sort().values.allclose(stayed.sort().values, rtol=1e-2, atol=1e-6)
+    assert torch.equal(weight[weight != 0], model[0].weight[weight != 0])
+    assert torch.equal(weight == 0, units_gone(weight, pattern))
 
 
 @pytest.mark.parametrize("criterion", ["wanda", "sparsegpt", "taylor"])

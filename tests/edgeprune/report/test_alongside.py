@@ -7,12 +7,14 @@ import json
 
 import pytest
 
+from converters.format import FORMATS
 from edgeprune.errors import UserError
-from edgeprune.evaluation import sensitivity
+from edgeprune.evaluation import sensitivity_result
+from edgeprune.evaluation.records import Row
 from edgeprune.report import alongside, records, summary
 
 
-def timed(row: records.Row, median_ms: float | None) -> dict[str, object]:
+def timed(row: Row, median_ms: float | None) -> dict[str, object]:
     quartiles = None if median_ms is None else [median_ms - 0.1, median_ms + 0.2]
     return {
         "path": f"elsewhere/{row.path}",
@@ -51,7 +53,7 @@ def rows(row):
             path=f"files/{name}-litert-arm64.tflite",
             sha256=f"{i}a" * 32,
             bytes=1000 - 100 * i,
-            top1_drop_points=drop,
+            drop_points=drop,
         )
         for i, (name, drop) in enumerate(zip(names, drops, strict=True))
     )
@@ -122,13 +124,13 @@ def test_nothing_is_recommended_where_all_lose_too_much(rows, tmp_path):
 def test_core_ml_cannot_be_timed_here(row):
     report = records.Report({}, {}, (row(target="coreml-ios16", path="files/a.mlpackage"),))
     found = summary.recommendation("coreml-ios16", report)
-    assert (found.not_timed, found.command) == (summary.NO_CORE_ML_TIMES, "")
+    assert (found.not_timed, found.command) == (FORMATS["coreml"].no_times, "")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not what edgeprune bench --json writes"),
+        ("{", "is not JSON"),
         ("[]", "no 'files' of schema 1 in it"),
         (bench([], schema=2), "no 'files' of schema 1 in it"),
         (bench([], rounds="many"), "bench.rounds must be a whole number, not 'many'"),
@@ -148,23 +150,25 @@ def test_another_file_of_that_name_is_refused(rows, tmp_path, text, message):
 
 def test_sensitivity_is_taken_over(tmp_path):
     assert alongside.sensitivity(tmp_path) is None
-    layers = (sensitivity.LayerSensitivity("a.0", 96, (0.75, 0.5), (0.1, 0.2)),)
-    measured = sensitivity.Sensitivity(
-        schema=sensitivity.SCHEMA,
+    layers = (sensitivity_result.LayerSensitivity("a.0", 96, (0.75, 0.5), (0.1, 0.2)),)
+    measured = sensitivity_result.Sensitivity(
+        schema=sensitivity_result.SCHEMA,
         model="m",
         block=(1, 4),
         images=100,
         image_source="some images",
-        top1=0.875,
+        score=0.875,
         loss=0.3,
         sparsities=(0.5, 0.9),
         layers=layers,
         left_dense={"b": "too narrow"},
+        metric="top1",
     )
-    (tmp_path / "sensitivity.json").write_text(sensitivity.to_json(measured))
+    (tmp_path / "sensitivity.json").write_text(json.dumps(sensitivity_result.to_plain(measured)))
     found = alongside.sensitivity(tmp_path)
     assert found.layers == (records.LayerDrops("a.0", 96, (12.5, 37.5)),)
-    assert dataclasses.asdict(found).items() >= {"top1": 0.875, "images": 100, "block": (1, 4)}.items()
+    expected = {"metric": "top1", "score": 0.875, "images": 100, "block": (1, 4)}
+    assert dataclasses.asdict(found).items() >= expected.items()
     (tmp_path / "sensitivity.json").write_text("{}")
     with pytest.raises(UserError, match="lacks"):
         alongside.sensitivity(tmp_path)

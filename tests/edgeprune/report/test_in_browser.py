@@ -7,7 +7,8 @@ import io
 import pytest
 from PIL import Image
 
-from edgeprune.report import records, render
+from edgeprune.evaluation.records import thumbnail
+from edgeprune.report import render
 from tests.support import chromium
 
 # For each text on the page: its contrast (WCAG, 1 to 21) with what lies behind it, and where it is too low.
@@ -75,7 +76,7 @@ def page(report, tmp_path_factory):
     for place in PICTURES:
         jpeg = io.BytesIO()
         Image.new("RGB", (96, 96), (place, 120, 40)).save(jpeg, "JPEG")
-        (folder / records.thumbnail(place)).write_bytes(jpeg.getvalue())
+        (folder / thumbnail(place)).write_bytes(jpeg.getvalue())
     written, _ = render.write_pages(made, folder)
     written.write_text(written.read_text().replace("<details>", "<details open>"))
     return written

@@ -22,7 +22,7 @@ from edgeprune.report import summary
     ],
 )
 def test_a_file_is_efficient_when_none_of_its_format_beats_it(row, files, efficient):
-    rows = [row(target=target, bytes=size, top1=top1) for target, size, top1 in files]
+    rows = [row(target=target, bytes=size, score=top1) for target, size, top1 in files]
     assert [summary.is_efficient(one, rows) for one in rows] == efficient
 
 

@@ -1,5 +1,7 @@
 """The road of a segmentation end to end, on real runtimes: a tiny folder of images and masks, two epochs."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,23 +11,26 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from converters import coreml, litert
-from converters.facts import Normalization
-from edgeprune import pruning
 from edgeprune.budget import Budget, Limits
 from edgeprune.cli import main, run_recipe
-from edgeprune.data import sources as loading
+from edgeprune.data import scenes, segmentation_folder, sources
+from edgeprune.data.labels import LabelKind
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.models import weights
+from edgeprune.models.resize import resize
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import records
-from edgeprune.tasks.task import SEGMENTATION
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.segmentation import MapExamination
+from edgeprune.tasks.task import score
 from edgeprune.training import augment, predict
 from edgeprune.training.config import Augment, TrainConfig
 from tests.support.images import write_masks
 
 SIZE_PX = 32
+SEGMENTATION = TASKS["segmentation"]
 TARGETS = ("coreml-ios16", "litert-arm64", "litert-arm64-static-int8")
 
 
@@ -39,9 +44,9 @@ def recipe(tmp_path_factory):
         data=write_masks(folder / "data"),
         image_size_px=SIZE_PX,
         dense=fit,
-        variants={"block": Variant(sparsity=0.8, fit=fit)},
+        variants={"block80": Variant(sparsity=0.8, fit=fit)},
         targets=TARGETS,
-        budget=Budget(bytes={"litert-arm64": 20_000_000}, miou_drop_points=100.0),
+        budget=Budget(bytes={"litert-arm64": 20_000_000}, drop_points={"miou": 100.0}),
         output=folder / "run",
     )
 
@@ -54,12 +59,12 @@ def finished(recipe):
 
 @pytest.fixture(scope="module")
 def held_out(recipe):
-    return loading.load(recipe, Progress(Console(quiet=True))).held_out
+    return segmentation_folder.load(recipe.data, recipe.preprocessing, Progress(Console(quiet=True))).held_out
 
 
 def torch_model(folder, variant, recipe):
     model = models.build(recipe.model, 4, SIZE_PX).eval()
-    pruning.resize(model, load_file(folder / "variants" / f"{variant}.safetensors"))
+    resize(model, load_file(folder / "variants" / f"{variant}.safetensors"))
     return model
 
 
@@ -73,13 +78,18 @@ def test_every_file_has_its_mean_iou_and_no_top1(finished):
         (v, t) for v in ("dense", "block80") for t in TARGETS
     ]
     for row in report.rows:
-        assert (row.top1, row.top1_drop_points) == (None, None)
+        assert row.metric == "miou"
         assert "each pixel" in row.not_measured["top1"]
-        assert 0 < row.miou < 1
+        assert 0 < row.score < 1
         assert row.images == 8
         dense = report.trainings[0]
-        assert row.miou_drop_points == pytest.approx(100 * (dense.miou - row.miou))
-    assert {epoch["miou"] for epoch in report.trainings[1].epochs}
+        assert row.drop_points == pytest.approx(100 * (dense.score - row.score))
+    for plain in json.loads((finished / "report.json").read_text())["rows"]:
+        assert (plain["top1"], plain["top1_drop_points"]) == (None, None)
+        assert 0 < plain["miou"] < 1
+    for training in report.trainings:
+        assert [0 < epoch["miou"] < 1 for epoch in training.epochs] == [True, True]
+        assert not any("top1" in epoch for epoch in training.epochs)
 
 
 @pytest.mark.parametrize("place", range(2 * len(TARGETS)))
@@ -87,7 +97,7 @@ def test_the_mean_iou_is_that_of_the_file(place, finished, held_out):
     row = records.read(finished).rows[place]
     outputs = load_of(row, finished).predict(held_out.images.float().numpy())
     assert outputs.shape == (8, 4, SIZE_PX, SIZE_PX)
-    assert row.miou == pytest.approx(SEGMENTATION.score(torch.from_numpy(outputs), held_out.labels))
+    assert row.score == pytest.approx(score(SEGMENTATION, torch.from_numpy(outputs), held_out.labels))
 
 
 @pytest.mark.parametrize("variant", ["dense", "block80"])
@@ -95,7 +105,7 @@ def test_the_mean_iou_is_that_of_the_file(place, finished, held_out):
 def test_files_give_the_maps_of_their_torch_models(target, most, variant, finished, recipe, held_out):
     row = next(r for r in records.read(finished).rows if (r.variant, r.target) == (variant, target))
     model = torch_model(finished, variant, recipe)
-    normalization = Normalization(recipe.mean, recipe.std)
+    normalization = recipe.preprocessing.normalization
     expected = predict.predict(model, held_out, normalization).numpy()
     outputs = load_of(row, finished).predict(held_out.images.float().numpy())
     assert np.abs(outputs - expected).max() < most * np.abs(expected).max()
@@ -112,7 +122,8 @@ def test_block_files_are_stored_sparse_and_the_report_says_why_they_run_dense(fi
         assert row.bytes < 0.55 * rows["dense", target].bytes
     lint = litert.lint(finished / rows["block80", "litert-arm64"].path, runtime="arm64")
     assert rows["block80", "litert-arm64"].sparse_runtime is lint.sparse
-    assert lint.sparse or rows["block80", "litert-arm64"].sparse_runtime_reason
+    assert not lint.sparse, "this model's zeros are not where the runtime's sparse kernels begin"
+    assert rows["block80", "litert-arm64"].sparse_runtime_reason
 
 
 def test_files_name_their_classes(finished):
@@ -127,10 +138,10 @@ def test_the_pages_tell_of_mean_iou_class_by_class(finished):
         assert "ean IoU" in told
         assert "op-1 in torch" not in told
         assert "Class by class" in told
-    assert [found.variant for found in report.maps] == ["dense", "block80"]
-    ious = [known.iou for known in report.maps[1].classes]
-    assert np.mean(ious) == pytest.approx(report.trainings[1].miou)
-    pictures = report.maps[1].pictures
+    assert [found.variant for found in report.of(MapExamination)] == ["dense", "block80"]
+    ious = [known.iou for known in report.of(MapExamination)[1].classes]
+    assert np.mean(ious) == pytest.approx(report.trainings[1].score)
+    pictures = report.of(MapExamination)[1].pictures
     assert len(pictures) == 4
     assert page.count('<img class="strip"') == 4
     assert all((finished / path).is_file() for path in pictures)
@@ -161,18 +172,49 @@ def test_verify_compares_maps_pixel_by_pixel(finished, capsys):
     assert "100.0 %" in capsys.readouterr().out
 
 
-def test_sensitivity_is_refused(finished, capsys):
-    assert main(["sensitivity", str(finished)]) == 2
-    assert "points of top-1, which a segmentation has not" in capsys.readouterr().err
+def test_sensitivity_is_told_in_mean_iou(finished, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    options = ["--layers", "classifier.*", "--sparsities", "0.9", "--images", "8"]
+    assert main(["sensitivity", str(run), *options]) == 0
+    assert "Points of mean IoU lost" in " ".join(capsys.readouterr().out.split())
+    plain = json.loads((run / "sensitivity.json").read_text())
+    assert 0 < plain["miou"] < 1
+    assert plain["layers"]
+    assert all(0 <= value <= 1 for layer in plain["layers"] for value in layer["miou"])
+    assert "top1" not in json.dumps(plain)
+    assert main(["report", str(run)]) == 0
+    told = json.loads((run / "report.json").read_text())["sensitivity"]
+    assert told["miou"] == plain["miou"]
+    assert not {"top1", "score", "metric"} & set(told)
+    assert records.read(run).sensitivity.metric == "miou"
+
+
+def test_zeros_are_shared_out_by_what_mean_iou_says(recipe, finished, tmp_path):
+    fit = TrainConfig(epochs=1, batch_size=8)
+    measured = replace(
+        recipe,
+        checkpoint=finished / "variants" / "dense.safetensors",
+        variants={"measured": Variant(sparsity=0.6, allocation="sensitivity", fit=fit)},
+        targets=("litert-arm64",),
+        budget=Budget(),
+        output=tmp_path / "run",
+    )
+    assert run_recipe(measured, "", []) == 0
+    dense, row = records.read(measured.output).rows
+    assert (row.variant, row.metric) == ("measured", "miou")
+    assert row.prunable_zero_fraction == pytest.approx(0.6, abs=0.02)
+    assert row.drop_points != dense.drop_points
+    fractions = {round(layer["zero_fraction"], 2) for layer in row.layers if layer["kind"] == "conv1x1"}
+    assert len(fractions) > 3, "each layer has its own share"
 
 
 SENSELESS = {
     "task 'detection': choose from classification, segmentation": {"task": "detection"},
     "budget.top1_drop_points: a segmentation is measured by miou_drop_points": {
-        "budget": Budget(top1_drop_points=0.5)
+        "budget": Budget(drop_points={"top1": 0.5})
     },
     "budget.target.litert-arm64.top1_drop_points: a segmentation is": {
-        "budget": Budget(target={"litert-arm64": Limits(top1_drop_points=1.0)})
+        "budget": Budget(target={"litert-arm64": Limits(drop_points={"top1": 1.0})})
     },
     "augment.erase_px: a square without its pixels has no class": {"augment": Augment(erase_px=4)},
     "budget.miou_drop_points: a classification is measured by top1_drop_points": {"task": "classification"},
@@ -198,21 +240,27 @@ def test_labels_move_with_their_pixels():
         0, 256, (6, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
     labels = images[:, 0].long()
-    shift = augment._shift(images, 4, torch.Generator().manual_seed(1))
-    moved, moved_labels = augment._moved(images, labels, shift)
-    assert torch.equal(moved[:, 0].long(), moved_labels)
+    shift = augment.random_shift(images, 4, torch.Generator().manual_seed(1))
+    moved = shift.images(images)
+    assert torch.equal(moved[:, 0].long(), SEGMENTATION.transform_labels(labels, shift))
     assert not torch.equal(moved, images)
-    mirrored = augment._mirrored(images, torch.tensor([True, False] * 3)[:, None, None, None])
+    mirror = augment.mirror(torch.tensor([True, False] * 3), 16)
+    mirrored = mirror.images(images)
     assert torch.equal(mirrored[::2], images[::2].flip(3))
     assert torch.equal(mirrored[1::2], images[1::2])
+    assert torch.equal(mirrored[:, 0].long(), SEGMENTATION.transform_labels(labels, mirror))
+    assert TASKS["classification"].transform_labels(labels, mirror) is labels
+    doubled = SEGMENTATION.transform_labels(labels, augment.resize(16, 32))
+    assert torch.equal(doubled, labels.repeat_interleave(2, 1).repeat_interleave(2, 2))
 
 
 def test_the_generated_scenes_serve_where_there_is_no_folder(recipe, monkeypatch):
-    monkeypatch.setattr("edgeprune.scenes.TRAIN_SCENES", 6)
-    monkeypatch.setattr("edgeprune.scenes.HELD_OUT_SCENES", 3)
-    made = loading.load(replace(recipe, data=None), Progress(Console(quiet=True)))
+    monkeypatch.setattr(scenes, "TRAIN_SCENES", 6)
+    monkeypatch.setattr(scenes, "HELD_OUT_SCENES", 3)
+    source = sources.source(None, LabelKind.MAP)
+    made = source.load(None, recipe.preprocessing, Progress(Console(quiet=True)))
     assert (len(made.train), len(made.held_out), len(made.classes)) == (6, 3, 11)
-    assert len(loading.held_out(replace(recipe, data=None), 48, 2)) == 2
+    assert len(source.held_out(None, recipe.preprocessing, 2)) == 2
 
 
 def test_torchvision_s_own_weights_fit(tmp_path):
@@ -226,5 +274,7 @@ def test_torchvision_s_own_weights_fit(tmp_path):
     images = torch.rand(1, 3, 64, 48)
     with torch.no_grad():
         assert torch.equal(ours(images), theirs(images)["out"])
-    assert models.task("lraspp_mobilenet_v3_large") == "segmentation"
-    assert models.task("mobilenet_v3_small") == "classification"
+    assert SEGMENTATION.takes_model("lraspp_mobilenet_v3_large")
+    assert not SEGMENTATION.takes_model("mobilenet_v3_small")
+    assert TASKS["classification"].takes_model("mobilenet_v3_small")
+    assert not TASKS["classification"].takes_model("lraspp_mobilenet_v3_large")

