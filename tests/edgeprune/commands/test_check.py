@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 from converters.facts import sha256
+from converters.format import suffixes
 from edgeprune.cli import main
 from edgeprune.commands import ci_annotations
 from edgeprune.commands.check import CheckResult, Entry, JudgedFile, Status
@@ -337,7 +338,7 @@ def test_mistakes_about_files_come_together(model: Path, tmp_path: Path, capsys:
     assert main(["check", str(model)]) == 2
     assert "files carry no budget" in capsys.readouterr().err
     assert main(["check", str(model), str(tmp_path), "--budget", limits]) == 2
-    assert "check one run folder, or .tflite and .mlpackage files" in capsys.readouterr().err
+    assert f"check one run folder, or {' and '.join(suffixes())} files" in capsys.readouterr().err
 
 
 def test_a_package_from_elsewhere(finished_run: Path, tmp_path: Path, capsys: Any) -> None:

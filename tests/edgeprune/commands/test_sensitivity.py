@@ -17,7 +17,7 @@ from edgeprune.cli import main
 from edgeprune.commands.output import json_text
 from edgeprune.commands.sensitivity import SensitivityOptions, measure_run
 from edgeprune.data import image_folder as datasets
-from edgeprune.data.dataset import Split
+from edgeprune.data.dataset import InMemory
 from edgeprune.evaluation.sensitivity import curves_of
 from edgeprune.evaluation.sensitivity_result import read, to_plain
 from edgeprune.progress import Progress
@@ -66,7 +66,7 @@ def test_held_out_images_are_not_looked_at(measured: Path, monkeypatch: pytest.M
     def without_held_out(*arguments):
         data = load(*arguments)
         noise = torch.randint_like(data.held_out.images, 0, 256)
-        return replace(data, held_out=Split(noise, data.held_out.labels))
+        return replace(data, held_out=InMemory(noise, data.held_out.labels))
 
     before = (measured / "sensitivity.json").read_text()
     monkeypatch.setattr(datasets, "load", without_held_out)
