@@ -263,7 +263,7 @@ def refit(problem: Problem, kept: Tensor) -> Tensor:
     """The best weights with zeros where a mask has them: (out, in / groups, ...), float64.
 
     Exact least squares, one system a row; rows with the same zeros share theirs. AdaPrune (Hubara et al.,
-    ICML 2021) finds the same by gradients.
+    NeurIPS 2021) finds the same by gradients.
 
     Args:
         problem: the layer.

@@ -87,7 +87,7 @@ class Grouping:
 
 
 def find_groups(
-    model: nn.Module, example: Tensor, *, keep: Sequence[str] = (), seconds: float = 60
+    model: nn.Module, example: Tensor, *, keep: Sequence[str] = (), seconds: float = 30
 ) -> Grouping:
     """Run `model` on `example` and find the channels that can only go together.
 

@@ -23,7 +23,7 @@ from edgeprune.pruning.channels.transformers import shrink_transformer
 from edgeprune.pruning.criteria import fpgm
 
 CHANNEL_CRITERIA = ("squared_magnitude", "magnitude", "bn_scale", "fpgm", "taylor", "random")
-SEARCH_SECONDS = 60.0
+SEARCH_SECONDS = 30.0  # Twice at the most: for finding groups, and for trying cuts.
 
 # Importance of each unit of a group, (units,); None where a criterion says nothing about it.
 Rank = Callable[[Group], Tensor | None]
