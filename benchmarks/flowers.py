@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ def _lit(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Fit:
-    """One training: epochs, sides of the first and last images, learning rate, stages that stay as they are."""
+    """One training: epochs, sides of the first and last images, learning rate, stages left as they are."""
 
     epochs: int
     first_px: int
@@ -358,7 +357,7 @@ def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
     return [
         "# Flowers: small files from ImageNet weights",
         "",
-        f"EfficientNet-Lite0 at {TEST_PX} px; {rows[0]['images']} test images, 5 classes, run through the files.",
+        f"EfficientNet-Lite0 at {TEST_PX} px; {rows[0]['images']} test images of 5 classes.",
         "",
         *table(
             ["model", "file", "bytes", "test images right: mean", "range", "standard error", "seeds"],
