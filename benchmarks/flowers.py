@@ -357,7 +357,7 @@ def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
     return [
         "# Flowers: small files from ImageNet weights",
         "",
-        f"EfficientNet-Lite0 at {TEST_PX} px; {rows[0]['images']} test images of 5 classes.",
+        f"EfficientNet-Lite0 at {TEST_PX} px; {rows[0]['images']} test images of 5 classes through files.",
         "",
         *table(
             ["model", "file", "bytes", "test images right: mean", "range", "standard error", "seeds"],
