@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from converters.errors import ToolError, UserError
-from converters.litert.graph import Graph
+from converters.litert.graph import Graph, read_file, weights
 from converters.litert.kernels import Node, nodes
 from converters.litert.linter import THRESHOLD, has_sparse_weight, sparse_parts
 
@@ -151,6 +151,16 @@ def time_model(model: LatencyModel, graph: Graph, names: Sequence[str]) -> TimeM
         sum(model.of_work(one) for one in work),
         np.array([model.per_kept(one) for one in prunable]),
     )
+
+
+def time_models(runtimes: Sequence[str], path: Path, names: Sequence[str]) -> dict[str, TimeModel]:
+    """The same of a file on disk, for several runtimes by name.
+
+    Raises:
+        UserError: see `time_model` and `latency_model`; not a `.tflite` file.
+    """
+    graph = read_file(path)
+    return {name: time_model(latency_model(name), graph, names) for name in runtimes}
 
 
 def runs_sparse(graph: Graph) -> bool:
@@ -326,6 +336,4 @@ def _kept(graph: Graph, node: Node) -> int:
 
 
 def _weights_in_order(graph: Graph) -> list[int]:
-    from converters.litert.graph import weights
-
     return [tensor for _, tensor in weights(graph)]

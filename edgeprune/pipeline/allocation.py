@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.format import FORMATS
-from converters.litert.graph import read_file
-from converters.runtimes.latency import TimeModel, latency_model, time_model
+from converters.runtimes.latency import TimeModel, time_models
 from converters.sizes import SizeModel, calibrated
 from converters.targets import TARGETS
 from edgeprune.data import dataset
@@ -55,7 +54,7 @@ def allocate(
         return to_budget(model, pattern, variant.bytes, sizes, curves=curves)
     if variant.allocation == "time":
         sizes = size_models(model, setting, tuple(variant.bytes))
-        times = time_models(model, setting, tuple(variant.time_left))
+        times = times_of(model, setting, tuple(variant.time_left))
         return to_time(
             model, pattern, variant.time_left, times, budgets=variant.bytes, sizes=sizes, curves=curves
         )
@@ -109,13 +108,11 @@ def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) ->
     return found
 
 
-def time_models(model: nn.Module, setting: Setting, runtimes: tuple[str, ...]) -> dict[str, TimeModel]:
+def times_of(model: nn.Module, setting: Setting, runtimes: tuple[str, ...]) -> dict[str, TimeModel]:
     """The time model of each runtime, from one conversion of the dense model."""
     format = FORMATS[TARGETS[TIMED_TARGET].format]
     prepared = format.prepare(model, example_of(setting), setting.normalization)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"dense{format.suffix}"
         converted = format.write(prepared, TARGETS[TIMED_TARGET], path, labels=setting.data.classes)
-        graph = read_file(path)
-    names = [fact.name for fact in converted.layers]
-    return {name: time_model(latency_model(name), graph, names) for name in runtimes}
+        return time_models(runtimes, path, [fact.name for fact in converted.layers])
