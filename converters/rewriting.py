@@ -235,7 +235,7 @@ def pooled_size(size: int, kernel: int, stride: int, padding: int, ceil_mode: bo
     """Length of what a pool gives; the last window of `ceil_mode` begins inside the image or its padding.
 
     >>> pooled_size(6, 3, 2, 0, True), pooled_size(6, 3, 2, 0, False), pooled_size(5, 1, 3, 1, True)
-    (3, 2, 3)
+    (3, 2, 2)
     """
     space = size + 2 * padding - kernel
     out = (math.ceil(space / stride) if ceil_mode else space // stride) + 1

@@ -82,7 +82,7 @@ def rms(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
     """Root mean square of the difference over that of what is wanted, the largest of several outputs.
 
     >>> rms([np.array([1.0, 2.5])], [np.array([1.0, 2.0])])
-    0.223606797749979
+    0.22360679774997896
     """
     return max(_rms(f.reshape(w.shape), w) for f, w in zip(found, wanted, strict=True))
 
