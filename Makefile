@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
 WEB := sample_apps/web
 
-.PHONY: demo test test-tensorflow lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser test-web
+.PHONY: demo test test-tensorflow test-coreai lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser test-web
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/mobilenet_v3_small.py --output $(OUTPUT)
@@ -20,6 +20,14 @@ test-tensorflow: $(VENV)/tensorflow
 
 $(VENV)/tensorflow: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tensorflow]'
+	@touch $@
+
+# With Apple's Core AI packages: its files written, read back and run by Apple's own runtime.
+test-coreai: $(VENV)/coreai
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m coreai
+
+$(VENV)/coreai: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,coreai]'
 	@touch $@
 
 # Where edgeprune bench and verify run LiteRT besides this machine's own processor: emulators.

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,10 +235,8 @@ def run(folder: Path, names: list[str]) -> None:
             continue
         with tempfile.TemporaryDirectory() as files:
             command = [sys.executable, __file__, "--one", name, str(path), files]
-            try:
+            with suppress(subprocess.TimeoutExpired):  # Its record says at which step.
                 subprocess.run(command, timeout=LIMIT_S * PATIENCE * len(STEPS), check=False)
-            except subprocess.TimeoutExpired:
-                pass  # Its record says at which step.
         told = json.loads(path.read_text())["steps"] if path.exists() else {}
         failed = {step: entry["outcome"] for step, entry in told.items() if entry["outcome"] != "ok"}
         print(name, failed, flush=True)
@@ -251,7 +250,8 @@ def page(folder: Path) -> None:
         "# Models nobody here made", "",
         f"{len(records)} models of timm and torchvision, random weights, perturbed norms and biases, at most "
         "128 px, through the public interface: `python benchmarks/breadth.py FOLDER`. A step that is not "
-        f"reached, because the one before it failed, counts as failed; a hang is more than {LIMIT_S * PATIENCE} s.", "",
+        "reached, because the one before it failed, counts as failed; a hang is more than "
+        f"{LIMIT_S * PATIENCE} s.", "",
         "| step | ok | of | share | bar |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for step in STEPS:
@@ -263,9 +263,8 @@ def page(folder: Path) -> None:
         for step, told in record["steps"].items():
             if told["outcome"] not in ("ok", "not reached"):
                 error = " ".join(told.get("error", "").split()).replace("|", "/")[:200]
-                lines.append(
-                    f"| {record['model']} | {step} | {told['outcome']} | {told.get('seconds', '')} | {error} |"
-                )
+                cells = (record["model"], step, told["outcome"], told.get("seconds", ""), error)
+                lines.append(f"| {' | '.join(map(str, cells))} |")
     (RESULTS / "breadth.md").write_text("\n".join(lines) + "\n")
 
 

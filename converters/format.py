@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from converters.coreai.format import CoreAI
 from converters.coreml.format import CoreML
 from converters.errors import UserError
 from converters.litert.format import LiteRT
@@ -155,7 +156,7 @@ class Format(Protocol):
         """
 
 
-FORMATS: dict[str, Format] = {format.name: format for format in (LiteRT(), CoreML())}
+FORMATS: dict[str, Format] = {format.name: format for format in (LiteRT(), CoreML(), CoreAI())}
 
 
 def format_of(path: Path) -> Format:

@@ -34,7 +34,8 @@ class Target:
         name: public name.
         format: name of a row of `converters.format.FORMATS`.
         storage: of the weight values.
-        platform: lowest OS ("iOS16") of a Core ML package; linter runtime ("arm64", "web") of a LiteRT file.
+        platform: lowest OS ("iOS16") of a file for Apple's systems; linter runtime ("arm64", "web") of a
+            LiteRT file.
         description: for `--help` and the report.
         sparse_values: whether zeros are left out of values of this storage; where not, a layer is stored
             either so or as sparse float16.
@@ -95,6 +96,29 @@ TARGETS: dict[str, Target] = {
             "iOS18",
             "Core ML, 4-bit tables, sparse where pruned",
         ),
+        Target("coreai-ios27", "coreai", Storage.FLOAT16, "iOS27", "Core AI, float16, sparse where pruned"),
+        Target("coreai-ios27-int8", "coreai", Storage.INT8, "iOS27", "Core AI, int8, sparse where pruned"),
+        Target(
+            "coreai-ios27-6bit",
+            "coreai",
+            Storage.TABLE6,
+            "iOS27",
+            "Core AI, 6-bit tables, sparse where pruned",
+        ),
+        Target(
+            "coreai-ios27-4bit",
+            "coreai",
+            Storage.TABLE4,
+            "iOS27",
+            "Core AI, 4-bit tables, sparse where pruned",
+        ),
+        Target(
+            "coreai-ios27-float32",
+            "coreai",
+            Storage.FLOAT32,
+            "iOS27",
+            "Core AI, float32, sparse where pruned; to look for faults with",
+        ),
         Target(
             "litert-arm64",
             "litert",
@@ -147,7 +171,7 @@ def carrying(storage: Storage, *, sparse: bool) -> list[Target]:
     """The targets that store values so; `sparse`: with the zeros among them left out.
 
     >>> [target.name for target in carrying(Storage.INT8, sparse=True)]
-    ['coreml-ios18-int8', 'litert-arm64-int8', 'litert-web-int8']
+    ['coreml-ios18-int8', 'coreai-ios27-int8', 'litert-arm64-int8', 'litert-web-int8']
     """
     return [t for t in TARGETS.values() if t.storage is storage and (t.sparse_values or not sparse)]
 
@@ -160,7 +184,7 @@ def _advice(name: str, choices: list[str]) -> str:
         if needed <= words:
             carriers = [t.name for t in carrying(storage, sparse=sparse)]
             # of the format and for the system asked for, as far as there are any
-            for word in sorted(words):
+            for word in sorted(words - needed):
                 carriers = [carrier for carrier in carriers if word in carrier.split("-")] or carriers
             told = [carrier for carrier in carriers if carrier in choices] or carriers
             what = f"sparse {storage.value}" if sparse else storage.value

@@ -18,7 +18,7 @@ from converters.coreml.blobs import blob_bytes
 from converters.coreml.framework import cto
 from converters.coreml.package import Contents
 from converters.coreml.program import StoredWeight, layer_weights, read_program
-from converters.coreml.tables import look_up_table
+from converters.tables import look_up_table
 from converters.targets import Storage
 
 # From this specification version (iOS 18) on, the values left of a sparse weight may be int8 or by table.

@@ -13,7 +13,7 @@ from converters.coreml.blobs import ELEMENT_TYPES, MalformedError, blob_bytes, r
 from converters.coreml.compression import Encoding, WeightStatistics, encoded_bytes, smallest_encoding
 from converters.coreml.constexpr import Stored, decode
 from converters.coreml.neural_engine import output_block
-from converters.coreml.tables import cluster, look_up_table
+from converters.tables import cluster, look_up_table
 from converters.targets import Storage
 
 

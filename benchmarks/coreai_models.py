@@ -1,0 +1,186 @@
+"""Convert models to every Core AI target, run the files by Apple's own runtime, compare with torch.
+
+    python benchmarks/coreai_models.py               measure what has not been measured yet
+    python benchmarks/coreai_models.py MODEL ...     measure these (again)
+    python benchmarks/coreai_models.py --page        only write the page
+
+Needs the extra: pip install 'edgeprune[coreai]'. Results go to docs/results/coreai_models.json, a model and
+variant at a time, so that the work can be stopped and gone on with, and from there to coreai_models.md.
+Weights are random and batch norms have statistics of their own; each model is converted as it is, and with
+75 % of the weights of its 1x1 convolutions and linear layers zero. For each file: its bytes, the part of them
+that is weights by formula, and relative errors (largest difference over the largest value) of the runtime
+computing in float32, of the file as it is, and of the first to torch holding the file's own numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from coreml_models import VARIANTS, build, run
+from torch import Tensor, nn
+
+from converters import coreai
+from converters.coreai.verification import decoded_weights, holding
+from converters.files import write_text
+from converters.format import FORMATS
+from converters.layers import WeightedLayer
+from converters.targets import TARGETS
+
+# Image sizes in pixels, small to be quick; the transformer has one size only.
+MODELS = {
+    "mobilenet_v3_small": 64,
+    "mobilenet_v3_large": 64,
+    "mobilenet_v2": 64,
+    "efficientnet_lite0": 64,
+    "mobilenetv4_conv_small": 96,
+    "resnet18": 64,
+    "lraspp_mobilenet_v3_large": 96,
+    "vit_tiny_patch16_224": 224,
+}
+NAMES = [name for name, target in TARGETS.items() if target.format == "coreai"]
+IMAGES, IMAGES_AS_IT_IS = 3, 1
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "coreai_models.json"
+PACKAGES = ("torch", "torchvision", "timm", "coreai-core", "coreai-torch", "numpy")
+
+Row = dict[str, Any]
+
+
+class Main(nn.Module):
+    """A model that gives its main output alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the model."""
+        given = self.model(x)
+        return given["out"] if isinstance(given, dict) else given
+
+
+def measure(name: str, variant: str, size: int) -> list[Row]:
+    """A row for each target."""
+    model = Main(build(name, VARIANTS[variant])).eval()
+    torch.manual_seed(1)
+    images = torch.rand(IMAGES, 3, size, size)
+    wanted = run(model, images)
+    start = time.perf_counter()
+    prepared = coreai.prepare(model, images[:1])
+    seconds = time.perf_counter() - start
+    rows = []
+    for target in NAMES:
+        with tempfile.TemporaryDirectory() as folder:
+            file = coreai.write(prepared, target, Path(folder) / "model.aimodel")
+            weights = {w.name: w.value for w in decoded_weights(file.path, model, images[:1])}
+            twin = holding(model, images[:1], weights, half="float32" not in target)
+            stored = run(twin, images)
+            got = coreai.load(file.path).predict(images.numpy())
+            as_it_is = coreai.load(file.path, activations="float16").predict(images[:IMAGES_AS_IT_IS].numpy())
+        sparse = sum(layer.encoding.startswith("sparse") for layer in file.layers)
+        rows.append(
+            {
+                "model": name, "variant": variant, "target": target, "size_px": size, "bytes": file.bytes,
+                "formula_bytes": formula(target, file.layers), "layers": len(file.layers),
+                "sparse_layers": sparse,
+                "zero_fraction": zeros(file.layers), "error": error(got, wanted),
+                "error_as_it_is": error(as_it_is, wanted[:IMAGES_AS_IT_IS]),
+                "error_to_stored": error(got, stored), "prepare_s": round(seconds, 1),
+            }
+        )  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def formula(target: str, layers: Any) -> int:
+    """Bytes of the weights: one bit each, the values left, scales or tables, as the size model has them."""
+    total = 0.0
+    for fact in layers:
+        count = float(np.prod(fact.shape))
+        kept = np.array([round(count * (1 - fact.zero_fraction))], float)
+        layer = WeightedLayer(fact.name, fact.kind, tuple(fact.shape))
+        total += float(FORMATS["coreai"].layer_bytes(TARGETS[target], layer, kept, (1, 1))[0])
+    return round(total)
+
+
+def zeros(layers: Any) -> float:
+    """Share of zeros over all weights."""
+    counts = [float(np.prod(fact.shape)) for fact in layers]
+    return float(np.average([fact.zero_fraction for fact in layers], weights=counts))
+
+
+def error(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest difference over the largest value wanted."""
+    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
+
+
+def page(content: dict[str, Any]) -> str:
+    """The results as text."""
+    versions = ", ".join(f"{name} {number}" for name, number in content["packages"].items())
+    rows = content["rows"]
+    base = {(r["model"], r["variant"], r["target"]): r["bytes"] - r["formula_bytes"] for r in rows}
+    lines = [
+        "# Core AI: eight models, dense and 75 % zeros, run by Apple's own runtime on Linux",
+        "",
+        f"Written by `python benchmarks/coreai_models.py`; {versions}. Random weights, random images.",
+        "",
+        "- *error*: of Apple's runtime computing in float32 with the stored weights, to the torch model.",
+        "- *as it is*: of the file untouched, every operation rounded to float16 by the kernels of Linux.",
+        "- *to stored*: of the first to torch holding the file's own numbers, where only arithmetic differs.",
+        "- *formula*: the weights' bytes by count (1 bit each, values left, tables, scales), and what else",
+        "  is in the dense file, against the real file.",
+        "",
+        "Errors are the largest difference over the largest value. Random weights are the harshest case for",
+        "int8 and tables: what they round is not made up for by training.",
+        "",
+        "| model | variant | target | bytes | of dense | error | as it is | to stored | formula |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        dense = next(
+            r
+            for r in rows
+            if (r["model"], r["variant"], r["target"]) == (row["model"], "dense", row["target"])
+        )
+        predicted = row["formula_bytes"] + base[row["model"], "dense", row["target"]]
+        lines.append(
+            f"| {row['model']} {row['size_px']} px | {row['variant']} | `{row['target']}` | {row['bytes']:,} "
+            f"| {row['bytes'] / dense:.2f} | {row['error']:.1e} | {row['error_as_it_is']:.1e} "
+            f"| {row['error_to_stored']:.1e} | {predicted / row['bytes'] - 1:+.2%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--page", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    content["packages"] = {name: version(name) for name in PACKAGES}
+    for name, size in {} if options.page else MODELS.items():
+        for variant in VARIANTS:
+            known = [r for r in content["rows"] if (r["model"], r["variant"]) == (name, variant)]
+            if (options.models and name not in options.models) or (known and not options.models):
+                continue
+            content["rows"] = [r for r in content["rows"] if r not in known] + measure(name, variant, size)
+            write_text(RESULTS, json.dumps(content, indent=1) + "\n")
+    order = list(MODELS)
+    content["rows"].sort(key=lambda r: (order.index(r["model"]), list(VARIANTS).index(r["variant"])))
+    write_text(RESULTS, json.dumps(content, indent=1) + "\n")
+    write_text(RESULTS.with_suffix(".md"), page(content))
+
+
+if __name__ == "__main__":
+    main()

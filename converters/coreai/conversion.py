@@ -1,0 +1,257 @@
+"""Write a torch module as a Core AI model, each weight as small as the target allows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from converters.coreai import encoding
+from converters.coreai.apart import facts_of
+from converters.coreai.description import describe
+from converters.coreai.framework import mlir, quiet
+from converters.coreai.inspection import name_layers
+from converters.coreai.package import metadata_content, path_problems, write_asset
+from converters.coreai.precision import narrow
+from converters.coreai.program import StoredWeight, decode, distinct, layer_uses, producer
+from converters.coreai.runtime import module_of, program_bytes
+from converters.deployed import Deployed, label_problems, named_results, source_problems
+from converters.errors import ToolError, UserError
+from converters.facts import Converted, LayerFacts, Normalization, size_bytes
+from converters.head import with_pointwise_head
+from converters.layers import WeightedLayer, weighted_layers
+from converters.targets import Storage
+from converters.targets import target as target_named
+
+FORMAT = "coreai"
+INPUT = "image"
+FLOAT16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model converted once, to be written for several targets.
+
+    Attributes:
+        model: in eval mode, as given, its head made of convolutions.
+        layers: its weighted layers in execution order.
+        program: Apple's, in float32.
+        normalization: done by the file, where there is any.
+        shape: of the image, (channels, height, width).
+        classes: that it gives values for; None where it gives none.
+    """
+
+    model: nn.Module
+    layers: tuple[WeightedLayer, ...]
+    program: Any
+    normalization: Normalization | None
+    shape: tuple[int, int, int]
+    classes: int | None
+
+
+def convert(
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    *,
+    target: str = "coreai-ios27",
+    labels: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Converted:
+    """Convert a model, store its weights as small as the target allows, and write the folder.
+
+    Args:
+        model: in eval mode, with its zeros already in its weights; it is not changed. It gives a tensor, or a
+            dict, list or tuple of them (of a dict that has "out" that alone).
+        example: (1, 3, h, w) float32, of the size the file will take.
+        path: of the folder, ending in ".aimodel"; a model that is there already is replaced.
+        target: name of a Core AI target.
+        labels: class names in output order, for the metadata.
+        normalization: folded in, so that the file takes RGB pixels in [0, 255].
+        metadata: "short_description", "author" and "license" go where Apple has them, any other key among the
+            creator's own entries.
+
+    Returns:
+        What was written, read back from the disk; the layers named as `model.named_modules()` names them.
+
+    Raises:
+        UserError: the model, the example or an option is not what it should be.
+        ToolError: torch or coreai-torch cannot convert the model, or the file does not hold what was meant.
+    """
+    path = Path(path)
+    target_named(target, FORMAT)
+    problems = path_problems(path)
+    prepared = prepare(model, example, normalization, problems=problems)
+    return write(prepared, target, path, labels=labels, metadata=metadata)
+
+
+def prepare(
+    model: nn.Module,
+    example: Tensor,
+    normalization: Normalization | None = None,
+    *,
+    problems: Sequence[str] = (),
+) -> Prepared:
+    """The slow half of `convert`, which targets share: trace the model and let coreai-torch convert it.
+
+    Args:
+        model: see `convert`, as for the other arguments.
+        example: as above.
+        normalization: as above.
+        problems: found already, to be told together with those found here.
+
+    Raises:
+        UserError: the model or the example is not what it should be.
+        ToolError: torch or coreai-torch cannot convert the model.
+    """
+    problems = [*problems, *source_problems(model, example, normalization)]
+    if problems:
+        raise UserError(problems)
+    model = with_pointwise_head(model)
+    with torch.no_grad():
+        given = model(example)
+    results = named_results(given)
+    first = given if isinstance(given, Tensor) else given[next(iter(results.values()))]
+    classes = int(first.shape[1]) if len(results) == 1 and first.dim() in (2, 4) else None
+    program = _program(Deployed(model, normalization, results), example, list(results))
+    layers = tuple(weighted_layers(model, example))
+    _, channels, height, width = example.shape
+    return Prepared(model, layers, program, normalization, (channels, height, width), classes)
+
+
+def write(
+    prepared: Prepared,
+    target: str,
+    path: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Converted:
+    """The quick half of `convert`: store the weights as one target has them, write, and read back.
+
+    Raises:
+        UserError: see `convert`.
+        ToolError: the file does not hold what was meant.
+    """
+    path = Path(path)
+    found = target_named(target, FORMAT)
+    problems = path_problems(path)
+    if labels is not None:
+        problems += label_problems(labels, prepared.classes)
+    if problems:
+        raise UserError(problems)
+    try:
+        with quiet():
+            content, meant = _encoded(prepared, found.storage)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the beta packages raise
+        raise ToolError(f"Core AI could not store the model for {target}: {_first_line(error)}") from error
+    read = facts_of(path, content)
+    _check_stored(read.weights, meant)
+    named = name_layers(read, prepared.layers)
+    _check_zeros(prepared.model, named)
+    own = describe(prepared.shape, labels, prepared.normalization, read.weights)
+    write_asset(path, content, metadata_content(metadata or {}, own, _producer()))
+    return Converted(path, target, size_bytes(path), tuple(fact for fact, _ in named))
+
+
+def _program(deployed: Deployed, example: Tensor, outputs: list[str]) -> Any:
+    with quiet():
+        import coreai_torch
+    try:
+        with torch.no_grad(), quiet():
+            exported = torch.export.export(deployed, (example.detach().cpu(),))
+            exported = exported.run_decompositions(coreai_torch.get_decomp_table())
+    except Exception as error:  # torch.export raises whatever the model's own code does
+        raise ToolError(f"torch.export could not trace the model: {_first_line(error)}") from error
+    try:
+        with quiet():
+            converter = coreai_torch.TorchConverter(mode=coreai_torch.TorchConverter.Mode.RELEASE)
+            converter.add_exported_program(exported, input_names=[INPUT], output_names=outputs)
+            return converter.to_coreai()
+    except Exception as error:
+        raise ToolError(f"coreai-torch could not convert the model: {_first_line(error)}") from error
+
+
+def _encoded(prepared: Prepared, storage: Storage) -> tuple[bytes, list[encoding.Planned]]:
+    """The program with each weight in its smallest encoding, as bytes, and what each is to be read as."""
+    program = copy.deepcopy(prepared.program)
+    module = module_of(program)
+    _check_range(module, storage)
+    if storage is not Storage.FLOAT32:
+        narrow(module)
+    meant = []
+    with module.context, mlir.Location.unknown():
+        for use in distinct(layer_uses(module)):
+            weight = decode(use.source)
+            if weight is None:
+                raise ToolError(f"the weight of {use.operation.name} is not constant")
+            planned = encoding.plan(weight.value, storage, use.kind, 1 if use.transposed else 0)
+            operation = producer(use.source)
+            with mlir.InsertionPoint(operation):
+                use.source.replace_all_uses_with(encoding.write(planned))
+            operation.operation.erase()
+            value = planned.value.T if use.transposed else planned.value
+            meant.append(encoding.Planned(planned.encoding, planned.stored, np.ascontiguousarray(value)))
+    return program_bytes(program), meant
+
+
+def _check_range(module: Any, storage: Storage) -> None:
+    """Refuse weights that float16, the type the Neural Engine computes with, cannot hold."""
+    if storage is Storage.FLOAT32:
+        return
+    with module.context:
+        weights = [decode(use.source) for use in layer_uses(module)]
+    largest = [float(np.abs(weight.value).max()) for weight in weights if weight is not None]
+    problems = [
+        f"layer {number} has weights up to {value:,.0f} once batch norms are folded in, and float16 ends at "
+        f"{FLOAT16_MAX:,.0f}"
+        for number, value in enumerate(largest)
+        if value > FLOAT16_MAX
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _check_stored(weights: Sequence[StoredWeight], meant: Sequence[encoding.Planned]) -> None:
+    """Compare every weight, decoded from the bytes to be written, with what was meant: bit for bit."""
+    if len(weights) != len(meant):
+        raise ToolError(f"Core AI stored {len(weights)} weights of {len(meant)}")
+    for weight, planned in zip(weights, meant, strict=True):
+        if weight.encoding != planned.encoding.name:
+            raise ToolError(
+                f"{weight.name} was to be stored as {planned.encoding.name}, and is {weight.encoding}"
+            )
+        same = weight.value.shape == planned.value.shape and weight.value.dtype == planned.value.dtype
+        if not same or weight.value.tobytes() != planned.value.tobytes():
+            raise ToolError(f"{weight.name} is not stored as it was meant")
+
+
+def _check_zeros(model: nn.Module, named: Sequence[tuple[LayerFacts, StoredWeight]]) -> None:
+    """Make sure that every zero of the model is one in the file, in the layer it was taken for."""
+    modules = dict(model.named_modules())
+    for fact, weight in named:
+        if fact.name not in modules:
+            continue
+        original = modules[fact.name].get_parameter("weight").detach().cpu().numpy()
+        lost = np.count_nonzero(weight.value[original == 0])
+        if lost:
+            raise ToolError(f"{fact.name}: {lost:,} of its zeros are not zero as Core AI stored them")
+
+
+def _producer() -> str:
+    from importlib.metadata import version
+
+    return f"coreai-core {version('coreai-core')}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

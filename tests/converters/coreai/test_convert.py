@@ -1,0 +1,190 @@
+"""Files written, read back, and run by Apple's runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from converters import verify
+from converters.errors import UserError
+from converters.facts import sha256, size_bytes
+from converters.format import FORMATS
+from converters.sizes import SizeModel, calibrated
+from converters.targets import TARGETS
+from tests.converters.coreai.conftest import NAMES
+from tests.support.packages import LABELS, NORMALIZATION, Tiny, pixels, prepare, prunable, run
+
+pytestmark = [pytest.mark.coreai, pytest.mark.xdist_group("coreai")]
+
+
+def holding(model: nn.Module, path: Path) -> nn.Module:
+    """The torch model with the constants that the file holds."""
+    from converters.coreai import verification
+
+    example = torch.zeros(1, 3, 32, 32)
+    weights = {w.name: w.value for w in verification.decoded_weights(path, model, example)}
+    return verification.holding(model, example, weights, half="float32" not in path.stem)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_apples_runtime_computes_what_torch_does_with_the_stored_numbers(name, files, tiny):
+    from converters import coreai
+    from converters.coreai.verification import normalized_in_float16
+
+    images = pixels(8, 32)
+    loaded = coreai.load(files[name].path)
+    inputs = normalized_in_float16(images, NORMALIZATION)
+    if "float32" in name:
+        inputs = verify.normalized(images, NORMALIZATION)
+    wanted = run(holding(tiny, files[name].path), inputs)
+    got = loaded.predict(images)
+    assert loaded.input.range == (0.0, 255.0)
+    assert loaded.input.labels == LABELS
+    assert np.abs(got - wanted).max() <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
+    as_it_is = coreai.load(files[name].path, activations="float16").predict(images)
+    assert np.abs(as_it_is - wanted).max() <= 2e-2 * float(np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_zeros_of_the_model_and_no_others(name, files, tiny):
+    from converters import coreai
+
+    modules, weights = dict(tiny.named_modules()), coreai.decode(files[name].path)
+    pruned = prunable(tiny)
+    assert {layer.name for layer in files[name].layers} >= set(pruned)
+    for layer, weight in zip(files[name].layers, weights, strict=True):
+        own = modules[layer.name].weight.detach().numpy().reshape(weight.value.shape)
+        assert not weight.value[own == 0].any()
+        # Nothing is zeroed but what rounds to zero: less than half a step of int8, or of float16.
+        lost = np.abs(own[(weight.value == 0) & (own != 0)])
+        assert lost.max(initial=0) <= np.abs(own).max() / 127 / 2 * 1.01
+        if layer.name in pruned and weight.value.size > 1000:
+            assert weight.encoding.startswith("sparse")
+        if layer.name not in pruned:
+            assert not weight.encoding.startswith("sparse")
+
+
+def test_each_target_is_smaller_than_the_one_before(files):
+    order = ("coreai-ios27-float32", "coreai-ios27", "coreai-ios27-int8")
+    bytes_ = [files[name].bytes for name in order]
+    assert bytes_ == sorted(bytes_, reverse=True)
+    assert all(file.bytes == size_bytes(file.path) for file in files.values())
+
+
+def test_the_same_model_gives_the_same_bytes(files, tiny, tmp_path):
+    from converters import coreai
+
+    metadata = {"author": "Ada", "license": "Apache-2.0", "short_description": "ten things", "note": "a"}
+    again = coreai.convert(
+        tiny,
+        torch.zeros(1, 3, 32, 32),
+        tmp_path / "again.aimodel",
+        labels=LABELS,
+        normalization=NORMALIZATION,
+        metadata=metadata,
+    )
+    assert sha256(again.path) == sha256(files["coreai-ios27"].path)
+
+
+def test_what_a_file_says_of_itself(files):
+    from converters import coreai
+
+    found = coreai.inspect(files["coreai-ios27-int8"].path)
+    wanted = {"author": "Ada", "license": "Apache-2.0", "short_description": "ten things", "note": "a"}
+    assert wanted.items() <= found.metadata.items()
+    assert "sparse int8" in found.metadata["compression"]
+    assert found.input.labels == LABELS
+    assert found.input.shape == (3, 32, 32)
+    assert found.lowest_os.startswith("iOS 27")
+    facts = FORMATS["coreai"].inspect(files["coreai-ios27-int8"].path)
+    assert [layer.encoding for layer in facts.layers] == [layer.encoding for layer in found.layers]
+
+
+def test_apples_own_reader_sees_the_same(files):
+    from coreai.authoring import AIModelAsset
+
+    asset = AIModelAsset.load(files["coreai-ios27"].path)
+    assert (asset.metadata.author, asset.metadata.license) == ("Ada", "Apache-2.0")
+    assert asset.summary().function_names == ["main"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_size_model_is_within_one_percent(name, files, tiny, tmp_path):
+    from converters import coreai
+
+    torch.manual_seed(0)
+    wide = prepare(Wide(), zeros=0)
+    prepared = coreai.prepare(wide, torch.zeros(1, 3, 32, 32))
+    model = calibrated(coreai.write(prepared, name, tmp_path / "dense.aimodel"))
+    pruned = prepare(Wide(), zeros=0.75)
+    written = coreai.convert(pruned, torch.zeros(1, 3, 32, 32), tmp_path / "x.aimodel", target=name)
+    kept = [(1 - fact.zero_fraction) * np.prod(fact.shape) for fact in written.layers]
+    assert isinstance(model, SizeModel)
+    assert int(model.bytes(kept)) == pytest.approx(written.bytes, rel=0.01)
+
+
+class Wide(nn.Module):
+    """Wide enough that its weights are most of the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU())
+        self.layers = nn.Sequential(*[nn.Sequential(nn.Conv2d(i, o, 1), nn.ReLU()) for i, o in PAIRS])
+        self.classifier = nn.Linear(512, 100)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.layers(self.stem(x)).mean((2, 3)))
+
+
+PAIRS = ((32, 256), (256, 256), (256, 512), (512, 512))
+
+
+def test_verify_agrees_and_tells_both_ways_of_running(files, tiny):
+    result = verify.verify(files["coreai-ios27-4bit"].path, pixels(4, 32), tiny, normalization=NORMALIZATION)
+    assert result.agrees, result
+    assert [check.runtime for check in result.checks] == ["core-ai", "core-ai-float16"]
+    assert result.checks[0].max_relative_error < 1e-4
+
+
+def test_all_mistakes_are_told_at_once(tiny, tmp_path):
+    from converters import coreai
+
+    with pytest.raises(UserError) as caught:
+        coreai.convert(Tiny(), torch.zeros(1, 1, 32, 32), tmp_path / "x.tflite")
+    assert len(caught.value.problems) >= 3
+    prepared = coreai.prepare(tiny, torch.zeros(1, 3, 32, 32))
+    with pytest.raises(UserError, match="9 labels for 10 classes"):
+        coreai.write(prepared, "coreai-ios27", tmp_path / "x.aimodel", labels=LABELS[:-1])
+    with pytest.raises(UserError, match="unknown target"):
+        coreai.convert(tiny, torch.zeros(1, 3, 32, 32), tmp_path / "x.aimodel", target="coreai-ios26")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_another_size_are_refused(files):
+    from converters import coreai
+
+    with pytest.raises(UserError, match=r"takes images of shape \(n, 3, 32, 32\)"):
+        coreai.load(files["coreai-ios27"].path).predict(pixels(1, 40))
+
+
+def test_a_network_of_maps_gives_maps(tmp_path):
+    from converters import coreai
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 1)
+    )
+    file = coreai.convert(
+        model.eval(), torch.zeros(1, 3, 16, 16), tmp_path / "x.aimodel", target="coreai-ios27-float32"
+    )
+    images = np.random.default_rng(0).random((2, 3, 16, 16), np.float32)
+    np.testing.assert_allclose(coreai.load(file.path).predict(images), run(model, images), atol=1e-5)
+
+
+def test_targets_are_of_the_format():
+    assert {dataclasses.replace(TARGETS[name]).format for name in NAMES} == {"coreai"}
