@@ -468,5 +468,5 @@ def test_maps_come_out_as_torch_gives_them_and_lie_in_the_file_with_classes_last
     with torch.no_grad():
         np.testing.assert_allclose(loaded.predict(images.numpy()), model(images), atol=1e-5)
     assert loaded.input.labels == ("sky", "road", "car")
-    with pytest.raises(UserError, match="2 labels for a model that returns"):
+    with pytest.raises(UserError, match="2 labels for a model of 3 classes"):
         litert.convert(model, images[:1], path, labels=["sky", "road"])
