@@ -231,6 +231,33 @@ def max_pool2d(
     return largest
 
 
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: Any,
+    return_indices: bool = False,
+) -> Any:
+    """`F.adaptive_max_pool2d`, which LiteRT has no operation for, as a pool or the largest of each window."""
+    sizes = [out or side for out, side in zip(_sides(output_size), input.shape[-2:], strict=True)]
+    if return_indices or input.ndim != 4:
+        options: dict[str, Any] = {"return_indices": return_indices}
+        return F.adaptive_max_pool2d(input, output_size, **options)
+    if all(side % out == 0 for side, out in zip(input.shape[2:], sizes, strict=True)):
+        kernel = [side // out for side, out in zip(input.shape[2:], sizes, strict=True)]
+        return F.max_pool2d(input, kernel, kernel)
+    for axis, out in enumerate(sizes, 2):
+        side = input.shape[axis]
+        windows = [
+            input.narrow(axis, place * side // out, -(-(place + 1) * side // out) - place * side // out)
+            for place in range(out)
+        ]
+        input = torch.cat([window.amax(axis, keepdim=True) for window in windows], axis)
+    return input
+
+
+def _sides(output_size: Any) -> list[int | None]:
+    return list(output_size) if isinstance(output_size, (tuple, list)) else [output_size] * 2
+
+
 def pooled_size(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
     """Length of what a pool gives; the last window of `ceil_mode` begins inside the image or its padding.
 
@@ -285,6 +312,55 @@ def local_response_norm(
     for shift in range(1, size):
         total = total + squares[:, shift : shift + channels]
     return input / (total * (alpha / size) + k) ** beta
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    """`F.conv_transpose2d`; LiteRT refuses groups: pixels spread among zeros, then a plain convolution."""
+    steps, pads, extra, spread = map(_pair, (stride, padding, output_padding, dilation))
+    if groups == 1 or input.ndim != 4:
+        return F.conv_transpose2d(input, weight, bias, steps, pads, extra, groups, spread)
+    n, channels, height, width = input.shape
+    x = input.reshape(n * channels, height, 1, width, 1)
+    x = F.pad(x, (0, steps[1] - 1, 0, 0, 0, steps[0] - 1)).reshape(
+        n, channels, height * steps[0], width * steps[1]
+    )
+    reach = [d * (k - 1) - p for d, k, p in zip(spread, weight.shape[2:], pads, strict=True)]
+    after = [r - (s - 1) + e for r, s, e in zip(reach, steps, extra, strict=True)]
+    x = F.pad(x, (reach[1], after[1], reach[0], after[0]))
+    grouped = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
+    turned = grouped.flatten(0, 1).flip((2, 3))
+    return F.conv2d(x, turned, bias, 1, 0, spread, groups)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """`F.celu`, which coremltools does not know."""
+    return torch.relu(input) - torch.relu(alpha * (1 - torch.exp(-torch.relu(-input) / alpha)))
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """`F.logsigmoid`, which coremltools does not know."""
+    return -F.softplus(-input)
+
+
+def padded(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
+    """`F.pad`; a circular one, which coremltools does not know, from slices."""
+    if mode != "circular":
+        return F.pad(input, pad, mode, value)
+    for place in range(len(pad) // 2):
+        axis, before, after = input.ndim - 1 - place, int(pad[2 * place]), int(pad[2 * place + 1])
+        size = input.shape[axis]
+        parts = [input.narrow(axis, size - before, before), input, input.narrow(axis, 0, after)]
+        input = torch.cat([part for part in parts if part.shape[axis]], axis)
+    return input
 
 
 def _pair(value: Any) -> list[int]:
@@ -376,6 +452,11 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.avg_pool2d: avg_pool2d,
     F.max_pool2d: max_pool2d,
     torch.max_pool2d: max_pool2d,
+    F.adaptive_max_pool2d: adaptive_max_pool2d,
+    F.conv_transpose2d: conv_transpose2d,
+    F.celu: celu,
+    F.logsigmoid: logsigmoid,
+    F.pad: padded,
     F.local_response_norm: local_response_norm,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
     **dict.fromkeys((torch.add, Tensor.add), add),

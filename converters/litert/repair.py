@@ -18,6 +18,7 @@ COMMUTATIVE = ("ADD", "MUL")
 
 def repair(graph: Graph) -> None:
     """The repairs that any network can have, however its weights are stored, in order."""
+    add_negative_constants(graph)
     lift_constants(graph)
     put_constants_first(graph)
     average_before_transposing(graph)
@@ -40,6 +41,27 @@ def lift_constants(graph: Graph) -> None:
         if graph.op_name(op) not in ELEMENTWISE_BINARY or len(graph.shape(int(op.outputs[0]))) != 4:
             continue
         op.inputs = np.array([_lifted(graph, int(t)) for t in op.inputs], np.int32)
+
+
+def add_negative_constants(graph: Graph) -> None:
+    """Let what subtracts a constant add its negative, which is the same to the bit: SUB has no sparse kernel.
+
+    It comes of batch norms that follow an addition, which no convolution can take in.
+    """
+    for op in graph.ops:
+        if graph.op_name(op) != "SUB" or not graph.is_constant(int(op.inputs[1])):
+            continue
+        constant = int(op.inputs[1])
+        if graph.type_name(constant) != "FLOAT32":
+            continue
+        options = schema.AddOptionsT()
+        options.fusedActivationFunction = getattr(op.builtinOptions, "fusedActivationFunction", 0)
+        negative = graph.add_constant(f"{graph.name(constant)}:negative", -graph.constant(constant))
+        added = graph.make_op(
+            "ADD", [int(op.inputs[0]), negative], list(op.outputs), 1, ("AddOptions", options)
+        )
+        op.opcodeIndex, op.inputs = added.opcodeIndex, added.inputs
+        op.builtinOptionsType, op.builtinOptions = added.builtinOptionsType, options
 
 
 def put_constants_first(graph: Graph) -> None:

@@ -163,8 +163,8 @@ def _expected_of_litert(
         return Expected(here, Reference.HOST, f"it has an op not defined here, {error}", TOLERANCE, outputs)
     if integers:
         reason = "values are rounded to integers between the layers"
-        return Expected(exact, Reference.STORED, reason, INTEGER_TOLERANCE, outputs, problems)
-    return Expected(exact, Reference.STORED, "its weights are rounded", TOLERANCE, outputs, problems)
+        return Expected(exact, Reference.PROGRAM, reason, INTEGER_TOLERANCE, outputs, problems)
+    return Expected(exact, Reference.PROGRAM, "its weights are rounded", TOLERANCE, outputs, problems)
 
 
 def _problems_of_litert(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converters import arguments
 from converters.facts import IMAGENET, InputSpec, Normalization
 from converters.format import FORMATS
 from converters.targets import TARGETS, Storage
@@ -331,17 +332,26 @@ def _refuse_misfits(model: nn.Module, example: torch.Tensor, labels: Sequence[st
         )
     if labels is not None and len(labels) != output.shape[1]:
         raise UserError(f"--labels has {len(labels)} names, the model gives {output.shape[1]} classes")
+    if problems := arguments.label_problems(labels):
+        raise UserError(problems)
 
 
 def _labels(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8-sig")  # Windows programs write a mark at the start.
     except (OSError, ValueError) as error:
         raise UserError(
             f"--labels {path}: {error}: expected a text file with one class name a line"
         ) from None
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in names:
+        raise UserError(
+            f"--labels {path}: line {names.index('') + 1} is empty: expected one class name a line, in the "
+            "order of the outputs"
+        )
+    return names
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:

@@ -34,6 +34,9 @@ def error_of(kind: str, model: nn.Module, path: Path) -> float:
     return agreement.difference((litert if kind == "litert" else coreml).load(path).predict(images), wanted)
 
 
+WEIGHT = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(3))
+
+
 class Mended(nn.Module):
     """What the converters underneath get wrong or refuse, all in one network."""
 
@@ -58,6 +61,9 @@ class Mended(nn.Module):
             F.avg_pool2d(x, 3, 2, 1, count_include_pad=False, ceil_mode=True),
             F.max_pool2d(x, 2, 1, 0, 2),
             F.local_response_norm(x, 3, alpha=0.1),
+            F.adaptive_max_pool2d(x, (3, 5)),
+            F.conv_transpose2d(x[:, :6], WEIGHT, None, 2, 1, 1, 2),
+            F.logsigmoid(F.celu(F.pad(x, (1, 1, 1, 1), mode="circular"))),
         ]
         return torch.cat([part.flatten(1) for part in parts], 1)
 
@@ -178,6 +184,28 @@ def test_pooling_spelt_out_is_torchs(seed: int) -> None:
         with Rewriting():
             got = F.max_pool2d(x, kernel, stride, padding, dilation, ceil)
         torch.testing.assert_close(got, F.max_pool2d(x, kernel, stride, padding, dilation, ceil))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.adaptive_max_pool2d(x, (3, 5)),
+        lambda x: F.adaptive_max_pool2d(x, 4),
+        lambda x: F.adaptive_max_pool2d(x, (None, 2)),
+        lambda x: F.celu(x, 0.7),
+        F.logsigmoid,
+        lambda x: F.pad(x, (1, 2, 0, 3), mode="circular"),
+        lambda x: F.conv_transpose2d(x, WEIGHT[:, :1], None, 2, 1, 1, 6),
+        lambda x: F.conv_transpose2d(x, WEIGHT, torch.arange(8.0), (2, 3), (1, 0), (1, 2), 2),
+        lambda x: F.conv_transpose2d(x, WEIGHT, None, 1, 2, 0, 3, 2),
+        lambda x: F.conv_transpose2d(x, WEIGHT[..., :1, :1], None, 4, 0, 0, 2),
+    ],
+)
+def test_what_one_of_the_tools_does_not_know_is_torchs(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(1, 6, 8, 10)
+    with Rewriting():
+        got = function(x)
+    torch.testing.assert_close(got, function(x))
 
 
 def test_what_the_tools_do_right_is_left_alone() -> None:

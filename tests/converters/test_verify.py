@@ -91,7 +91,7 @@ def test_rounded_weights_are_held_against_the_files_own_program(files, model, im
     result = verify.verify(
         files["litert-arm64-int8"], images, model, normalization=NORMALIZATION, runtimes=HOST
     )
-    assert result.reference is Reference.STORED
+    assert result.reference is Reference.PROGRAM
     assert result.checks[0].max_relative_error < 1e-5
     assert 1e-4 < result.model_error < 0.1, "what the rounding does is told beside it"
     assert result.agrees
@@ -101,7 +101,7 @@ def test_integers_between_the_layers_are_held_against_the_files_own_program(file
     result = verify.verify(
         files["litert-arm64-static-int8"], images, model, normalization=NORMALIZATION, runtimes=HOST
     )
-    assert result.reference is Reference.STORED
+    assert result.reference is Reference.PROGRAM
     assert result.checks[0].agrees is True
     assert result.checks[0].max_relative_error < 0.05
     assert 1e-3 < result.model_error < 0.5, "what the rounding does is told beside it"

@@ -48,6 +48,12 @@ BROKEN: dict[str, tuple[Step, Step, Step, Callable[[Graph], None]]] = {
         LINEAR,
         repair.put_constants_first,
     ),
+    "a constant subtracted": (
+        lambda net, x: net.binary("SUB", x, net.constant(np.full((1, 1, 1, 32), 0.1))),
+        MEAN,
+        LINEAR,
+        lambda graph: (repair.add_negative_constants(graph), repair.put_constants_first(graph)),
+    ),
     "transposed mean": (SAME, transposed_mean, LINEAR, repair.average_before_transposing),
     "dense classifier": (
         SAME,

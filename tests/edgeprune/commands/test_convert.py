@@ -149,6 +149,12 @@ WRONG = {
     "--labels has 1 names, the model gives 4 classes": [
         *("own_models_for_a_test:tiny", "--image-size-px", "32", "--labels", "names.txt"),
     ],
+    "gap.txt: line 2 is empty: expected one class name a line": [
+        *("own_models_for_a_test:tiny", "--image-size-px", "32", "--labels", "gap.txt"),
+    ],
+    "labels that appear twice, which apps cannot tell apart: one": [  # A mark at the start is no part of it.
+        *("own_models_for_a_test:tiny", "--image-size-px", "32", "--labels", "twice.txt"),
+    ],
 }
 
 
@@ -156,6 +162,8 @@ WRONG = {
 def test_a_mistake_is_named_and_nothing_is_written(message, tmp_path, monkeypatch, capsys):
     (tmp_path / "own_models_for_a_test.py").write_text(NETWORK)
     (tmp_path / "names.txt").write_text("one")
+    (tmp_path / "gap.txt").write_text("one\n\nthree\nfour\n")
+    (tmp_path / "twice.txt").write_text("one\ntwo\nthree\none\n", encoding="utf-8-sig")
     monkeypatch.chdir(tmp_path)
     assert main(["convert", *WRONG[message], "--output", "files"]) == 2
     assert message in capsys.readouterr().err
