@@ -24,7 +24,7 @@ $(VENV)/tensorflow: $(VENV)/installed
 
 # With Apple's Core AI packages: its files written, read back and run by Apple's own runtime.
 test-coreai: $(VENV)/coreai
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m coreai
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "coreai and not slow"
 
 $(VENV)/coreai: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,coreai]'
