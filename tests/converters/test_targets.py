@@ -17,7 +17,9 @@ ADVICE = {
     "coreml-ios16-sparse-6-bit": "sparse 6-bit table is carried by coreml-ios18-6bit; ",
     # or another format
     "coreml-ios16-float32": "float32 is carried by coreai-ios27-float32 and litert-arm64 and litert-web; ",
-    "litert-web-4bit": "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit and coreai-ios27-4bit; ",
+    "litert-web-4bit": (
+        "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit and coreai-ios27-4bit; "
+    ),
     # or another runtime
     "litert-web-static-int8": "static int8 is carried by litert-arm64-static-int8; ",
     # or are nowhere
