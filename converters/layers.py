@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 # Called with the name of a layer, the layer, and its input or output.
 Watch = Callable[[str, Any, Tensor], None]
+# Cosine of the rows of two weights from which they are the same, and the least for one made from the other:
+# a layer norm folded in scales columns too. Unrelated ones have next to none.
+SAME, ALIKE = 0.995, 0.4
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,14 @@ class WeightedLayer:
         shape: of its weight.
         uses: how many times each weight is used for an example: the pixels of what the layer gives; 0 where
             none was run.
+        weight: its values, to know it by in a file; None where they are not at hand.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     uses: int = 0
+    weight: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 def kind_of(module: nn.Conv2d | nn.Linear) -> str:
@@ -49,18 +55,30 @@ def kind_of(module: nn.Conv2d | nn.Linear) -> str:
 def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[WeightedLayer]:
     """Run `model` once on `example` and list its convolution and linear layers in execution order.
 
-    A layer that runs twice is listed once, where it ran first, with the uses of both.
+    A layer that runs twice is listed once, where it ran first, with the uses of both. The two weights of
+    `nn.MultiheadAttention` are listed as "attn.in_proj_weight" and "attn.out_proj".
     """
     seen: dict[str, WeightedLayer] = {}
 
-    def note(name: str, layer: nn.Conv2d | nn.Linear, output: Tensor) -> None:
+    def meet(name: str, kind: str, weight: Tensor, uses: int) -> None:
         before = seen[name].uses if name in seen else 0
-        uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
-        seen[name] = WeightedLayer(name, kind_of(layer), tuple(layer.weight.shape), before + uses)
+        values = weight.detach().cpu().numpy()
+        seen[name] = WeightedLayer(name, kind, tuple(weight.shape), before + uses, values)
 
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    def note(name: str, layer: Any, output: Any) -> None:
+        if isinstance(layer, nn.MultiheadAttention):
+            uses = output[0].numel() // layer.embed_dim
+            if layer.in_proj_weight is not None:
+                meet(f"{name}.in_proj_weight", "linear", layer.in_proj_weight, uses)
+            meet(f"{name}.out_proj", "linear", layer.out_proj.weight, uses)
+            return
+        uses = output[0].numel() // output.shape[1 if output.ndim == 4 else -1]
+        meet(name, kind_of(layer), layer.weight, uses)
+
+    kinds = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
     with torch.no_grad(), watching(layers, outputs=note):
-        model(example)
+        model(example.clone())  # Some models change their input.
     return list(seen.values())
 
 
@@ -115,3 +133,48 @@ def watching(
             if outputs is not None:
                 hooks.enter_context(layer.register_forward_hook(after(name)))
         yield
+
+
+def matching(value: np.ndarray, layers: Sequence[WeightedLayer]) -> WeightedLayer | None:
+    """The layer whose weight a file holds as `value`: folded batch norms scale its rows, storing rounds them.
+
+    Args:
+        value: of a weight in a file, laid out as torch does.
+        layers: not taken yet, in execution order; those without values are known by their shape alone.
+
+    Returns:
+        None where no layer's weight is like it.
+    """
+    best, likeness = None, ALIKE
+    for layer in layers:
+        if _squeezed(layer.shape) != _squeezed(value.shape):
+            continue
+        found = 1.0 if layer.weight is None else alike(value, layer.weight)
+        if found >= SAME:
+            return layer
+        if found > likeness:
+            best, likeness = layer, found
+    return best
+
+
+def alike(value: np.ndarray, own: np.ndarray) -> float:
+    """Mean cosine of the rows of two weights, whatever their signs, over the rows that are not zero in both.
+
+    >>> alike(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([[2.0, 4.0], [1.0, 0.0]]))
+    1.0
+    """
+    a, b = (w.reshape(len(w), -1).astype(np.float64) for w in (value, own))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    filled = norms > 0
+    if not filled.any():
+        return 1.0 if not (a.any() or b.any()) else 0.0
+    cosines = np.abs((a * b).sum(1)[filled]) / norms[filled]
+    return round(float(cosines.mean()), 9)
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without its trailing ones: a 1x1 convolution may come as a matrix, and a matrix as one."""
+    kept = list(shape)
+    while len(kept) > 2 and kept[-1] == 1:
+        kept.pop()
+    return tuple(kept)

@@ -2,17 +2,17 @@
 
 Each runtime's outputs are held against a reference:
 
-- the torch model, for a file whose weights are float32;
-- the torch model with the file's own decoded weights, where they were rounded, so that only the arithmetic is
-  judged; how far the rounding takes the file from the torch model is told beside it, and a weight that is
-  further off than rounding explains fails the file;
-- the format's runtime on this machine, where there is no torch model, or where values are rounded to integers
-  between the layers: each runtime then rounds differently, so runtimes are only held together loosely.
+- the torch model, for a file whose weights are float32, and for a package;
+- the file's own program with the weights it holds, computed in float64 by torch, where weights were rounded:
+  so that only the runtime's arithmetic is judged. How far that is from the torch model is told beside it, and
+  more than rounding explains fails the file (see `converters.rounding`);
+- the format's runtime on this machine, where there is no torch model, or a file has an op that is not defined
+  here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from converters.agreement import Plain, first_parting
 from converters.errors import UserError
 from converters.facts import InputSpec, Normalization, sha256
 
@@ -34,7 +35,7 @@ class Reference(str, Enum):
     """What a file's outputs are held against."""
 
     MODEL = "the torch model"
-    STORED = "the torch model holding the file's own weights"
+    STORED = "the file's own program in float64"
     HOST = "LiteRT on this machine"
 
 
@@ -174,7 +175,7 @@ def torch_outputs(path: Path, model: nn.Module, inputs: np.ndarray, here: np.nda
     parts = torch.split(torch.from_numpy(np.ascontiguousarray(inputs)), BATCH)
     try:
         with torch.no_grad():
-            outputs = as_values(torch.cat([model(part) for part in parts]).numpy())
+            outputs = as_values(torch.cat([Plain(model)(part)[0] for part in parts]).numpy())
     except RuntimeError as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{path}: the torch model does not take {inputs.shape[1:]} images: {line}") from None
@@ -184,6 +185,32 @@ def torch_outputs(path: Path, model: nn.Module, inputs: np.ndarray, here: np.nda
             "it is not the model that this file was made from"
         )
     return outputs
+
+
+def unexplained(
+    error: float,
+    explained: float,
+    largest: float,
+    model: nn.Module,
+    image: np.ndarray,
+    kept: Callable[[], list[np.ndarray]],
+) -> str:
+    """What is wrong with a file whose error rounding does not explain, and where it begins.
+
+    Args:
+        error: root mean square, relative.
+        explained: the same, by `converters.rounding`.
+        largest: the largest error over the largest value.
+        model: the torch module.
+        image: (1, channels, height, width), as it takes it.
+        kept: gives all that the file computed on the way, for the same image.
+    """
+    # What is as far off as the outputs are is where it begins; rounding alone takes no step as far.
+    place = first_parting(model, image, kept, min(0.8 * largest, 0.2))
+    return (
+        f"its program is off by {error:.2g} (root mean square), where rounding its weights explains "
+        f"{explained:.2g}{place}"
+    )
 
 
 def as_values(outputs: np.ndarray) -> np.ndarray:

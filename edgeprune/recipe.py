@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from converters.runtimes.latency import timed_runtimes
 from converters.targets import BLOCK, TARGETS, Storage
 from edgeprune import budget as budgets
 from edgeprune import parsing
@@ -24,7 +25,10 @@ from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
 SCHEDULES = ("cubic", "stepwise", "one-shot")
 HEADS = ("auto", "keep", "new")
-ALLOCATIONS = ("uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget")
+ALLOCATIONS = (
+    "uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget", "time", "macs",
+)  # fmt: skip
+FINDS_SPARSITY = ("budget", "time", "macs")
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,16 @@ class Variant:
     schedule: str = "cubic"
     """When they go: cubic (most of them early), stepwise (five rounds, training in between) or one-shot."""
     allocation: str = "uniform"
-    """How zeros are shared out: uniform, erdos-renyi, multiplications (for speed), global (LAMP), sensitivity
-    (measured), or budget."""
+    """How zeros are shared out: uniform, erdos-renyi, multiplications (for speed), global (LAMP); or by
+    measured sensitivity, at a sparsity (sensitivity) or until a budget, a time or a number of macs is met."""
     bytes: dict[str, int] = field(default_factory=dict)
-    """For allocation budget: size of the file by target, e.g. 'litert-arm64-int8=1000000'."""
+    """For allocation budget, or beside a time: size of the file by target, e.g.
+    'litert-arm64-int8=1000000'."""
+    time_left: dict[str, float] = field(default_factory=dict)
+    """For allocation time: share of the dense file's predicted time that stays, by runtime, e.g.
+    'arm64=0.4'."""
+    sparse_macs_left: float = 0.0
+    """For allocation macs: share of the multiplications that stays when zeros are not multiplied."""
     ramp: float = 0.6
     """Share of the training during which zeros grow, above 0 to 1; the rest recovers."""
     distill: float = 0.7
@@ -97,15 +107,42 @@ class Variant:
                 f"allocation {self.allocation!r}: choose from {', '.join(ALLOCATIONS)}",
             ),
             (
-                (self.allocation == "budget") == bool(self.bytes),
+                bool(self.bytes) == (self.allocation == "budget") or self.allocation == "time",
                 "bytes and allocation 'budget' go together: one without the other means nothing",
             ),
             (
-                self.allocation != "budget" or not self.sparsity,
-                "allocation 'budget' finds the sparsity: leave it 0",
+                bool(self.time_left) == (self.allocation == "time"),
+                "time_left and allocation 'time' go together: one without the other means nothing",
             ),
             (
-                self.allocation in ("uniform", "budget") or self.sparsity > 0,
+                bool(self.sparse_macs_left) == (self.allocation == "macs"),
+                "sparse_macs_left and allocation 'macs' go together: one without the other means nothing",
+            ),
+            (
+                self.allocation not in FINDS_SPARSITY or not self.sparsity,
+                f"allocation {self.allocation!r} finds the sparsity: leave it 0",
+            ),
+            (
+                0 <= self.sparse_macs_left < 1,
+                f"sparse_macs_left {self.sparse_macs_left:g}: above 0 and below 1; 0.3 leaves 30 %",
+            ),
+            *(
+                (
+                    0 < left < 1,
+                    f"time_left {name!r}={left:g}: above 0 and below 1; 0.4 leaves 40 % of the time",
+                )
+                for name, left in self.time_left.items()
+            ),
+            *(
+                (
+                    name in timed_runtimes(),
+                    f"time_left {name!r}: no times were fitted for it; choose from "
+                    f"{', '.join(timed_runtimes())}",
+                )
+                for name in self.time_left
+            ),
+            (
+                self.allocation in ("uniform", *FINDS_SPARSITY) or self.sparsity > 0,
                 f"allocation {self.allocation!r}: sparsity says how many zeros there are to share out",
             ),
             (
@@ -138,7 +175,8 @@ class Variant:
     @property
     def prunes(self) -> bool:
         """Whether weights become zero."""
-        return self.sparsity > 0 or bool(self.bytes) or any(sparsity > 0 for sparsity in self.layers.values())
+        found = self.allocation in FINDS_SPARSITY
+        return found or self.sparsity > 0 or any(sparsity > 0 for sparsity in self.layers.values())
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from converters import agreement, arguments
+from converters.coreml.checking import check_computes, check_stored
 from converters.coreml.compression import compress, contents_of
 from converters.coreml.description import describe, segmenter, summary
-from converters.coreml.evaluation import LOGITS
+from converters.coreml.evaluation import LOGITS, load
 from converters.coreml.framework import ct, quiet, temporary_files
 from converters.coreml.inspection import layer_facts, name_layers
-from converters.coreml.package import SUFFIX, write_package
+from converters.coreml.package import SUFFIX, Contents, write_package
 from converters.coreml.program import StoredWeight, layer_weights, read_program
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
 from converters.layers import WeightedLayer, weighted_layers
+from converters.rewriting import Rewriting
 from converters.targets import Target
 from converters.targets import target as target_named
 
 FORMAT = "coreml"
+IMAGE_CHANNELS = 3
 INPUT = "image"
 PROBABILITIES = "probabilities"
 # User-defined entry of the description that says how the weights are stored.
@@ -82,18 +87,19 @@ class Prepared:
         model: as given.
         example: as given.
         normalization: to fold in.
-        results: names of the outputs, see `_results`.
+        results: names of the outputs, see `_named`.
+        probe: images, and what the model gives for them.
         layers: of the model, in the order they run.
     """
 
     def __init__(self, model: nn.Module, example: Tensor, normalization: Normalization | None) -> None:
-        with torch.no_grad():
-            self.given = model(example)
+        self.given = arguments.results_of(arguments.outputs_of(model, example))
         self.model = model
         self.example = example
         self.normalization = normalization
-        self.results = _results(self.given)
+        self.results = _named(self.given)
         self.layers = weighted_layers(model, example)
+        self.probe = agreement.probe(model, example, normalization)
         self._exported: dict[bool, tuple[_Deployed, Any]] = {}
         self._programs: dict[tuple[str, bool], Any] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
@@ -102,10 +108,26 @@ class Prepared:
     @property
     def gives_maps(self) -> bool:
         """Whether it gives (1, classes, h, w)."""
-        return isinstance(self.given, Tensor) and self.given.dim() == 4
+        return len(self.given) == 1 and self._first.dim() == 4
 
-    def program(self, platform: str, classifies: bool) -> Any:
-        """The dense float16 ML program for a platform; `classifies`: with probabilities beside the logits."""
+    @property
+    def _first(self) -> Tensor:
+        return next(iter(self.given.values()))
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Refuse labels that are not the model's."""
+        if len(self.given) != 1:
+            raise UserError(f"labels are for a classifier; this model gives {len(self.given)} outputs")
+        _refuse(arguments.label_problems(labels, self._first.shape))
+
+    def program(self, platform: str, classifies: bool, name: str) -> Any:
+        """The dense float16 ML program for a platform, held against the model.
+
+        Args:
+            platform: of the target.
+            classifies: with probabilities beside the logits.
+            name: of the file, for messages.
+        """
         if classifies not in self._exported:
             deployed = _Deployed(self.model, self.normalization, classifies, self.results)
             self._exported[classifies] = deployed, _export(deployed, self.example)
@@ -113,7 +135,9 @@ class Prepared:
             deployed, exported = self._exported[classifies]
             with temporary_files(self._folder):
                 program = _to_mil(exported, deployed, self.example, platform)
-            _check_range(program, self.layers)
+            dense = contents_of(program)
+            _check_range(dense, self.layers)
+            check_computes(dense, self.model, self.probe, name)
             self._programs[platform, classifies] = program
         return self._programs[platform, classifies]
 
@@ -129,7 +153,7 @@ def prepare(model: nn.Module, example: Tensor, normalization: Normalization | No
     Raises:
         UserError: the model, the example or the normalisation is not what it should be.
     """
-    _refuse([*_example_problems(example), *_normalization_problems(normalization), *_model_problems(model)])
+    _refuse(_problems(model, example, normalization))
     return Prepared(model, example, normalization)
 
 
@@ -157,13 +181,14 @@ def write(
     chosen, path = target_named(target, FORMAT), Path(path)
     _refuse(_path_problems(path))
     if labels is not None:
-        _refuse(_label_problems(labels, prepared.given))
+        prepared.check_labels(labels)
         if prepared.gives_maps:
             metadata, labels = {**segmenter(labels), **(metadata or {})}, None
-    program = prepared.program(chosen.platform, labels is not None)
+    program = prepared.program(chosen.platform, labels is not None, path.name)
+    check = partial(_check_written, dense=contents_of(program), probe=prepared.probe)
     with temporary_files():
         mlmodel = _compress(program, chosen)
-        _write_package(mlmodel, prepared.model, prepared.layers, path, labels, metadata or {})
+        _write_package(mlmodel, prepared.model, prepared.layers, path, labels, metadata or {}, check)
     return Converted(path, chosen.name, size_bytes(path), layer_facts(path, prepared.layers))
 
 
@@ -196,8 +221,7 @@ def convert_all(
     for name in paths:
         target_named(name, FORMAT)
     problems = [problem for path in paths.values() for problem in _path_problems(Path(path))]
-    problems += [*_example_problems(example), *_normalization_problems(normalization)]
-    _refuse([*problems, *_model_problems(model)])
+    _refuse([*problems, *_problems(model, example, normalization), *arguments.label_problems(labels)])
     prepared = prepare(model, example, normalization)
     return {
         target: write(prepared, target, path, labels=labels, metadata=metadata)
@@ -222,20 +246,29 @@ def _write_package(
     path: Path,
     labels: Sequence[str] | None,
     metadata: Mapping[str, str],
+    check: Callable[[Path], None],
 ) -> None:
-    """Check the zeros, describe what was done, and write the package."""
+    """Check the zeros, describe what was done, write the package, and check it."""
     contents = contents_of(mlmodel)
     program = read_program(contents)
     _check_zeros(model, name_layers(program, layers, contents.spec.specificationVersion))
     texts = {COMPRESSION: summary(layer_weights(program)), **metadata}
     spec = describe(contents.spec, labels, texts, INPUT, PROBABILITIES)
-    write_package(spec, Path(mlmodel.weights_dir), path)
+    write_package(spec, Path(mlmodel.weights_dir), path, check)
+
+
+def _check_written(path: Path, *, dense: Contents, probe: agreement.Probe) -> None:
+    """Run a package as it lies on disk, and hold what it stores against the program it was made from."""
+    check_stored(dense, path)
+    outputs = load(path, native=False).predict_all(probe.fed)
+    if not all(np.isfinite(values).all() for values in outputs.values()):
+        raise ToolError(f"{path.name}: it gives values that are not finite; no file is kept")
 
 
 class _Deployed(nn.Module):
     """The model as the file has it: pixels normalised before it, probabilities after it, where asked for.
 
-    `results` is what `_results` returns; `forward` gives a tuple of them.
+    `results` is what `_named` returns; `forward` gives a tuple of them.
     """
 
     mean: Tensor
@@ -265,7 +298,10 @@ class _Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Any:
         """(1, 3, h, w) -> what the model gives, and its softmax where it classifies."""
-        given = self.model((image - self.mean) * self.scale if self.normalizes else image)
+        # A copy, so that a model that changes its input in place does not change the file's.
+        image = (image - self.mean) * self.scale if self.normalizes else image.clone()
+        with Rewriting():
+            given = self.model(image)
         results = [given if key is None else given[key] for key in self.results.values()]
         return (*results, torch.softmax(results[0], 1)) if self.classifies else tuple(results)
 
@@ -279,9 +315,30 @@ def _export(model: _Deployed, example: Tensor) -> Any:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(model, (example.detach().cpu(),)).run_decompositions({})
+            exported = torch.export.export(model, (example.detach().cpu(),)).run_decompositions({})
+            return _without_copies(exported)
     except Exception as error:  # torch.export raises whatever the model's own code does
         raise ToolError(f"torch.export could not trace the model: {_first_line(error)}") from error
+
+
+# Other names and copies of a value, which coremltools does not know.
+COPIES = (
+    torch.ops.aten.alias.default,
+    torch.ops.aten.clone.default,
+    torch.ops.aten.lift_fresh_copy.default,
+)
+
+
+def _without_copies(exported: Any) -> Any:
+    """Let what reads a copy of a value read the value."""
+    given = {spec.arg.name for spec in exported.graph_signature.output_specs}
+    graph = exported.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target in COPIES and node.name not in given:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    exported.graph_module.recompile()
+    return exported
 
 
 def _to_mil(exported: Any, model: _Deployed, example: Tensor, platform: str) -> Any:
@@ -312,36 +369,19 @@ def _refuse(problems: Sequence[str]) -> None:
         raise UserError(problems)
 
 
-def _model_problems(model: nn.Module) -> list[str]:
-    problems = []
-    training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
-    if training:
-        problems.append(f"model is in training mode ({training[0]}): call model.eval() before converting")
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            problems.append(f"{name} has values that are not finite (NaN or infinity)")
-    return problems
+def _problems(model: nn.Module, example: Tensor, normalization: Normalization | None) -> list[str]:
+    return [
+        *arguments.model_problems(model),
+        *arguments.example_problems(example, IMAGE_CHANNELS),
+        *arguments.normalization_problems(normalization, IMAGE_CHANNELS),
+    ]
 
 
-def _results(given: Any) -> dict[str, Any]:
-    """Names of the outputs, and the key of each in what the model gives; None where that is a tensor.
-
-    A segmentation model's dict has its result in "out", and what else there is serves its training.
-    """
-    if isinstance(given, Tensor):
-        return {LOGITS: None}
-    if isinstance(given, Mapping) and "out" in given:
-        given = {"out": given["out"]}
-    parts = dict(enumerate(given)) if isinstance(given, (list, tuple)) else given
-    tensors = isinstance(parts, Mapping) and all(isinstance(part, Tensor) for part in parts.values())
-    if not parts or not tensors:
-        raise UserError(
-            f"model gives a {type(given).__name__} that is not of tensors; expected a tensor, or a dict, "
-            "list or tuple of them: of a detector, convert the backbone"
-        )
-    if len(parts) == 1:
-        return {LOGITS: next(iter(parts))}
-    return {f"features_{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in parts}
+def _named(given: Mapping[Any, Tensor]) -> dict[str, Any]:
+    """Names of the outputs, and the key of each in what the model gives; None where that is a tensor."""
+    if len(given) == 1:
+        return {LOGITS: next(iter(given))}
+    return {f"features_{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in given}
 
 
 def _path_problems(path: Path) -> list[str]:
@@ -352,33 +392,11 @@ def _path_problems(path: Path) -> list[str]:
     return []
 
 
-def _example_problems(example: Tensor) -> list[str]:
-    if example.dim() != 4 or tuple(example.shape[:2]) != (1, 3):
-        return [f"example has shape {tuple(example.shape)}, expected (1, 3, height, width)"]
-    if example.dtype != torch.float32:
-        return [f"example has type {example.dtype}, expected torch.float32"]
-    return []
-
-
-def _normalization_problems(normalization: Normalization | None) -> list[str]:
-    if normalization is None:
-        return []
-    problems = []
-    if {len(normalization.mean), len(normalization.std)} != {3}:
-        problems.append("normalization needs three values for mean and three for std, one a channel")
-    if any(not std > 0 for std in normalization.std):
-        problems.append(f"normalization std {normalization.std}: every value must be above 0")
-    if any(not -1 <= mean <= 2 for mean in normalization.mean):
-        problems.append(f"normalization mean {normalization.mean}: values are for pixels in [0, 1]")
-    return problems
-
-
-def _check_range(mlmodel: Any, layers: Sequence[WeightedLayer]) -> None:
+def _check_range(contents: Contents, layers: Sequence[WeightedLayer]) -> None:
     """Refuse weights that float16, the type the Neural Engine computes with, cannot hold.
 
     coremltools leaves such a weight, and the layer it belongs to, in float32.
     """
-    contents = contents_of(mlmodel)
     named = name_layers(read_program(contents), layers, contents.spec.specificationVersion)
     problems = [
         f"{fact.name} has weights up to {np.abs(weight.value).max():,.0f} once batch norms are folded in, "
@@ -397,23 +415,9 @@ def _check_zeros(model: nn.Module, named: Sequence[tuple[LayerFacts, StoredWeigh
         if fact.name not in modules:
             continue
         original = modules[fact.name].get_parameter("weight").detach().cpu().numpy()
-        lost = np.count_nonzero(weight.value[original == 0])
+        lost = np.count_nonzero(weight.value[original.reshape(weight.value.shape) == 0])
         if lost:
             raise ToolError(f"{fact.name}: {lost:,} of its zeros are not zero as coremltools stored them")
-
-
-def _label_problems(labels: Sequence[str], result: Any) -> list[str]:
-    if not isinstance(result, Tensor):
-        return [f"labels are for a classifier; this model gives a {type(result).__name__}"]
-    if result.dim() not in (2, 4):
-        return [f"labels are for a classifier; this model gives an output of shape {tuple(result.shape)}"]
-    problems = []
-    if len(labels) != result.shape[1]:
-        problems.append(f"{len(labels)} labels for a model of {result.shape[1]} classes")
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
-    if repeated:
-        problems.append(f"labels that appear twice, which Core ML cannot tell apart: {', '.join(repeated)}")
-    return problems
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ result of every operation to float16, as the Neural Engine would.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from converters.coreml.blobs import MalformedError
+from converters.coreml.constexpr import Stored
 from converters.coreml.description import map_labels
 from converters.coreml.framework import ct, proto, quiet
 from converters.coreml.operations import OPERATIONS
@@ -42,7 +43,7 @@ class Package:
     """
 
     def __init__(
-        self, path: Path, spec: InputSpec, outputs: tuple[str, ...], run: _Evaluator | _CoreML
+        self, path: Path, spec: InputSpec, outputs: tuple[str, ...], run: Evaluator | _CoreML
     ) -> None:
         self.path = path
         self.input = spec
@@ -124,7 +125,7 @@ def load(
             return Package(
                 path, spec, results, _CoreML(path, program.inputs[0].name, results, _image(contents))
             )
-        run = _Evaluator(program, results, activations == "float16", _takes_bgr(contents))
+        run = Evaluator(program, results, activations == "float16", takes_bgr(contents))
         run(np.zeros((1, *spec.shape), np.float32), check=True)
     return Package(path, spec, results, run)
 
@@ -171,7 +172,7 @@ def _image(contents: Contents) -> bool:
     return bool(contents.spec.description.input[0].type.WhichOneof("Type") == "imageType")
 
 
-def _takes_bgr(contents: Contents) -> bool:
+def takes_bgr(contents: Contents) -> bool:
     """Whether Core ML turns images into tensors blue channel first."""
     kind = contents.spec.description.input[0].type
     colors = proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace
@@ -199,11 +200,31 @@ class _Step:
     forget: tuple[str, ...]
 
 
-class _Evaluator:
-    """The steps that lead from the input to the results."""
+Vary = Callable[[str, Stored], np.ndarray]
 
-    def __init__(self, program: Program, results: tuple[str, ...], half: bool, bgr: bool) -> None:
+
+class Evaluator:
+    """The steps that lead from the input to the results.
+
+    Args of its making:
+        program: to evaluate.
+        results: names of its results that are wanted.
+        half: round what every operation gives to float16.
+        bgr: the program takes the blue channel first.
+        vary: given the name of each floating point tensor in the file, returns the values to compute with.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        results: tuple[str, ...],
+        half: bool = False,
+        bgr: bool = False,
+        *,
+        vary: Vary | None = None,
+    ) -> None:
         self._bgr = bgr
+        self._vary = vary
         self._input = program.inputs[0].name
         self._results = results
         self._constants: dict[str, Tensor] = {}
@@ -220,10 +241,22 @@ class _Evaluator:
             if check or len(batch) == 1:
                 return [result.numpy() for result in self._run(batch, check)]
             # The program is written for one image, axis of the batch included: (n, 1, 3, h, w).
-            results = torch.vmap(lambda image: self._run(image, False))(batch.unsqueeze(1))
+            try:
+                results = torch.vmap(lambda image: self._run(image, False))(batch.unsqueeze(1))
+            except MalformedError:  # An operation that has no batching rule: image by image.
+                singly = [self._run(image[None], False) for image in batch]
+                return [torch.cat(parts).numpy() for parts in zip(*singly, strict=True)]
             return [result.squeeze(1).numpy() for result in results]
 
-    def _run(self, image: Tensor, check: bool) -> tuple[Tensor, ...]:
+    def trace(self, image: np.ndarray, kept: Callable[[Operation, Tensor], None]) -> None:
+        """Run one image (1, 3, h, w), and tell `kept` of everything that is computed."""
+        with torch.inference_mode():
+            given = torch.from_numpy(np.ascontiguousarray(image))
+            self._run(given.flip(1) if self._bgr else given, False, kept)
+
+    def _run(
+        self, image: Tensor, check: bool, kept: Callable[[Operation, Tensor], None] | None = None
+    ) -> tuple[Tensor, ...]:
         values: dict[str, Tensor] = {self._input: image}
         for step in self._steps:
             results = self._apply(step, values)
@@ -231,6 +264,9 @@ class _Evaluator:
                 _check_results(step.operation, results)
             if step.half:
                 results = tuple(value.half().float() for value in results)
+            if kept is not None:
+                for value in results:
+                    kept(step.operation, value)
             values.update(zip((output.name for output in step.operation.outputs), results, strict=True))
             for name in step.forget:
                 values.pop(name, None)
@@ -292,10 +328,13 @@ class _Evaluator:
                 raise MalformedError(
                     f"operation {operation.type!r} needs {value.name!r}, which nothing makes before it"
                 )
-            constant = program.constants[value.name].value
+            stored = program.constants[value.name]
+            constant = stored.value
             # Single numbers, and everything that is not float, configure an operation; the rest is data.
             if constant.dtype.kind == "f" and constant.ndim:
                 if value.name not in self._constants:
+                    if self._vary is not None:
+                        constant = self._vary(value.name, stored)
                     self._constants[value.name] = torch.from_numpy(constant.astype(np.float32))
                 return value
             return constant.tolist()

@@ -20,7 +20,7 @@ from converters.coreml.program import (
     stored_weights,
 )
 from converters.facts import InputSpec, LayerFacts, size_bytes
-from converters.layers import WeightedLayer
+from converters.layers import WeightedLayer, matching
 from converters.targets import Storage, carrying
 
 # Lowest systems by specification version.
@@ -105,8 +105,8 @@ def name_layers(
 ) -> list[tuple[LayerFacts, StoredWeight]]:
     """Pair the weights in a file with the layers of the model.
 
-    File and model list their layers in the same order; where their shapes do not agree (the converter moved
-    or merged something), the next module of that shape is taken, or else the file's own name is kept.
+    A weight is known by its values, see `layers.matching`; one that is like no layer's keeps the file's own
+    name: that of a transposed convolution, for one.
     """
     left = list(layers)
     # Layers of equal weights share one constant, and so does a layer that runs twice; the model lists the
@@ -114,7 +114,7 @@ def name_layers(
     uses = layer_uses(program)
     pairs = []
     for weight in uses if len(uses) == len(layers) else layer_weights(program):
-        match = next((layer for layer in left if layer.shape == weight.value.shape), None)
+        match = matching(weight.value, left) if weight.value.ndim > 1 else None
         if match is None:
             pairs.append((_facts(weight, weight.name, specification), weight))
             continue

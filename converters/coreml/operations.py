@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from converters.coreml import indexing
+
 Ints = Sequence[int]
 
 
@@ -350,15 +352,149 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x.to(_CASTS[dtype])
 
 
-def gather(
-    x: Tensor, indices: Any, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pad: Ints | None = None,
+    output_shape: Ints | None = None,
+    pad_type: str = "valid",
+    strides: Ints | None = None,
+    dilations: Ints | None = None,
+    groups: int = 1,
 ) -> Tensor:
-    """Entries of `x` along an axis, by fixed indices."""
-    if batch_dims or isinstance(indices, Tensor):
-        raise ValueError("gather by computed indices is not supported")
-    if isinstance(indices, int):
-        return x.select(axis, indices)
-    return x.index_select(axis, torch.tensor(indices))
+    """Transposed convolution: what `pad` says is cut off the full result, what `output_shape` lacks added."""
+    spatial = weight.dim() - 2
+    stride, dilation = list(strides or [1] * spatial), list(dilations or [1] * spatial)
+    if pad_type not in ("valid", "custom"):
+        raise ValueError(f"conv_transpose with pad_type {pad_type!r} is not supported")
+    function = F.conv_transpose2d if spatial == 2 else F.conv_transpose1d
+    full = function(x, weight, None, stride, 0, 0, groups, dilation)
+    pads = list(pad) if pad is not None and pad_type == "custom" else [0] * (2 * spatial)
+    for axis in range(spatial):
+        before, after = pads[2 * axis], pads[2 * axis + 1]
+        size = full.shape[2 + axis] - before - after
+        if output_shape is not None:
+            size = output_shape[len(output_shape) - spatial + axis]
+        lacking = max(before + size - full.shape[2 + axis], 0)
+        amounts = [0, 0] * (spatial - 1 - axis) + [0, lacking]
+        full = F.pad(full, amounts).narrow(2 + axis, before, size)
+    return full if bias is None else full + bias.reshape(1, -1, *[1] * spatial)
+
+
+def instance_norm(
+    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5
+) -> Tensor:
+    """Normalise each channel of each image by its own mean and variance."""
+    return F.instance_norm(x, weight=gamma, bias=beta, eps=epsilon)
+
+
+def local_response_norm(
+    x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """Divide by a power of the mean square over neighbouring channels."""
+    return F.local_response_norm(x, size, alpha, beta, k)
+
+
+def l2_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Divide by the length over the last three axes."""
+    axes = tuple(range(max(x.dim() - 3, 0), x.dim()))
+    return x / torch.sqrt(x.square().sum(axes, keepdim=True) + epsilon)
+
+
+def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """`alpha * log(1 + exp(beta * x))`, both one a channel."""
+    a, b = (v.reshape(-1, *[1] * (x.dim() - 2)) for v in (alpha, beta))
+    return a * F.softplus(b * x)
+
+
+def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """`x` above zero and `alpha * x` below, at most `beta`."""
+    return torch.clamp(torch.where(x >= 0, x, alpha * x), max=beta)
+
+
+def resample(
+    x: Tensor,
+    coordinates: Tensor,
+    sampling_mode: str,
+    padding_mode: str,
+    padding_value: float,
+    coordinates_mode: str,
+    align_corners: bool,
+) -> Tensor:
+    """Values of `x` at places given as (column, row)."""
+    paddings = {"constant": "zeros", "border": "border", "reflection": "reflection"}
+    if padding_mode not in paddings or (padding_mode == "constant" and padding_value != 0):
+        raise ValueError(f"resample with padding {padding_mode!r}, {padding_value} is not supported")
+    if coordinates_mode == "normalized_zero_to_one":
+        coordinates = coordinates * 2 - 1
+    elif coordinates_mode != "normalized_minus_one_to_one":
+        raise ValueError(f"resample with coordinates {coordinates_mode!r} is not supported")
+    return F.grid_sample(x, coordinates, sampling_mode, paddings[padding_mode], align_corners=align_corners)
+
+
+def affine(
+    x: Tensor,
+    transform_matrix: Tensor,
+    output_height: int,
+    output_width: int,
+    sampling_mode: str,
+    padding_mode: str,
+    padding_value: float,
+    coordinates_mode: str,
+    align_corners: bool,
+) -> Tensor:
+    """Values of `x` at the places an affine map sends those of the result to."""
+    theta = transform_matrix.reshape(-1, 2, 3)
+    size = [len(x), x.shape[1], output_height, output_width]
+    places = F.affine_grid(theta, size, align_corners=align_corners)
+    return resample(x, places, sampling_mode, padding_mode, padding_value, coordinates_mode, align_corners)
+
+
+def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
+    """Resize the last two axes to a size, repeating pixels."""
+    return F.interpolate(x, size=[target_size_height, target_size_width], mode="nearest")
+
+
+def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
+    """Sums of products, as the equation says."""
+    return torch.einsum(equation, *values)
+
+
+def quantize(
+    input: Tensor, scale: Any, zero_point: Any = 0, axis: int | None = None, output_dtype: str = "int8"
+) -> Tensor:
+    """The steps of `scale` nearest to values, as integers."""
+    limits = torch.iinfo(torch.uint8 if output_dtype == "uint8" else torch.int8)
+    step, offset = (_along(v, input, axis) for v in (scale, zero_point))
+    return torch.clamp(torch.round(input / step) + offset, limits.min, limits.max)
+
+
+def dequantize(input: Tensor, scale: Any, zero_point: Any = 0, axis: int | None = None) -> Tensor:
+    """The values that integers stand for."""
+    step, offset = (_along(v, input, axis) for v in (scale, zero_point))
+    return (input.float() - offset) * step
+
+
+def _along(value: Any, x: Tensor, axis: int | None) -> Tensor:
+    """A number for all of `x`, or one for each place along an axis."""
+    tensor = torch.as_tensor(value, dtype=torch.float32)
+    if tensor.dim() == 0 or axis is None:
+        return tensor
+    return tensor.reshape([-1 if d == axis % x.dim() else 1 for d in range(x.dim())])
+
+
+def _reduction(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
+    def reduce(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+        return function(x, _axes(x, axes), keep_dims)
+
+    return reduce
+
+
+def _product(x: Tensor, axes: list[int], keep_dims: bool) -> Tensor:
+    for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
+        x = x.prod(axis, keepdim=keep_dims)
+    return x
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -366,10 +502,74 @@ def _unary(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 
 
 def _binary(function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
-    return lambda x, y: function(x, y)
+    return lambda x, y: function(torch.as_tensor(x), torch.as_tensor(y))
+
+
+def _of_integers(x: Tensor, y: Tensor) -> Tensor:
+    """`x / y`, cut to a whole number where both are such."""
+    return (
+        torch.div(x, y)
+        if x.is_floating_point() or y.is_floating_point()
+        else torch.div(x, y, rounding_mode="trunc")
+    )
 
 
 OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    **indexing.OPERATIONS,
+    "acos": _unary(torch.acos),
+    "affine": affine,
+    "asin": _unary(torch.asin),
+    "atan": _unary(torch.atan),
+    "atanh": _unary(torch.atanh),
+    "ceil": _unary(torch.ceil),
+    "clamped_relu": clamped_relu,
+    "conv_transpose": conv_transpose,
+    "cos": _unary(torch.cos),
+    "cosh": _unary(torch.cosh),
+    "dequantize": dequantize,
+    "einsum": einsum,
+    "equal": _binary(torch.eq),
+    "exp2": _unary(torch.exp2),
+    "floor": _unary(torch.floor),
+    "floor_div": _binary(torch.floor_divide),
+    "greater": _binary(torch.gt),
+    "greater_equal": _binary(torch.ge),
+    "instance_norm": instance_norm,
+    "inverse": lambda x, epsilon=1e-4: 1 / (x + epsilon),
+    "l2_norm": l2_norm,
+    "less": _binary(torch.lt),
+    "less_equal": _binary(torch.le),
+    "linear_activation": lambda x, alpha=1.0, beta=0.0: alpha * x + beta,
+    "local_response_norm": local_response_norm,
+    "log": lambda x, epsilon=1e-45: torch.log(x + epsilon),
+    "logical_and": _binary(torch.logical_and),
+    "logical_not": _unary(torch.logical_not),
+    "logical_or": _binary(torch.logical_or),
+    "logical_xor": _binary(torch.logical_xor),
+    "mod": _binary(torch.remainder),
+    "not_equal": _binary(torch.ne),
+    "pixel_shuffle": lambda x, upscale_factor: F.pixel_shuffle(x, upscale_factor),
+    "pixel_unshuffle": lambda x, downscale_factor: F.pixel_unshuffle(x, downscale_factor),
+    "quantize": quantize,
+    "reduce_l1_norm": _reduction(lambda x, axes, keep: x.abs().sum(axes, keepdim=keep)),
+    "reduce_l2_norm": _reduction(lambda x, axes, keep: x.square().sum(axes, keepdim=keep).sqrt()),
+    "reduce_log_sum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep).log()),
+    "reduce_log_sum_exp": _reduction(lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep)),
+    "reduce_min": _reduction(lambda x, axes, keep: x.amin(axes, keepdim=keep)),
+    "reduce_prod": _reduction(_product),
+    "reduce_sum_square": _reduction(lambda x, axes, keep: x.square().sum(axes, keepdim=keep)),
+    "resample": resample,
+    "resize_nearest_neighbor": resize_nearest_neighbor,
+    "round": _unary(torch.round),
+    "scaled_tanh": lambda x, alpha=1.0, beta=1.0: alpha * torch.tanh(beta * x),
+    "select": lambda cond, a, b: torch.where(torch.as_tensor(cond).bool(), a, b),
+    "sign": _unary(torch.sign),
+    "sin": _unary(torch.sin),
+    "sinh": _unary(torch.sinh),
+    "softplus_parametric": softplus_parametric,
+    "softsign": _unary(F.softsign),
+    "tan": _unary(torch.tan),
+    "threshold": lambda x, alpha=1.0: torch.clamp(x, min=alpha),
     "abs": _unary(torch.abs),
     "add": _binary(torch.add),
     "avg_pool": avg_pool,
@@ -382,7 +582,6 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "erf": _unary(torch.erf),
     "exp": _unary(torch.exp),
     "expand_dims": expand_dims,
-    "gather": gather,
     "gelu": gelu,
     "identity": _unary(lambda x: x),
     "layer_norm": layer_norm,
@@ -396,7 +595,7 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "pad": pad,
     "pow": _binary(torch.pow),
     "prelu": lambda x, alpha: F.prelu(x, alpha),
-    "real_div": _binary(torch.div),
+    "real_div": _binary(_of_integers),
     "reduce_max": reduce_max,
     "reduce_mean": reduce_mean,
     "reduce_sum": reduce_sum,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -87,13 +88,16 @@ def read_package(path: Path) -> Contents:
     return Contents(path, spec, file.parent)
 
 
-def write_package(spec: Any, weights: Path, path: Path) -> None:
+def write_package(
+    spec: Any, weights: Path, path: Path, check: Callable[[Path], None] = lambda _: None
+) -> None:
     """Write a package: aside first, then moved into place of whatever package was there.
 
     Args:
         spec: the `Model` message; its maps are written in order, so that it always gives the same bytes.
         weights: folder with the weight files.
         path: of the package to write.
+        check: told where the package lies before it is moved into place; what it raises leaves none behind.
 
     Raises:
         UserError: the disk is full, or the folder is not writable.
@@ -110,6 +114,7 @@ def write_package(spec: Any, weights: Path, path: Path) -> None:
         for file in weights.iterdir():  # Not copytree: its error does not say why the disk refused.
             shutil.copyfile(file, new / "Data" / _WEIGHTS / file.name)
         (new / "Manifest.json").write_text(json.dumps(_manifest(), indent=4) + "\n")
+        check(new)
 
 
 def _manifest() -> dict[str, Any]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from converters import stored
-from converters.coreml.evaluation import load, well_formed
-from converters.coreml.inspection import name_layers
+from converters.agreement import difference
+from converters.coreml import checking
+from converters.coreml.evaluation import load
 from converters.coreml.package import read_package
 from converters.coreml.program import read_program
 from converters.errors import UserError
 from converters.facts import Normalization
-from converters.layers import weighted_layers
 from converters.reference import (
     Check,
     Expected,
@@ -30,13 +30,16 @@ from converters.reference import (
     checked,
     normalized,
     torch_outputs,
+    unexplained,
     verification,
 )
-from converters.stored import DecodedWeight
+from converters.rounding import rms
 
-# Core ML keeps biases and other constants as float16 too, which no weight of the model can be given, and
-# itself computes in float16: up to 4e-3 was seen here, on a network that had learnt little.
+# Core ML itself, which computes in float16, beside our evaluation of the same program.
 TOLERANCE = 2e-2
+# A package within this is not asked what rounding explains; images that decide whether it does.
+FLOOR = 2e-3
+JUDGED_IMAGES = 2
 EVALUATOR, NATIVE = "evaluator", "core-ml"
 
 
@@ -63,30 +66,34 @@ def verify(
     here = as_values(package.predict(fed))
     inputs = normalized(images, normalization)
     outputs = torch_outputs(path, model, inputs, here)
-    example = torch.from_numpy(inputs[:1])
-    held = stored.with_stored_weights(model, example, decoded_weights(path, model, example))
-    reason = "its weights are rounded"
-    if held.missing:
-        reason += f"; the model's own where they are not found: {', '.join(held.missing[:3])}"
-    exact = torch_outputs(path, held.model, inputs, here)
-    expected = Expected(exact, Reference.STORED, reason, TOLERANCE, outputs, held.wrong)
-    checks = [checked(EVALUATOR, f"coremltools {version('coremltools')}", here, expected, None)]
+    problems = _problems_of_package(path, model, outputs, inputs, fed, here)
+    expected = Expected(outputs, Reference.MODEL, None, TOLERANCE, outputs, problems)
+    held = checked(EVALUATOR, f"coremltools {version('coremltools')}", here, expected, None)
+    if held.max_relative_error is not None:  # Whether it is too much, what rounding explains decides.
+        held = replace(held, agrees=not problems, reason=None, tolerance=None)
+    checks = [held]
     if sys.platform == "darwin":
         native = as_values(load(path, native=True).predict(fed))
-        checks.append(checked(NATIVE, f"macOS {platform.mac_ver()[0]}", native, expected, None))
+        own = replace(expected, outputs=here)
+        checks.append(checked(NATIVE, f"macOS {platform.mac_ver()[0]}", native, own, None))
     else:
         checks.append(Check(NATIVE, reason="Core ML itself runs on macOS only: run this command there"))
     return verification(path, expected, here, checks)
 
 
-def decoded_weights(path: Path, model: nn.Module, example: Tensor) -> list[DecodedWeight]:
-    """The weights of a package, under the names of the modules they came from.
-
-    Raises:
-        UserError: it is not a package, or it is damaged.
-    """
-    with well_formed(path):
-        contents = read_package(path)
-        layers = weighted_layers(model, example)
-        named = name_layers(read_program(contents), layers, contents.spec.specificationVersion)
-    return [DecodedWeight(facts.name, weight.value, facts.encoding) for facts, weight in named]
+def _problems_of_package(
+    path: Path, model: nn.Module, outputs: np.ndarray, inputs: np.ndarray, fed: np.ndarray, here: np.ndarray
+) -> tuple[str, ...]:
+    """Whether a package's program is further from the model than the rounding of its constants explains."""
+    largest = difference(here, outputs)
+    if largest <= FLOOR:
+        return ()
+    contents = read_package(path)
+    program = read_program(contents)
+    fed, here, outputs = fed[:JUDGED_IMAGES], here[:JUDGED_IMAGES], outputs[:JUDGED_IMAGES]
+    off = rms([here], [outputs])
+    explained = checking.explained(contents, program, fed, [here], off)
+    if off <= explained:
+        return ()
+    kept = partial(checking.tensors, contents, program, fed[:1])
+    return (unexplained(off, explained, largest, model, inputs[:1], kept),)

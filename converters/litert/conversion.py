@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters import targets
-from converters.errors import UserError
+from converters import agreement, arguments, targets
+from converters.errors import ToolError, UserError
 from converters.facts import Converted, Normalization, size_bytes
 from converters.files import replacing
-from converters.layers import WeightedLayer, weighted_layers
-from converters.litert import keras_models, repair, storage
+from converters.layers import WeightedLayer, matching, weighted_layers
+from converters.litert import checking, keras_models, repair, storage
 from converters.litert import metadata as file_metadata
-from converters.litert.graph import Graph, read, weights
+from converters.litert.graph import DamagedFileError, Graph, read, weights
 from converters.litert.inspection import layer_facts, torch_layout
-from converters.litert.lowering import MAP_DIMS, image_shape, lower
-from converters.litert.quantize import check_images, static_int8
+from converters.litert.lowering import MAX_PIXEL, image_shape, lower
+from converters.litert.quantize import MIN_CALIBRATION_IMAGES, static_int8
 
 FORMAT = "litert"
 
@@ -65,7 +65,8 @@ def convert(
     """
     path = Path(path)
     targets.target(target, FORMAT)
-    _refuse([*_model_problems(model, example, normalization), *_path_problems(path)])
+    _refuse([*_problems(model, example, normalization), *_path_problems(path)])
+    _refuse(arguments.label_problems(labels))
     prepared = prepare(model, example, normalization, fold_normalization=fold_normalization, lowered=lowered)
     return write(prepared, target, path, labels=labels, metadata=metadata, calibration=calibration)
 
@@ -81,6 +82,7 @@ class Prepared:
         done_inside: that part of it which the file does.
         layers: of the model, in the order they run.
         own: a Keras model's own normalisation.
+        probe: images, and what the model gives for them.
     """
 
     def __init__(
@@ -92,13 +94,16 @@ class Prepared:
         lowered: bytes | None,
     ) -> None:
         keras = keras_models.is_keras(model)
+        self._shape = None if keras else _output_shape(model, example)
         self.model = model
         self.example = example
         self.normalization = normalization
         self.done_inside = done_inside
         self.layers = keras_models.weighted_layers(model) if keras else weighted_layers(model, example)
         self.own = keras_models.own_normalization(model) if keras else None
+        self.probe = _probe(model, example, done_inside, self.own)
         self._lowered = lowered
+        self._is_checked = False
 
     @property
     def lowered(self) -> bytes:
@@ -107,12 +112,28 @@ class Prepared:
             self._lowered = lower(self.model, self.example, self.done_inside)
         return self._lowered
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the files take plain pixels in [0, 255]."""
+        return self.own is not None or self.done_inside is not None
+
+    def check_computes(self, graph: Graph, content: bytes, name: str) -> None:
+        """Hold a file of float32 weights against the model; see `checking.check_computes`."""
+        model = None if keras_models.is_keras(self.model) else self.model
+        checking.check_computes(graph, content, model, self.probe, name)
+        self._is_checked = True
+
+    def check_lowered(self, graph: Graph, name: str) -> None:
+        """The same for the graph that smaller files are made from; once for all of them."""
+        if not self._is_checked:
+            self.check_computes(graph, graph.to_bytes(), name)
+
     def check_labels(self, labels: Sequence[str] | None) -> None:
-        """Refuse labels that are not the model's, and a model that does not give one tensor."""
+        """Refuse labels that are not the model's."""
         if keras_models.is_keras(self.model):
             keras_models.check(self.model, image_shape(self.example), labels, self.normalization)
         else:
-            _check_output(self.model, self.example, labels)
+            _refuse(arguments.label_problems(labels, self._shape))
 
 
 def prepare(
@@ -135,7 +156,7 @@ def prepare(
     Raises:
         UserError: the model is in training mode, or an argument is not what it must be.
     """
-    _refuse(_model_problems(model, example, normalization))
+    _refuse(_problems(model, example, normalization))
     if keras_models.is_keras(model):
         keras_models.check(model, image_shape(example), None, normalization)
     return Prepared(model, example, normalization, normalization if fold_normalization else None, lowered)
@@ -167,36 +188,45 @@ def write(
     chosen, path, shape = targets.target(target, FORMAT), Path(path), image_shape(prepared.example)
     _refuse(_path_problems(path))
     prepared.check_labels(labels)
-    if chosen.storage is targets.Storage.STATIC_INT8:
-        check_images(calibration, shape)
+    static = chosen.storage is targets.Storage.STATIC_INT8
+    images = _calibration(calibration, shape, prepared.takes_pixels) if static else None
 
-    graph = read(prepared.lowered)
+    graph = _read_lowered(prepared.lowered, path.name)
     name_weights(graph, prepared.layers)
     repair.repair(graph)
     name_tensors(graph)
-    if chosen.storage is targets.Storage.STATIC_INT8:
+    exact = [graph.constant(tensor) for _, tensor in weights(graph)]
+    if chosen.storage is not targets.Storage.FLOAT32:
+        prepared.check_lowered(graph, path.name)
+    if images is not None:
         storage.drop_unused(graph)  # the calibrator looks at every tensor there is
-        graph = static_int8(graph, check_images(calibration, shape))
+        graph = static_int8(graph, images)
     else:
         storage.store_weights(graph, chosen.storage)
         repair.repair_sparse(graph)
-    own, folded = prepared.own, prepared.own is not None or prepared.done_inside is not None
-    described = file_metadata.describe(shape, labels, own or prepared.normalization, folded, metadata)
+    done = prepared.own or prepared.normalization
+    described = file_metadata.describe(shape, labels, done, prepared.takes_pixels, metadata)
     file_metadata.write(graph, described)
     storage.drop_unused(graph)
     storage.share_buffers(graph)
 
     with replacing(path) as temporary:
         temporary.write_bytes(graph.to_bytes())
+        content = temporary.read_bytes()
+        written = read(content, path.name)
+        checking.check_rounding(exact, written, path.name)
+        if chosen.storage is targets.Storage.FLOAT32:
+            prepared.check_computes(written, content, path.name)
+        else:
+            checking.check_runs_as_stored(written, content, prepared.probe, static, path.name)
     return Converted(path, chosen.name, size_bytes(path), layer_facts(graph))
 
 
 def name_weights(graph: Graph, layers: Sequence[WeightedLayer]) -> None:
-    """Call each weight what the model calls its layer: the first of that shape, in order, not yet taken."""
+    """Call each weight what the model calls the layer whose values it has; any other keeps its name."""
     free = list(layers)
     for op, tensor in weights(graph):
-        shape = torch_layout(graph.op_name(op), graph.constant(tensor)).shape
-        layer = next((entry for entry in free if _squeezed(entry.shape) == _squeezed(shape)), None)
+        layer = matching(torch_layout(graph.op_name(op), graph.constant(tensor)), free)
         if layer is not None:
             free.remove(layer)
             graph.tensors[tensor].name = layer.name
@@ -224,37 +254,18 @@ def name_tensors(graph: Graph) -> None:
             graph.tensors[index].name = f"constant_{index}"
 
 
-def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without its trailing ones: a 1x1 convolution may come as a matrix, and a matrix as one."""
-    kept = list(shape)
-    while len(kept) > 2 and kept[-1] == 1:
-        kept.pop()
-    return tuple(kept)
-
-
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise UserError(problems)
 
 
-def _model_problems(
+def _problems(
     model: nn.Module | Any, example: torch.Tensor, normalization: Normalization | None
 ) -> list[str]:
-    problems = []
-    if isinstance(model, nn.Module) and model.training:
-        problems.append("the model is in training mode: call model.eval() before converting it")
-    if example.ndim != 4 or example.shape[0] != 1 or example.dtype != torch.float32:
-        problems.append(
-            f"the example is {tuple(example.shape)} {example.dtype}: "
-            "it must be (1, channels, height, width) float32"
-        )
-    elif normalization is not None and example.shape[1] != len(normalization.mean):
-        problems.append(
-            f"normalisation is for {len(normalization.mean)} channels, the example has {example.shape[1]}"
-        )
-    if normalization is not None and not all(np.isfinite(s) and s > 0 for s in normalization.std):
-        problems.append(f"normalisation divides by std {normalization.std}: each must be above 0")
-    return problems
+    problems = [] if keras_models.is_keras(model) else arguments.model_problems(model)
+    problems += arguments.example_problems(example)
+    channels = None if problems else int(example.shape[1])
+    return [*problems, *arguments.normalization_problems(normalization, channels)]
 
 
 def _path_problems(path: Path) -> list[str]:
@@ -266,10 +277,44 @@ def _path_problems(path: Path) -> list[str]:
     return problems
 
 
-def _check_output(model: nn.Module, example: torch.Tensor, labels: Sequence[str] | None) -> None:
-    with torch.no_grad():
-        output = model(example)
-    if not isinstance(output, torch.Tensor):
-        raise UserError(f"the model returns {type(output).__name__}: it must return one tensor")
-    if labels is not None and (output.ndim not in (2, MAP_DIMS) or len(labels) != output.shape[1]):
-        raise UserError(f"{len(labels)} labels for a model that returns {tuple(output.shape)}")
+def _output_shape(model: nn.Module, example: torch.Tensor) -> tuple[int, ...]:
+    """Of the one tensor that the file will give."""
+    given = arguments.results_of(arguments.outputs_of(model, example))
+    if len(given) != 1:
+        shapes = ", ".join(f"{key!r}: {tuple(part.shape)}" for key, part in given.items())
+        raise UserError(
+            f"the model returns {len(given)} outputs ({shapes}), and a .tflite file gives one: wrap the "
+            "model in a module that returns the one it is for"
+        )
+    (output,) = given.values()
+    return tuple(output.shape)
+
+
+def _probe(
+    model: nn.Module | Any,
+    example: torch.Tensor,
+    done_inside: Normalization | None,
+    own: Normalization | None,
+) -> agreement.Probe:
+    if not keras_models.is_keras(model):
+        return agreement.probe(model, example, done_inside)
+    # Pixels for a model that rescales them itself: as if nothing were to be done to them.
+    plain = Normalization((0.0, 0.0, 0.0), (1 / MAX_PIXEL,) * 3) if own is not None else done_inside
+    return agreement.probe(keras_models.run(model), example, plain)
+
+
+def _read_lowered(content: bytes, name: str) -> Graph:
+    """The graph that litert-torch wrote; what it writes for ops with a graph of their own does not hold."""
+    try:
+        return read(content, name)
+    except DamagedFileError as error:
+        raise ToolError(
+            f"litert-torch wrote a file that nothing can load (sorting, top-k?): {error}"
+        ) from None
+
+
+def _calibration(images: np.ndarray | None, shape: tuple[int, int, int], pixels: bool) -> np.ndarray:
+    problems = arguments.calibration_problems(images, shape, pixels, MIN_CALIBRATION_IMAGES)
+    if problems or images is None:
+        raise UserError(problems)
+    return images

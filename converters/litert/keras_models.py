@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,11 @@ def lower(model: Any, shape: tuple[int, int, int], normalization: Normalization 
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ToolError(f"TensorFlow cannot convert {model.name}: {first_line}") from error
     return content
+
+
+def run(model: Any) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """What gives a model's outputs, (n, classes), for images (n, channels, height, width)."""
+    return lambda images: (np.asarray(model(images.transpose(0, 2, 3, 1), training=False), np.float64),)
 
 
 def weighted_layers(model: Any) -> list[WeightedLayer]:

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from converters.arguments import results_of
 from converters.errors import ToolError
 from converters.facts import Normalization
 from converters.litert import keras_models
 from converters.litert.silence import quiet
+from converters.rewriting import Rewriting
 
 MAX_PIXEL = 255.0
 MAP_DIMS = 4
@@ -41,9 +43,10 @@ class ChannelsLast(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(1, height, width, channels) -> what the model returns; a map as (1, height, width, classes)."""
-        if self.normalized:
-            images = images * self.scale + self.offset
-        result: torch.Tensor = self.model(images.permute(0, 3, 1, 2))
+        # A copy, so that a model that changes its input in place does not change the file's.
+        images = images * self.scale + self.offset if self.normalized else images.clone()
+        with Rewriting():
+            (result,) = results_of(self.model(images.permute(0, 3, 1, 2))).values()
         return result.permute(0, 2, 3, 1) if result.ndim == MAP_DIMS else result
 
 

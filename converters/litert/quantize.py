@@ -11,30 +11,13 @@ import io
 
 import numpy as np
 
-from converters.errors import ToolError, UserError
+from converters.errors import ToolError
 from converters.litert.graph import WEIGHTED_OPS, Graph, read, weights
 from converters.litert.silence import quiet
 
 # Enough for ranges to settle on small images; more only takes longer.
 MIN_CALIBRATION_IMAGES = 8
 CALIBRATION_THREADS = 2
-
-
-def check_images(images: np.ndarray | None, shape: tuple[int, int, int]) -> np.ndarray:
-    """Calibration images as given, (n, channels, height, width) float32.
-
-    Raises:
-        UserError: there are none, too few, or of another shape.
-    """
-    wanted = ", ".join(map(str, shape))
-    if images is None:
-        raise UserError(f"a static int8 file needs calibration images: (n, {wanted}) float32, real ones")
-    if images.ndim != 4 or images.shape[1:] != shape or len(images) < MIN_CALIBRATION_IMAGES:
-        raise UserError(
-            f"calibration images are {images.shape}: "
-            f"they must be (n, {wanted}), n at least {MIN_CALIBRATION_IMAGES}"
-        )
-    return images
 
 
 def static_int8(graph: Graph, images: np.ndarray) -> Graph:

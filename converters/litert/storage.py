@@ -78,8 +78,14 @@ def store_weights(graph: Graph, storage: Storage) -> None:
     for op, tensor in list(weights(graph)):
         if graph.type_name(tensor) != "FLOAT32" or graph.tensors[tensor].sparsity is not None:
             continue
-        before[id(op)] = _store_weight(graph, op, tensor, storage, zero_points)
+        made = _store_weight(graph, op, tensor, storage, zero_points)
+        before.setdefault(id(_first_reader(graph, tensor)), []).extend(made)
     graph.subgraph.operators = [entry for op in graph.ops for entry in [*before.get(id(op), ()), op]]
+
+
+def _first_reader(graph: Graph, tensor: int) -> Any:
+    """The first op that reads a tensor; it need not be one with a weight, where the two share a constant."""
+    return next(op for op in graph.ops if tensor in {int(t) for t in op.inputs})
 
 
 def quantize(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
-from converters import stored
+from converters.agreement import ARITHMETIC, Probe, arithmetic, difference
 from converters.errors import ToolError, UserError
 from converters.facts import Normalization
+from converters.litert import checking
 from converters.litert.evaluation import image_input, load, output_layout
-from converters.litert.graph import read_file, weights
-from converters.litert.inspection import dequantized, layer_facts, torch_layout
+from converters.litert.graph import Graph, read_file, weights
 from converters.litert.linter import lint
+from converters.litert.reference import Reference as Program
+from converters.litert.reference import UnknownOpError
 from converters.reference import (
     TOLERANCE,
     Check,
@@ -28,15 +30,18 @@ from converters.reference import (
     checked,
     normalized,
     torch_outputs,
+    unexplained,
     verification,
 )
+from converters.rounding import rms
 from converters.runtimes.environments import RUNTIMES, WORKER, Runtime
 from converters.runtimes.running import Task, run
-from converters.stored import DecodedWeight
 
 # Each layer may round a value one way or the other, and the next one starts from there.
 INTEGER_TOLERANCE = 0.1
 LIMIT_S = 900.0
+# Images that decide whether rounding explains an error.
+JUDGED_IMAGES = 2
 TENSORFLOW_WORKER = WORKER.with_name("tensorflow_worker.py")
 HOST = "host"
 
@@ -67,7 +72,8 @@ def verify(
     if raw is None:
         raise UserError(f"{path}: LiteRT refuses it: {ran.answers[0].refused}")
     here = _shaped(path, raw)
-    expected = _expected_of_litert(path, model, normalized(images, normalization), here)
+    given = images if spec.range else normalized(images, normalization)
+    expected = _expected_of_litert(path, model, normalized(images, normalization), given, here)
     checks = [checked(HOST, ran.version, here, expected, lint(path, HOST).sparse)]
     for where in chosen:
         count = min(emulated_images, len(images)) if where.emulated else len(images)
@@ -131,23 +137,66 @@ def _shaped(path: Path, outputs: np.ndarray) -> np.ndarray:
 
 
 def _expected_of_litert(
-    path: Path, model: nn.Module | None, inputs: np.ndarray, here: np.ndarray
+    path: Path, model: nn.Module | None, inputs: np.ndarray, fed: np.ndarray, here: np.ndarray
 ) -> Expected:
+    """What a file should give.
+
+    Args:
+        path: of the file.
+        model: it was made from.
+        inputs: images as the model takes them.
+        fed: the same as the file takes them, channels first.
+        here: what LiteRT gave.
+    """
     if model is None:
         return Expected(here, Reference.HOST, "no torch model given", TOLERANCE, None)
     outputs = torch_outputs(path, model, inputs, here)
-    if _computes_with_integers(path):
-        reason = "between the layers values are rounded to integers"
-        return Expected(here, Reference.HOST, reason, INTEGER_TOLERANCE, outputs)
-    weights = decoded_weights(path)
-    if stored.is_exact(weights):
-        return Expected(outputs, Reference.MODEL, None, TOLERANCE, outputs)
-    held = stored.with_stored_weights(model, torch.from_numpy(inputs[:1]), weights)
-    if held.missing:
-        reason = f"its weights are rounded, and have no names of the model's ({', '.join(held.missing[:3])})"
-        return Expected(here, Reference.HOST, reason, TOLERANCE, outputs)
-    exact = torch_outputs(path, held.model, inputs, here)
-    return Expected(exact, Reference.STORED, "its weights are rounded", TOLERANCE, outputs, held.wrong)
+    graph = read_file(path)
+    integers = _computes_with_integers(path)
+    if not integers and _is_exact(graph):
+        tolerance = _tolerance(model, inputs, outputs, here)
+        return Expected(outputs, Reference.MODEL, None, tolerance, outputs)
+    try:
+        exact = checking.reference(graph, fed)
+        problems = _problems_of_litert(path, model, outputs, inputs, fed)
+    except UnknownOpError as error:
+        return Expected(here, Reference.HOST, f"it has an op not defined here, {error}", TOLERANCE, outputs)
+    if integers:
+        reason = "values are rounded to integers between the layers"
+        return Expected(exact, Reference.STORED, reason, INTEGER_TOLERANCE, outputs, problems)
+    return Expected(exact, Reference.STORED, "its weights are rounded", TOLERANCE, outputs, problems)
+
+
+def _problems_of_litert(
+    path: Path, model: nn.Module, outputs: np.ndarray, inputs: np.ndarray, fed: np.ndarray
+) -> tuple[str, ...]:
+    """Whether the file's program is further from the model than the rounding of its weights explains."""
+    graph = read_file(path)
+    fed, outputs = fed[:JUDGED_IMAGES], outputs[:JUDGED_IMAGES]
+    exact = checking.reference(graph, fed, Program(graph, rounds=False))
+    largest = difference(exact, outputs)
+    if largest <= TOLERANCE:
+        return ()
+    off = rms([exact], [outputs])
+    explained = checking.explained(graph, fed, exact, off)
+    if off <= explained:
+        return ()
+    kept = partial(checking.tensors, graph, _laid_out(path, fed[:1]))
+    return (unexplained(off, explained, largest, model, inputs[:1], kept),)
+
+
+def _tolerance(model: nn.Module, inputs: np.ndarray, outputs: np.ndarray, here: np.ndarray) -> float:
+    """What float32 may be off: more than usual only where torch's own is, seen against its float64."""
+    if difference(here, outputs) <= TOLERANCE:
+        return TOLERANCE
+    of = Probe(inputs[:JUDGED_IMAGES], inputs[:JUDGED_IMAGES], (outputs[:JUDGED_IMAGES],))
+    return max(TOLERANCE, ARITHMETIC * arithmetic(model, of))
+
+
+def _is_exact(graph: Graph) -> bool:
+    """Whether every constant a file computes with is float32 as it was."""
+    kinds = {graph.type_name(tensor) for _, tensor in weights(graph)}
+    return kinds <= {"FLOAT32"}
 
 
 def _computes_with_integers(path: Path) -> bool:
@@ -170,15 +219,3 @@ def _run_on(where: Runtime, task: Task, expected: Expected) -> Check:
         return Check(where.name, ran.version, len(task.images), agrees=False, reason=reason)
     sparse = lint(task.path, where.lint_runtime).sparse
     return checked(where.name, ran.version, _shaped(task.path, answer.outputs), expected, sparse)
-
-
-def decoded_weights(path: Path) -> list[DecodedWeight]:
-    """The weights of a `.tflite` file, under the names the file gives them.
-
-    Raises:
-        UserError: it is not a `.tflite` that holds together.
-    """
-    graph = read_file(path)
-    values = [torch_layout(graph.op_name(op), dequantized(graph, tensor)) for op, tensor in weights(graph)]
-    facts = layer_facts(graph)
-    return [DecodedWeight(fact.name, value, fact.encoding) for fact, value in zip(facts, values, strict=True)]

@@ -89,7 +89,7 @@ class LatencyModel:
 
     def _cost(self, kind: str) -> tuple[float, ...]:
         if kind not in self.milliseconds:
-            known = ", ".join(sorted(self.milliseconds))
+            known = "; ".join(sorted(self.milliseconds))
             raise UserError(f"the time of {kind} on {self.runtime} is not known: it was fitted for {known}")
         return self.milliseconds[kind]
 
@@ -228,6 +228,11 @@ def fit(
     return {kind: tuple(costs[place].tolist()) for kind, place in places.items()}
 
 
+def timed_runtimes() -> tuple[str, ...]:
+    """The runtimes that have a fitted model."""
+    return tuple(_fitted())
+
+
 def latency_model(runtime: str) -> LatencyModel:
     """The fitted model of a runtime.
 
@@ -264,13 +269,13 @@ def _work(graph: Graph, node: Node, kernels: str) -> Work:
         outputs, inputs = graph.shape(int(node.op.inputs[1]))
         return Work("linear", (1.0, outputs, outputs * inputs))
     pixels, channels = _map(graph, node.inputs[0])
-    if node.kind in ("MEAN", "SUM"):
-        return Work(f"{node.kind}, {kernels}", (1.0, channels, pixels * channels))
-    kind = node.kind
+    if node.kind in ("MEAN", "SUM"):  # A mean is a sum and a scale.
+        return Work(f"MEAN, {kernels}", (1.0, channels, pixels * channels))
+    kind = node.kind  # Number by number: the same kernel, whatever the layout.
     if len(node.inputs) == 2 and _map(graph, node.inputs[1])[0] != pixels:
-        kind = f"{kind} of one pixel"
+        kind = f"{kind} of one pixel, {kernels}"
     pixels, channels = _map(graph, int(node.op.outputs[0]))
-    return Work(f"{kind}, {kernels}", (1.0, channels, pixels * channels))
+    return Work(kind, (1.0, pixels * channels))
 
 
 def _convolution(graph: Graph, node: Node, kernels: str) -> Work:

@@ -23,11 +23,12 @@ ACTIVATIONS = (
     schema.ActivationFunctionType.RELU,
     schema.ActivationFunctionType.RELU6,
 )
-IMAGE_SIDES_PX = (32, 48, 64, 96, 128, 192)
+IMAGE_SIDES_PX = (32, 64, 96, 128, 192, 224)
 FIRST_WIDTHS = (8, 16, 24, 32)
 MOST_WIDTH = 640
-MOST_MACS = 6e6  # Of one layer: an emulated run of a network then takes a tenth of a second.
+MOST_MACS = 1e7  # Of one layer: an emulated run of a network then takes a tenth of a second.
 CLASSES = (10, 100, 1000)
+MIRRORED = 0.2  # Share of networks that mirror their image (`converters.litert.mirror`).
 ZEROS = (0.6, 0.95)  # Of a layer; all together must pass the two thirds of the sparse kernels.
 UNARY = ("HARD_SWISH", "LOGISTIC", "RELU", "RELU6")
 STEPS = ("conv1x1", "depthwise", "depthwise", "residual", "unary", "gate", "multiply", "conv")
@@ -55,6 +56,8 @@ def _network(seed: int, zeros: float, convolutions: bool) -> bytes:
     """The same layers for any `zeros`: shapes and zeros have generators of their own."""
     random = np.random.default_rng(seed)
     network = Network(int(random.choice(IMAGE_SIDES_PX)), seed, zeros)
+    if random.random() < MIRRORED:
+        network.mirror()
     network.first(int(random.choice(FIRST_WIDTHS)), int(random.choice(ACTIVATIONS)))
     for _ in range(int(random.integers(3, 9))):
         step = str(random.choice(STEPS if convolutions else STEPS[:-1]))
@@ -106,6 +109,13 @@ class Network:
         self.side_px, self.width = image_side_px, 3
         self._end = self._map("image")
         self._graph.subgraph.inputs = np.array([self._end], np.int32)
+
+    def mirror(self) -> None:
+        """The map turned around in both directions."""
+        axes = self._graph.add_constant("axes", np.array([1, 2], np.int32))
+        self._end = self._op(
+            "REVERSE_V2", [self._end, axes], ("ReverseV2Options", schema.ReverseV2OptionsT())
+        )
 
     def first(self, width: int, activation: int) -> None:
         """The 3x3 convolution of the image at stride 2."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from converters.format import FORMATS
+from converters.litert.graph import read_file
+from converters.runtimes.latency import TimeModel, latency_model, time_model
 from converters.sizes import SizeModel, calibrated
 from converters.targets import TARGETS
 from edgeprune.data import dataset
@@ -17,7 +19,7 @@ from edgeprune.evaluation import sensitivity
 from edgeprune.evaluation.sensitivity_result import IMAGES, SPARSITIES
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
-from edgeprune.pruning.allocation.limits import to_budget
+from edgeprune.pruning.allocation.limits import to_budget, to_macs, to_time
 from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.pruning.allocation.shares import (
     by_importance,
@@ -29,7 +31,8 @@ from edgeprune.recipe import Variant
 from edgeprune.training.loop import Setting
 from edgeprune.training.predict import normalized
 
-MEASURED = ("sensitivity", "budget")
+MEASURED = ("sensitivity", "budget", "time", "macs")
+TIMED_TARGET = "litert-arm64"  # Its file has the ops of every runtime's.
 
 
 def allocate(
@@ -50,6 +53,14 @@ def allocate(
     if variant.allocation == "budget":
         sizes = size_models(model, setting, tuple(variant.bytes))
         return to_budget(model, pattern, variant.bytes, sizes, curves=curves)
+    if variant.allocation == "time":
+        sizes = size_models(model, setting, tuple(variant.bytes))
+        times = time_models(model, setting, tuple(variant.time_left))
+        return to_time(
+            model, pattern, variant.time_left, times, budgets=variant.bytes, sizes=sizes, curves=curves
+        )
+    if variant.allocation == "macs":
+        return to_macs(model, example_of(setting), pattern, variant.sparse_macs_left, curves=curves)
     if variant.allocation == "sensitivity":
         return by_sensitivity(model, pattern, variant.sparsity, curves=curves)
     if variant.allocation == "global":
@@ -96,3 +107,15 @@ def size_models(model: nn.Module, setting: Setting, targets: tuple[str, ...]) ->
             converted = format.write(prepared[format.name], TARGETS[name], path, labels=setting.data.classes)
             found[name] = calibrated(converted)
     return found
+
+
+def time_models(model: nn.Module, setting: Setting, runtimes: tuple[str, ...]) -> dict[str, TimeModel]:
+    """The time model of each runtime, from one conversion of the dense model."""
+    format = FORMATS[TARGETS[TIMED_TARGET].format]
+    prepared = format.prepare(model, example_of(setting), setting.normalization)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"dense{format.suffix}"
+        converted = format.write(prepared, TARGETS[TIMED_TARGET], path, labels=setting.data.classes)
+        graph = read_file(path)
+    names = [fact.name for fact in converted.layers]
+    return {name: time_model(latency_model(name), graph, names) for name in runtimes}

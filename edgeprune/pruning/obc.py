@@ -66,9 +66,14 @@ def problem_of(weight: Tensor, moments: Tensor, pattern: Pattern, *, cross: Tens
             None: those of `weight` itself.
 
     Raises:
+        UserError: blocks that lie across two groups of a convolution.
         ToolError: the second moments cannot be inverted.
     """
     groups = len(moments)
+    if isinstance(pattern, Block) and weight.shape[0] // groups % pattern.out:
+        raise UserError(
+            f"{weight.shape[0]} outputs in {groups} groups: blocks of {pattern.out} would lie across two"
+        )
     side = joint_channels(pattern, weight.shape[1])
     order = to_columns(torch.arange(moments.shape[1]).view(1, *weight.shape[1:]), side, 1).flatten()
     own = to_columns(weight.double(), side, groups)
@@ -175,7 +180,7 @@ def _way_down(
         costs[:, step], chosen = score.min(dim=1)
         places[:, step] = chosen
         dropped[every, chosen] = True
-        closed = _closed(dropped, pattern)
+        closed = _closed(dropped, pattern, problem.shape)
         # The rows of A that belong to the unit: (sets, side, columns).
         begin = step * side
         at = chosen.unsqueeze(1) * side + torch.arange(side, device=rows.device)
@@ -236,18 +241,14 @@ def _solved(factor: dict[tuple[int, int], Tensor], lines: Tensor, side: int) -> 
     return torch.stack(solved, 1)
 
 
-def _closed(dropped: Tensor, pattern: Pattern) -> Tensor:
+def _closed(dropped: Tensor, pattern: Pattern, shape: torch.Size) -> Tensor:
     """Units that may not go any more: (sets, units)."""
     if not isinstance(pattern, NofM):
         return dropped
-    # Columns are (channel, kernel position) with side 1: neighbours in a group are channels apart.
-    return dropped | _full(dropped, pattern)
-
-
-def _full(dropped: Tensor, pattern: NofM) -> Tensor:
-    groups = dropped.view(len(dropped), -1, pattern.of)
+    # (sets, columns) -> (sets, channels / of, of, kernel positions)
+    groups = dropped.view(len(dropped), shape[1] // pattern.of, pattern.of, -1)
     full = groups.sum(2, keepdim=True) >= pattern.of - pattern.keep
-    return full.expand_as(groups).reshape(dropped.shape)
+    return dropped | full.expand_as(groups).reshape(dropped.shape)
 
 
 def _kept(problem: Problem, places: Tensor, gone: Tensor) -> Tensor:
@@ -307,7 +308,7 @@ def error_curve(
     groups, _, columns = problem.weight.shape
     rows = problem.weight.view(groups, -1, problem.together, columns)[:, ::every].flatten(1, 2)
     seen = replace(problem, weight=rows)
-    steps = descend(seen, pattern, max(sparsities))
+    steps = descend(seen, pattern, min(max(sparsities) + SPREAD, 1.0))
     size = float((seen.wanted() * rows).sum())
     order = steps.order.flatten().argsort(stable=True)
     added = steps.costs.double().flatten()[order].cumsum(0).tolist()

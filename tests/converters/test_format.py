@@ -18,10 +18,11 @@ from converters.layers import weighted_layers
 from converters.reference import Expected, Reference, checked, normalized, verification
 from converters.targets import TARGETS, Storage, Target
 from edgeprune.cli import main
-from edgeprune.data.dataset import Split
+from edgeprune.data.dataset import InMemory
 from edgeprune.evaluation import exported_file
 from edgeprune.progress import Progress
 from edgeprune.report import records, render, summary
+from edgeprune.tasks import TASKS
 
 SIZE_PX = 8
 
@@ -133,14 +134,15 @@ def test_a_toy_file_is_a_row_of_a_report(toy: Target, tmp_path: Path) -> None:
         toy,
         variant="dense",
         folder=tmp_path,
-        held_out=Split(images, outputs.argmax(1)),
+        task=TASKS["classification"],
+        held_out=InMemory(images, outputs.argmax(1)),
         classes=classes,
         normalization=IMAGENET,
         torch_outputs=outputs,
         dense_score=1.0,
         progress=Progress(Console(quiet=True)),
     )
-    assert (row.top1, row.agreement, row.sparse_runtime) == (1.0, 1.0, False)
+    assert (row.score, row.agreement, row.sparse_runtime) == (1.0, 1.0, False)
     report = records.Report({"output": str(tmp_path)}, {}, (row,))
     assert summary.format_name(row.target) == "Toy"
     assert summary.recommendation(row.target, report).not_timed == "toys are not timed"

@@ -481,7 +481,7 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
         (
             _classifier(),
             {"labels": ["a", "b", "b", "c"]},
-            "labels that appear twice, which Core ML cannot tell",
+            "labels that appear twice, which apps cannot tell",
         ),
         (
             _convolution(),
@@ -493,7 +493,7 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
             {},
             "model gives a list that is not of tensors; expected a tensor, or a dict,",
         ),
-        (Backbone().eval(), {"labels": ["a"]}, "labels are for a classifier; this model gives a dict"),
+        (Backbone().eval(), {"labels": ["a"]}, "labels are for a classifier; this model gives 2 outputs"),
         (
             _classifier(),
             {"target": "coreml-ios17-int8"},
@@ -512,7 +512,7 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
         (
             _classifier(),
             {"normalization": IN_255},
-            "normalization mean (123, 116, 103): values are for pixels in",
+            "normalization mean (123, 116, 103), std (58, 57, 57): values are for pixels in",
         ),
         (
             _classifier(),

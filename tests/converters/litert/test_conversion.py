@@ -356,21 +356,24 @@ class TwoOutputs(Tiny):
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "training mode": ({"model": Tiny()}, r"training mode: call model\.eval\(\)"),
-    "batch of two": ({"example": torch.zeros(2, 3, 32, 32)}, r"\(2, 3, 32, 32\).*must be \(1, channels"),
-    "wrong dtype": ({"example": torch.zeros(1, 3, 32, 32, dtype=torch.float64)}, "must be .* float32"),
+    "training mode": ({"model": Tiny()}, r"in training mode \(Tiny\): call model\.eval\(\)"),
+    "batch of two": ({"example": torch.zeros(2, 3, 32, 32)}, r"\(2, 3, 32, 32\), expected \(1, channels"),
+    "wrong dtype": (
+        {"example": torch.zeros(1, 3, 32, 32, dtype=torch.float64)},
+        "torch.float64, expected torch.float32",
+    ),
     "no such folder": ({"path": "nowhere/x.tflite"}, "no such folder"),
     "wrong suffix": ({"path": "x.onnx"}, r"must end in \.tflite"),
     "unknown target": ({"target": "litert-mars"}, "unknown target 'litert-mars': choose from litert-arm64"),
     "another format's target": ({"target": "coreml-ios16"}, "unknown target 'coreml-ios16'"),
-    "zero std": ({"normalization": Normalization((0, 0, 0), (1, 0, 1))}, "each must be above 0"),
-    "too few labels": ({"labels": ["a"]}, r"1 labels for a model that returns \(1, 10\)"),
+    "zero std": ({"normalization": Normalization((0, 0, 0), (1, 0, 1))}, "every value must be above 0"),
+    "too few labels": ({"labels": ["a"]}, "1 labels for a model of 10 classes"),
     "no calibration": ({"target": "litert-arm64-static-int8"}, r"needs calibration images: \(n, 3, 32, 32\)"),
     "calibration of another size": (
         {"target": "litert-arm64-static-int8", "calibration": np.zeros((9, 3, 8, 8), np.float32)},
         r"must be \(n, 3, 32, 32\), n at least 8",
     ),
-    "two outputs": ({"model": TwoOutputs().eval()}, "returns tuple: it must return one tensor"),
+    "two outputs": ({"model": TwoOutputs().eval()}, r"returns 2 outputs \(0: \(1, 10\), 1: .*wrap the model"),
 }
 
 

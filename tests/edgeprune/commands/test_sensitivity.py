@@ -18,7 +18,7 @@ from edgeprune.commands.output import json_text
 from edgeprune.commands.sensitivity import SensitivityOptions, measure_run
 from edgeprune.data import image_folder as datasets
 from edgeprune.data.dataset import Split
-from edgeprune.evaluation.sensitivity import curves
+from edgeprune.evaluation.sensitivity import curves_of
 from edgeprune.evaluation.sensitivity_result import read, to_plain
 from edgeprune.progress import Progress
 from edgeprune.pruning import Block
@@ -55,7 +55,7 @@ def test_the_curves_decide_an_allocation(measured: Path, finished_run: Path):
     result = read(measured / "sensitivity.json")
     model = nn.Module()
     model.classifier = nn.Sequential(nn.Linear(576, 1024))
-    allocation = by_sensitivity(model, Block(1, 4), 0.6, curves=curves(result))
+    allocation = by_sensitivity(model, Block(1, 4), 0.6, curves=curves_of(result.layers, result.sparsities))
     assert allocation.sparsities["classifier.0"] == pytest.approx(0.6, abs=1e-5)
 
 

@@ -26,7 +26,7 @@ def test_a_file_in_a_run_agrees_with_its_model(finished_run, capsys, variant):
     assert main(["verify", str(file(finished_run, variant)), *HERE, "--json", "-"]) == 0
     told = facts(capsys)
     assert told["agrees"] is True
-    assert told["reference"] == "the torch model holding the file's own weights"
+    assert told["reference"] == "the file's own program in float64"
     assert told["compared_with"].endswith(f"variant {variant} of the run {finished_run}, 5 held-out images")
     (check,) = told["checks"]
     assert (check["runtime"], check["images"], check["top1_agreement"]) == ("host", 5, 1.0)

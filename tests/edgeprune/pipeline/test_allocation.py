@@ -88,6 +88,24 @@ def test_a_budget_becomes_a_file_of_that_size(setting: Setting, tmp_path: Path):
     assert 0.95 * budget <= file.bytes <= budget
 
 
+def test_a_time_becomes_zeros_where_they_save_it(setting: Setting):
+    torch.manual_seed(0)
+    model = models.build("mobilenet_v3_small", 5).eval()
+    variant = Variant(allocation="time", time_left={"arm64": 0.7})
+    allocation = allocate(variant, model, setting)
+    assert 0.65 < allocation.time_fractions["arm64"] <= 0.7
+    assert allocation.sparsities["classifier.0"] == 0, "a layer that no sparse kernel runs"
+    assert allocation.sparsities["features.2.block.0.0"] > 0.3
+    assert rules_of(variant, model, setting)[0] == allocation.rules
+
+
+def test_multiplications_are_left_as_asked(setting: Setting):
+    torch.manual_seed(0)
+    model = Small().eval()
+    allocation = allocate(Variant(allocation="macs", sparse_macs_left=0.7), model, setting)
+    assert 0.68 < allocation.macs_fraction <= 0.7
+
+
 def test_an_impossible_budget_is_refused_before_anything_is_trained(setting: Setting):
     variants = {"tiny": Variant(allocation="budget", bytes={"litert-arm64": 3000})}
     recipe = Recipe(model="mobilenet_v3_small", image_size_px=32, variants=variants)
@@ -100,6 +118,15 @@ def test_an_impossible_budget_is_refused_before_anything_is_trained(setting: Set
     [
         ({"sparsity": 0.8, "allocation": "fair"}, "allocation 'fair': choose from uniform, erdos-renyi"),
         ({"allocation": "budget"}, "bytes and allocation 'budget' go together"),
+        ({"allocation": "time"}, "time_left and allocation 'time' go together"),
+        ({"sparsity": 0.8, "time_left": {"arm64": 0.4}}, "time_left and allocation 'time' go together"),
+        ({"allocation": "macs"}, "sparse_macs_left and allocation 'macs' go together"),
+        ({"allocation": "time", "time_left": {"arm64": 40}}, "time_left 'arm64'=40: above 0 and below 1"),
+        ({"allocation": "time", "time_left": {"pc": 0.4}}, "time_left 'pc': no times were fitted for it"),
+        (
+            {"allocation": "macs", "sparse_macs_left": 0.3, "sparsity": 0.5},
+            "allocation 'macs' finds the sparsity: leave it 0",
+        ),
         ({"sparsity": 0.8, "bytes": {"litert-arm64": 9}}, "bytes and allocation 'budget' go together"),
         (
             {"sparsity": 0.8, "allocation": "budget", "bytes": {"litert-arm64": 9}},

@@ -128,7 +128,7 @@ def test_random_is_chance_but_repeatable():
 def test_the_names_are_settled():
     assert set(CRITERIA) == {
         "magnitude", "squared_magnitude", "lamp", "random", "taylor", "snip", "movement", "bn_scale",
-        "fpgm", "wanda", "sparsegpt",
+        "fpgm", "wanda", "sparsegpt", "obc",
     }  # fmt: skip
 
 

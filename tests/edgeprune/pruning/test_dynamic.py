@@ -111,3 +111,15 @@ def test_gradients_cleared_too_early_are_named():
 def test_what_makes_no_sense_is_refused(rule, arguments, message):
     with pytest.raises(UserError, match=message):
         RigL(network(), [rule], **{"steps": 10, **arguments})
+
+
+def test_masks_follow_a_model_that_moves():
+    model = nn.Linear(16, 8)
+    rigl = RigL(model, [Rule(Block(1, 4), 0.75)], steps=10, every=2)
+    model.to(torch.float64)
+    model.weight.grad = torch.ones_like(model.weight)
+    for _ in range(2):
+        rigl.step()
+    assert int((model.weight != 0).sum()) <= 32
+    model.to("meta")
+    rigl.step()

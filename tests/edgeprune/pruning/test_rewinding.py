@@ -86,3 +86,14 @@ def test_each_round_drops_the_same_share_of_what_is_left():
 def test_no_round_is_refused():
     with pytest.raises(UserError, match="0 rounds of rewinding: 1 or more"):
         find_ticket(network(), [Rule(Unstructured(), 0.5)], 0, trainer([]))
+
+
+def test_held_masks_follow_a_model_that_moves():
+    model = nn.Linear(4, 1, bias=False)
+    model.weight.data = torch.tensor([[4.0, 3, 2, 1]])
+    held = hold(model, [Rule(Unstructured(), 0.5)], [torch.tensor([[True, True, False, False]])])
+    model.to(torch.float64)
+    held.step()
+    assert model.weight.tolist() == [[4, 3, 0, 0]]
+    model.to("meta")
+    held.step()

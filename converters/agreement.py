@@ -1,0 +1,256 @@
+"""Does a file just written compute what its model does? Asked of every conversion, before the file is kept.
+
+The file is run on the given example and on random images, and held against torch. Where it is off, the trace
+of the model is gone through for the first step whose result the file has nowhere.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from converters.arguments import results_of
+from converters.errors import ToolError, UserError
+from converters.facts import Normalization
+from converters.rewriting import TRAINING_ONLY, Rewriting
+
+MAX_PIXEL = 255.0
+COARSE_PX = 5
+# float32 on both sides; more only where torch itself is that much off its own result in float64.
+TOLERANCE = 1e-4
+ARITHMETIC = 30.0
+# By how much two results on the way must differ to be different ones.
+PARTING = 5e-3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Images, and what the torch model gives for them.
+
+    Attributes:
+        inputs: (n, channels, height, width) float32, as the model takes them: the example first.
+        fed: the same as the file takes them.
+        wanted: each output the file has, (n, ...).
+    """
+
+    inputs: np.ndarray
+    fed: np.ndarray
+    wanted: tuple[np.ndarray, ...]
+
+
+Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+
+
+def probe(
+    model: nn.Module | Run, example: Tensor, normalization: Normalization | None, images: int = 2
+) -> Probe:
+    """Run the model on the example and on `images` random ones: noise, and large soft patches.
+
+    Args:
+        model: a torch module, or what gives the outputs for images.
+        example: (1, channels, height, width), as the model takes it.
+        normalization: that the file does before the model; None: it takes what the model takes.
+        images: how many random ones.
+
+    Raises:
+        UserError: it gives two answers for one image.
+    """
+    inputs, fed = _images(example, normalization, images)
+    run: Run = partial(answers, model) if isinstance(model, nn.Module) else model
+    wanted = run(inputs)
+    if worst(run(inputs[-1:]), [output[-1:] for output in wanted]) > TOLERANCE:
+        raise UserError(
+            "the model gives different answers for one and the same image: something in its forward is "
+            "random; a file cannot be held against it"
+        )
+    return Probe(inputs, fed, wanted)
+
+
+class Plain(nn.Module):
+    """A model as a file has it: without what serves training only, its outputs a tuple, its input kept."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.training = False
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(1, channels, height, width) -> the outputs that a file has."""
+        with Rewriting(TRAINING_ONLY):
+            return tuple(results_of(self.model(image.clone())).values())
+
+
+def answers(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The outputs that a file has of a model's, (n, ...) each, float64, image by image."""
+    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    images = torch.from_numpy(np.ascontiguousarray(inputs)).to(device)
+    with torch.no_grad():
+        singly = [Plain(model)(image[None]) for image in images]
+    return tuple(torch.cat(parts).double().cpu().numpy() for parts in zip(*singly, strict=True))
+
+
+def _images(
+    example: Tensor, normalization: Normalization | None, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(1 + count) images as the model takes them, and as the file does."""
+    generator = torch.Generator().manual_seed(0)
+    _, channels, height, width = example.shape
+    drawn = []
+    for index in range(count):
+        sides = (height, width) if index % 2 == 0 else (COARSE_PX, COARSE_PX)
+        noise = torch.rand(1, channels, *sides, generator=generator)
+        drawn.append(F.interpolate(noise, size=(height, width), mode="bilinear"))
+    example = example.detach().cpu()
+    if normalization is None:
+        inputs = torch.cat([example, *(4 * image - 2 for image in drawn)]).numpy()
+        return inputs, inputs
+    mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (normalization.mean, normalization.std))
+    shown = np.clip((example.numpy() * std + mean) * MAX_PIXEL, 0, MAX_PIXEL)
+    fed = np.rint(np.concatenate([shown, torch.cat(drawn).numpy() * MAX_PIXEL])).astype(np.float32)
+    return ((fed / np.float32(MAX_PIXEL) - mean) / std).astype(np.float32), fed
+
+
+def difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest difference over the largest wanted value; infinite where shapes or NaN do not match.
+
+    >>> difference(np.array([1.0, 2.5]), np.array([1.0, 2.0]))
+    0.25
+    """
+    if found.size != wanted.size or not np.isfinite(found).all():
+        return float("inf")
+    largest = float(np.abs(wanted).max(initial=0.0))
+    off = float(np.abs(found.reshape(wanted.shape) - wanted).max(initial=0.0))
+    return off / largest if largest else off
+
+
+def worst(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
+    """The largest `difference` of several outputs."""
+    return max(difference(f, w) for f, w in zip(found, wanted, strict=True))
+
+
+def arithmetic(model: nn.Module, of: Probe) -> float:
+    """How far torch's own float32 is from its float64 on these images; 0 where the model has no float64."""
+    try:
+        exact = answers(copy.deepcopy(model).double(), of.inputs.astype(np.float64))
+    except Exception:  # Whatever the model's own code raises on another type.
+        return 0.0
+    return worst(of.wanted, exact)
+
+
+def within(error: float, model: nn.Module | None, of: Probe, tolerance: float = TOLERANCE) -> bool:
+    """Whether an error is float32 arithmetic: within the tolerance, or like torch's own."""
+    if error <= tolerance:
+        return True
+    return model is not None and error <= ARITHMETIC * arithmetic(model, of)
+
+
+def refused(
+    what: str, error: float, model: nn.Module, image: np.ndarray, tensors: Callable[[], list[np.ndarray]]
+) -> ToolError:
+    """The error that says that a file and its model part, and where.
+
+    Args:
+        what: was compared: the file, by its name.
+        error: see `difference`.
+        model: the torch module.
+        image: (1, channels, height, width), as it takes it.
+        tensors: gives all that the file computed on the way, for the same image.
+    """
+    place = first_parting(model, image, tensors, PARTING)
+    size = f"off by {error:.2g} of the largest value"
+    if error == float("inf"):
+        size = "what it gives is not finite, or of another shape"
+    return ToolError(f"{what} does not compute what the model does: {size}{place}; no file is kept")
+
+
+def first_parting(
+    model: nn.Module, image: np.ndarray, tensors: Callable[[], list[np.ndarray]], tolerance: float
+) -> str:
+    """Where a file and its model part: "; the first step where they part: features.3.conv (conv2d)".
+
+    That is the first step of the model's trace whose result is not among what the file computes, nor that of
+    any step after it: what a converter fuses is nowhere in the file, but something behind it is, unless it is
+    wrong.
+
+    Args:
+        model: the torch module.
+        image: (1, channels, height, width), as it takes it.
+        tensors: gives all that the file computed on the way, for the same image.
+        tolerance: up to which two results are the same.
+
+    Returns:
+        "" where every step leads to a result that is there, or the model cannot be traced.
+    """
+    try:
+        place = _first_parting(model, torch.from_numpy(np.ascontiguousarray(image)), tensors(), tolerance)
+    except Exception:  # It only words an error that stands already.
+        return ""
+    return f"; the first step where they part: {place}" if place else ""
+
+
+def _first_parting(
+    model: nn.Module, image: Tensor, tensors: Sequence[np.ndarray], tolerance: float
+) -> str | None:
+    with torch.no_grad():
+        exported = torch.export.export(Plain(model), (image,))
+        values = dict(_Values(exported.module()).of(image))
+    by_size: dict[int, list[np.ndarray]] = {}
+    for tensor in tensors:
+        by_size.setdefault(tensor.size, []).append(np.asarray(tensor, np.float64).reshape(-1))
+    nodes = [node for node in values if node.op == "call_function"]
+    right: set[Any] = set()
+    for node in reversed(nodes):
+        followed = any(user in right for user in node.users)
+        if followed or _is_among(values[node], by_size, tolerance):
+            right.add(node)
+    wrong = next((node for node in nodes if node not in right), None)
+    return None if wrong is None else _place(wrong)
+
+
+class _Values(torch.fx.Interpreter):
+    """Runs a trace and keeps what each step gives."""
+
+    def of(self, image: Tensor) -> Iterator[tuple[Any, Any]]:
+        """Each step and its result."""
+        self._kept: dict[Any, Any] = {}
+        self.run(image)
+        yield from self._kept.items()
+
+    def run_node(self, n: Any) -> Any:
+        """Run a step."""
+        self._kept[n] = super().run_node(n)
+        return self._kept[n]
+
+
+def _is_among(value: Any, by_size: dict[int, list[np.ndarray]], tolerance: float) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_among(part, by_size, tolerance) for part in value)
+    if not isinstance(value, Tensor):
+        return True
+    if not value.is_floating_point():
+        return True
+    ways = [value]
+    if value.ndim in (3, 4):  # Channels last.
+        ways.append(value.movedim(1, -1))
+    flat = [way.detach().double().numpy().reshape(-1) for way in ways]
+    return any(
+        difference(candidate, way) <= tolerance
+        for candidate in by_size.get(value.numel(), ())
+        for way in flat
+    )
+
+
+def _place(node: Any) -> str:
+    """A step by the module it is in, as the model names it, and its operation."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    name = str(stack[-1][0]).removeprefix("model").removeprefix(".") if stack else ""
+    target = str(node.target).removeprefix("aten.").rsplit(".", 1)[0]
+    return f"{name} ({target})" if name else target

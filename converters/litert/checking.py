@@ -1,0 +1,184 @@
+"""A `.tflite` file just made, held against its model before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from converters import agreement, rounding
+from converters.agreement import Probe
+from converters.errors import ToolError
+from converters.litert.apart import InterpreterApart
+from converters.litert.evaluation import image_input, output_layout
+from converters.litert.graph import Graph, weights
+from converters.litert.inspection import dequantized
+from converters.litert.interpreter import Refused
+from converters.litert.reference import Reference, UnknownOpError
+
+# Integers between the layers: each runtime may round one up where another rounds it down.
+INTEGER_TOLERANCE = 0.1
+# Of half a step of a stored integer; the rest is float32.
+STEP_SLACK = 1.01
+
+
+def run(content: bytes, graph: Graph, fed: np.ndarray, source: str) -> np.ndarray:
+    """What LiteRT here gives for images (n, channels, h, w) as the file takes them, laid out as torch does.
+
+    Raises:
+        ToolError: it does not run the file.
+    """
+    _, channels_last = image_input(graph, Path(source))
+    given = fed.transpose(0, 2, 3, 1) if channels_last else fed
+    try:
+        values = InterpreterApart(content, None).run(np.ascontiguousarray(given))
+    except Refused as reason:
+        raise ToolError(f"{source}: litert-torch wrote what LiteRT does not run: {reason}") from None
+    return output_layout(graph, channels_last).of(values)
+
+
+def check_computes(graph: Graph, content: bytes, model: nn.Module | None, of: Probe, source: str) -> None:
+    """Hold a file whose weights are float32 against the torch model.
+
+    Args:
+        graph: of the file.
+        content: the file.
+        model: the torch module; None where it is a Keras model.
+        of: images and what `model` gives for them.
+        source: the file's name, for messages.
+
+    Raises:
+        ToolError: the file is off, and by how much, and where first.
+    """
+    found = run(content, graph, of.fed, source)
+    (wanted,) = of.wanted
+    error = agreement.difference(found, wanted)
+    if agreement.within(error, model, of):
+        return
+    if _is_right(graph, model, of):
+        raise ToolError(
+            f"{source}: LiteRT here does not compute what the file says: off by {error:.2g} of the largest "
+            "value; no file is kept"
+        )
+    if model is None:
+        raise ToolError(f"{source} does not compute what the model does: off by {error:.2g} of the largest")
+    image = of.fed[:1].transpose(0, 2, 3, 1)
+    raise agreement.refused(source, error, model, of.inputs[:1], partial(tensors, graph, image))
+
+
+def check_rounding(before: Sequence[np.ndarray], graph: Graph, source: str) -> None:
+    """Hold stored weights against those they were made from: no further off than half a step, zeros zero.
+
+    Args:
+        before: each weight, float32, in execution order.
+        graph: of the file.
+        source: the file's name, for messages.
+
+    Raises:
+        ToolError: names the layers that are.
+    """
+    wrong = [
+        graph.name(int(op.inputs[1]))
+        for (op, tensor), exact in zip(weights(graph), before, strict=True)
+        if not _rounds(graph, tensor, exact)
+    ]
+    if wrong:
+        raise ToolError(f"{source}: weights further off than rounding explains: {', '.join(wrong)}")
+
+
+def check_runs_as_stored(graph: Graph, content: bytes, of: Probe, integers: bool, source: str) -> None:
+    """Hold what LiteRT gives against what the file's own weights and ops give in float64.
+
+    Raises:
+        ToolError: it gives something else.
+    """
+    found = run(content, graph, of.fed, source)
+    try:
+        exact = reference(graph, of.fed)
+    except UnknownOpError:
+        exact = of.wanted[0] if np.isfinite(found).all() else np.zeros(0)
+        integers = True
+    error = agreement.difference(found, exact)
+    if error > (INTEGER_TOLERANCE if integers else agreement.TOLERANCE):
+        raise ToolError(
+            f"{source}: LiteRT here does not compute what the file says: off by {error:.2g} of the largest "
+            "value; no file is kept"
+        )
+
+
+def reference(graph: Graph, fed: np.ndarray, of: Reference | None = None) -> np.ndarray:
+    """What a file says should come out for images (n, channels, h, w), as torch lays it out, float64.
+
+    Raises:
+        UnknownOpError: it has an op that is not defined there.
+    """
+    _, channels_last = image_input(graph, Path(graph.source))
+    given = fed.transpose(0, 2, 3, 1) if channels_last else fed
+    computed = (of or Reference(graph)).run(given)
+    return output_layout(graph, channels_last).of(computed.reshape(len(fed), -1))
+
+
+def explained(graph: Graph, fed: np.ndarray, exact: np.ndarray, error: float) -> float:
+    """The error that the rounding of a file's weights explains; see `rounding.explained`.
+
+    Args:
+        graph: of the file.
+        fed: images as the file takes them.
+        exact: what `reference` gives for them without rounding between the layers.
+        error: to be explained.
+    """
+
+    def run(random: np.random.Generator) -> list[np.ndarray]:
+        def vary(graph: Graph, tensor: int, values: np.ndarray) -> np.ndarray:
+            return rounding.moved(values, _half_steps(graph, tensor, values), random)
+
+        return [reference(graph, fed, Reference(graph, vary=vary, rounds=False))]
+
+    return rounding.explained([exact], error, run)
+
+
+def tensors(graph: Graph, image: np.ndarray) -> list[np.ndarray]:
+    """All that a file computes on the way, for one image (1, ...) as it has it inside."""
+    found: list[np.ndarray] = []
+    Reference(graph, rounds=False).run(image, lambda _, value: found.append(value.numpy()))
+    return found
+
+
+def _half_steps(graph: Graph, tensor: int, values: np.ndarray) -> np.ndarray:
+    """How far each value of a constant may be from what it was made from."""
+    kind = graph.type_name(tensor)
+    if kind == "FLOAT16":
+        return rounding.half_steps(values, "float16")
+    quantization = graph.tensors[tensor].quantization
+    if not kind.startswith(("INT", "UINT")) or quantization is None or quantization.scale is None:
+        return np.zeros_like(values)
+    scale = np.asarray(quantization.scale, np.float64)
+    shape = [1] * values.ndim
+    if len(scale) > 1:
+        shape[quantization.quantizedDimension] = len(scale)
+    steps: np.ndarray = np.broadcast_to(
+        scale.reshape(shape) / 2 if values.ndim else scale[0] / 2, values.shape
+    )
+    return steps
+
+
+def _is_right(graph: Graph, model: nn.Module | None, of: Probe) -> bool:
+    try:
+        error = agreement.difference(reference(graph, of.fed), of.wanted[0])
+    except UnknownOpError:
+        return False
+    return agreement.within(error, model, of)
+
+
+def _rounds(graph: Graph, tensor: int, exact: np.ndarray) -> bool:
+    """Whether a stored weight is `exact`, or its mirror image, up to rounding."""
+    stored = dequantized(graph, tensor)
+    slack = _half_steps(graph, tensor, stored) * STEP_SLACK + 1e-6 * np.abs(exact).max(initial=0.0)
+    mirrored = exact[:, ::-1, ::-1] if exact.ndim == 4 else exact
+    return any(
+        bool((np.abs(stored - way) <= slack).all() and not stored[way == 0].any())
+        for way in (exact, mirrored)
+    )
