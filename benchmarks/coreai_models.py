@@ -126,6 +126,7 @@ def page(content: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in content["packages"].items())
     rows = content["rows"]
     base = {(r["model"], r["variant"], r["target"]): r["bytes"] - r["formula_bytes"] for r in rows}
+    sizes = {(r["model"], r["variant"], r["target"]): r["bytes"] for r in rows}
     lines = [
         "# Core AI: eight models, dense and 75 % zeros, run by Apple's own runtime on Linux",
         "",
@@ -134,8 +135,8 @@ def page(content: dict[str, Any]) -> str:
         "- *error*: of Apple's runtime computing in float32 with the stored weights, to the torch model.",
         "- *as it is*: of the file untouched, every operation rounded to float16 by the kernels of Linux.",
         "- *to stored*: of the first to torch holding the file's own numbers, where only arithmetic differs.",
-        "- *formula*: the weights' bytes by count (1 bit each, values left, tables, scales), and what else",
-        "  is in the dense file, against the real file.",
+        "- *formula*: the weights' bytes by count (1 bit each, values left, tables, scales), and what",
+        "  else there is in the dense file, against the real file.",
         "",
         "Errors are the largest difference over the largest value. Random weights are the harshest case for",
         "int8 and tables: what they round is not made up for by training.",
@@ -144,11 +145,7 @@ def page(content: dict[str, Any]) -> str:
         "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        dense = next(
-            r
-            for r in rows
-            if (r["model"], r["variant"], r["target"]) == (row["model"], "dense", row["target"])
-        )
+        dense = sizes[row["model"], "dense", row["target"]]
         predicted = row["formula_bytes"] + base[row["model"], "dense", row["target"]]
         lines.append(
             f"| {row['model']} {row['size_px']} px | {row['variant']} | `{row['target']}` | {row['bytes']:,} "

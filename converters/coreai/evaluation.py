@@ -9,7 +9,7 @@ import numpy as np
 
 from converters.coreai.apart import Activations, RuntimeApart, facts_of
 from converters.coreai.inspection import spec_of
-from converters.coreai.package import read_asset
+from converters.coreai.package import DamagedFileError, read_asset
 from converters.errors import UserError
 from converters.facts import InputSpec
 
@@ -59,7 +59,10 @@ class AppleModel:
             raise UserError(f"{self.path}: takes images of shape (n, {wanted}), got {images.shape}")
         if not len(images):
             raise UserError(f"{self.path}: no images to run")
-        return dict(zip(self.outputs, self._runtime.run(images), strict=True))
+        outputs = self._runtime.run(images)
+        if any(not values.ndim or len(values) != len(images) for values in outputs):
+            raise DamagedFileError(self.path, "it does not give one result for an image")
+        return dict(zip(self.outputs, outputs, strict=True))
 
 
 def load(path: str | Path, *, activations: Activations = "float32") -> AppleModel:

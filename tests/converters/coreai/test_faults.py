@@ -162,7 +162,7 @@ def test_mutated_programs_give_one_message_or_an_answer(count, files, tmp_path):
         except UserError as error:
             refused += [str(path) in problem for problem in error.problems] == [True]
         else:
-            assert outputs.shape == (1, 10)
+            assert len(outputs) == 1  # its program, as it is now, may give another number of values
             answers += 1
         shutil.rmtree(path)
     assert answers + refused == count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v3_small
 
-from converters import coreml, litert
+from converters import coreai, coreml, litert
 from converters.layers import weighted_layers
 from converters.litert.conversion import name_weights
 from converters.litert.graph import read, weights
@@ -102,3 +103,19 @@ def test_a_core_ml_package_meets_its_budget(dense, tmp_path: Path):
     assert sum(f.stat().st_size for f in files[target].rglob("*") if f.is_file()) == real[target]
     for t in COREML:
         assert predicted(sizes[t], allocation) == pytest.approx(real[t], rel=0.01)
+
+
+@pytest.mark.coreai
+@pytest.mark.parametrize(
+    ("target", "budget"),
+    [("coreai-ios27", 1_900_000), ("coreai-ios27-int8", 1_000_000), ("coreai-ios27-4bit", 800_000)],
+)
+def test_a_core_ai_model_meets_its_budget(dense, tmp_path: Path, target: str, budget: int):
+    if importlib.util.find_spec("coreai") is None:
+        pytest.skip("Core AI is an extra: make test-coreai")
+    path = tmp_path / "model.aimodel"
+    sizes = {target: calibrated(coreai.convert(dense, EXAMPLE, path, target=target))}
+    allocation = to_budget(dense, Block(1, 4), {target: budget}, sizes)
+    file = coreai.convert(pruned(dense, allocation), EXAMPLE, path, target=target)
+    assert 0.95 * budget <= file.bytes <= budget
+    assert predicted(sizes[target], allocation) == pytest.approx(file.bytes, rel=0.01)
