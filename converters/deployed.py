@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.errors import UserError
 from converters.facts import Normalization
 
 MAX_PIXEL = 255.0
@@ -50,40 +49,11 @@ class Deployed(nn.Module):
         return tuple(given if key is None else given[key] for key in self.results.values())
 
 
-def named_results(given: Any) -> dict[str, Any]:
-    """Names of the outputs, and the key of each in what a model gives; None where that is a tensor.
-
-    A segmentation model's dict has its result in "out", and what else there is serves its training.
-
-    Raises:
-        UserError: it gives something else than tensors.
-    """
-    if isinstance(given, Tensor):
-        return {LOGITS: None}
-    if isinstance(given, Mapping) and "out" in given:
-        return {LOGITS: "out"}
-    parts = dict(enumerate(given)) if isinstance(given, (list, tuple)) else given
-    tensors = isinstance(parts, Mapping) and all(isinstance(part, Tensor) for part in parts.values())
-    if not parts or not tensors:
-        raise UserError(
-            f"model gives a {type(given).__name__} that is not of tensors; expected a tensor, or a dict, "
-            "list or tuple of them: of a detector, convert the backbone"
-        )
-    if len(parts) == 1:
-        return {LOGITS: next(iter(parts))}
-    return {f"features_{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in parts}
-
-
-def source_problems(model: nn.Module, example: Tensor, normalization: Normalization | None) -> list[str]:
-    """What is wrong with what is to be converted, a line each."""
-    problems = [*_example_problems(example), *_normalization_problems(normalization)]
-    training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
-    if training:
-        problems.append(f"model is in training mode ({training[0]}): call model.eval() before converting")
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            problems.append(f"{name} has values that are not finite (NaN or infinity)")
-    return problems
+def named_results(given: Mapping[Any, Tensor]) -> dict[str, Any]:
+    """Names of the outputs that `arguments.results_of` found, and the key of each in what the model gives."""
+    if len(given) == 1:
+        return {LOGITS: next(iter(given))}
+    return {f"features_{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in given}
 
 
 def label_problems(labels: Sequence[str], classes: int | None) -> list[str]:
@@ -96,25 +66,4 @@ def label_problems(labels: Sequence[str], classes: int | None) -> list[str]:
     twice = sorted({label for label in labels if list(labels).count(label) > 1})
     if twice:
         problems.append(f"labels named twice: {', '.join(twice[:3])}")
-    return problems
-
-
-def _example_problems(example: Tensor) -> list[str]:
-    if example.dim() != 4 or tuple(example.shape[:2]) != (1, 3):
-        return [f"example has shape {tuple(example.shape)}, expected (1, 3, height, width)"]
-    if example.dtype != torch.float32:
-        return [f"example has type {example.dtype}, expected torch.float32"]
-    return []
-
-
-def _normalization_problems(normalization: Normalization | None) -> list[str]:
-    if normalization is None:
-        return []
-    problems = []
-    if {len(normalization.mean), len(normalization.std)} != {3}:
-        problems.append("normalization needs three values for mean and three for std, one a channel")
-    if any(not std > 0 for std in normalization.std):
-        problems.append(f"normalization std {normalization.std}: every value must be above 0")
-    if any(not -1 <= mean <= 2 for mean in normalization.mean):
-        problems.append(f"normalization mean {normalization.mean}: values are for pixels in [0, 1]")
     return problems

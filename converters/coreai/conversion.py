@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from converters import arguments
 from converters.coreai import encoding
 from converters.coreai.apart import facts_of
 from converters.coreai.description import describe
@@ -21,7 +22,7 @@ from converters.coreai.package import metadata_content, path_problems, write_ass
 from converters.coreai.precision import narrow
 from converters.coreai.program import StoredWeight, decode, distinct, layer_uses, producer
 from converters.coreai.runtime import module_of, program_bytes
-from converters.deployed import Deployed, label_problems, named_results, source_problems
+from converters.deployed import Deployed, label_problems, named_results
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
 from converters.head import with_pointwise_head
@@ -30,6 +31,7 @@ from converters.targets import Storage
 from converters.targets import target as target_named
 
 FORMAT = "coreai"
+IMAGE_CHANNELS = 3
 INPUT = "image"
 FLOAT16_MAX = 65504.0
 
@@ -111,14 +113,18 @@ def prepare(
         UserError: the model or the example is not what it should be.
         ToolError: torch or coreai-torch cannot convert the model.
     """
-    problems = [*problems, *source_problems(model, example, normalization)]
+    problems = [
+        *problems,
+        *arguments.example_problems(example, IMAGE_CHANNELS),
+        *arguments.normalization_problems(normalization, IMAGE_CHANNELS),
+        *arguments.model_problems(model),
+    ]
     if problems:
         raise UserError(problems)
     model = with_pointwise_head(model)
-    with torch.no_grad():
-        given = model(example)
+    given = arguments.results_of(arguments.outputs_of(model, example))
     results = named_results(given)
-    first = given if isinstance(given, Tensor) else given[next(iter(results.values()))]
+    first = next(iter(given.values()))
     classes = int(first.shape[1]) if len(results) == 1 and first.dim() in (2, 4) else None
     program = _program(Deployed(model, normalization, results), example, list(results))
     layers = tuple(weighted_layers(model, example))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import shutil
 import tempfile
 import warnings
@@ -21,11 +20,12 @@ from converters import agreement, arguments
 from converters.coreml.checking import check_computes, check_stored
 from converters.coreml.compression import compress, contents_of
 from converters.coreml.description import describe, segmenter, summary
-from converters.coreml.evaluation import LOGITS, load
+from converters.coreml.evaluation import load
 from converters.coreml.framework import ct, quiet, temporary_files
 from converters.coreml.inspection import layer_facts, name_layers
 from converters.coreml.package import SUFFIX, Contents, write_package
 from converters.coreml.program import StoredWeight, layer_weights, read_program
+from converters.deployed import named_results
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
 from converters.layers import WeightedLayer, weighted_layers
@@ -87,7 +87,7 @@ class Prepared:
         model: as given.
         example: as given.
         normalization: to fold in.
-        results: names of the outputs, see `_named`.
+        results: names of the outputs, see `deployed.named_results`.
         probe: images, and what the model gives for them.
         layers: of the model, in the order they run.
     """
@@ -97,7 +97,7 @@ class Prepared:
         self.model = model
         self.example = example
         self.normalization = normalization
-        self.results = _named(self.given)
+        self.results = named_results(self.given)
         self.layers = weighted_layers(model, example)
         self.probe = agreement.probe(model, example, normalization)
         self._exported: dict[bool, tuple[_Deployed, Any]] = {}
@@ -268,7 +268,7 @@ def _check_written(path: Path, *, dense: Contents, probe: agreement.Probe) -> No
 class _Deployed(nn.Module):
     """The model as the file has it: pixels normalised before it, probabilities after it, where asked for.
 
-    `results` is what `_named` returns; `forward` gives a tuple of them.
+    `results` is what `deployed.named_results` returns; `forward` gives a tuple of them.
     """
 
     mean: Tensor
@@ -375,13 +375,6 @@ def _problems(model: nn.Module, example: Tensor, normalization: Normalization | 
         *arguments.example_problems(example, IMAGE_CHANNELS),
         *arguments.normalization_problems(normalization, IMAGE_CHANNELS),
     ]
-
-
-def _named(given: Mapping[Any, Tensor]) -> dict[str, Any]:
-    """Names of the outputs, and the key of each in what the model gives; None where that is a tensor."""
-    if len(given) == 1:
-        return {LOGITS: next(iter(given))}
-    return {f"features_{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in given}
 
 
 def _path_problems(path: Path) -> list[str]:
