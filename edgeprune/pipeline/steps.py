@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ from edgeprune import recipe as recipes
 from edgeprune.data import sources
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
+from edgeprune.parsing import read_json
 from edgeprune.pipeline import checks, environment, files, starting_point, variants
 from edgeprune.pipeline.context import RunContext, setting_of
 from edgeprune.pipeline.run_folder import (
@@ -21,7 +21,7 @@ from edgeprune.pipeline.run_folder import (
     under_kept_names,
     write_json,
 )
-from edgeprune.pipeline.store import analysis_of, row_of, training_of
+from edgeprune.pipeline.store import ADVICE, analysis_of, row_of, training_of
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
@@ -109,7 +109,7 @@ def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequenc
     )
     report = Report(
         recipe=recipes.to_data(recipe),
-        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
+        environment=read_json(folder.environment, ADVICE),
         rows=tuple(rows),
         trainings=tuple(trainings),
         analyses=tuple(found for found in analyses.values() if found),

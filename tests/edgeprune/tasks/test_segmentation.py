@@ -195,7 +195,7 @@ def test_zeros_are_shared_out_by_what_mean_iou_says(recipe, finished, tmp_path):
         recipe,
         checkpoint=finished / "variants" / "dense.safetensors",
         variants={"measured": Variant(sparsity=0.6, allocation="sensitivity", fit=fit)},
-        targets=("litert-arm64",),
+        targets=("coreml-ios16",),
         budget=Budget(),
         output=tmp_path / "run",
     )
