@@ -28,7 +28,7 @@ CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
 
 
 @dataclass(frozen=True)
-class File:
+class RankedFile:
     """One file among those of its target.
 
     Attributes:
@@ -91,7 +91,7 @@ class Group:
     target: str
     description: str
     verdict: TargetVerdict
-    files: tuple[File, ...]
+    files: tuple[RankedFile, ...]
     recommended: Recommendation
 
 
@@ -353,13 +353,13 @@ def variants(report: Report) -> list[str]:
     return sorted(dict.fromkeys(names), key=lambda name: name != DENSE)
 
 
-def _files(target: TargetVerdict, rows: Sequence[Row]) -> Iterable[File]:
+def _files(target: TargetVerdict, rows: Sequence[Row]) -> Iterable[RankedFile]:
     dense = next((file.row for file in target.files if file.row.variant == DENSE), None)
     ship = target.ship
     for verdict in target.files:
         row = verdict.row
         smaller = dense.bytes / row.bytes if dense else None
-        yield File(row, smaller, is_efficient(row, rows), verdict, row is ship)
+        yield RankedFile(row, smaller, is_efficient(row, rows), verdict, row is ship)
 
 
 def _description(target: str) -> str:

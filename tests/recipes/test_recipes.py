@@ -15,7 +15,6 @@ from tests.support.images import write_folder, write_masks
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
 EPOCH = TrainConfig(epochs=1, batch_size=16)
-QUICK = "resnet18"
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +26,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_makes_the_files_it_promises(name, images, tmp_path):
     recipe = import_module(f"recipes.{name}").RECIPE
     assert set(recipe.budget.bytes) <= set(recipe.targets)

@@ -195,6 +195,7 @@ def test_channels_go_by_what_is_left_step_by_step_and_weights_regrow(small_recip
     )
     recipe = replace(
         small_recipe,
+        model="timm/lcnet_050",
         dense=fit,
         variants={"channels": Variant(macs_left=0.6, fit=fit), "lean": lean},
         targets=("coreml-ios16",),
@@ -331,11 +332,12 @@ def test_a_checkpoint_is_taken_as_the_dense_model(finished_run, small_recipe, tm
     assert torch.equal(weights["classifier.3.weight"], model.classifier[3].weight)
 
 
-def test_variants_whose_names_begin_alike_do_not_collide(finished_run, small_recipe, tmp_path):
+def test_variants_whose_names_begin_alike_do_not_collide(small_recipe, tmp_path):
     fit = TrainConfig(epochs=1, batch_size=16)
     both = replace(
         small_recipe,
-        checkpoint=finished_run / "variants" / "dense.safetensors",
+        model="timm/test_efficientnet",
+        dense=fit,
         variants={"block80": Variant(sparsity=0.5, fit=fit), "block": Variant(sparsity=0.8, fit=fit)},
         targets=("coreml-ios16",),
         budget=Budget(),

@@ -87,7 +87,7 @@ def _size(text: str) -> float:
 
 
 # How a heading's cell must read: the row's value, and how far rounding may have moved it.
-CELLS: dict[str, Callable[[str, summary.File], bool]] = {
+CELLS: dict[str, Callable[[str, summary.RankedFile], bool]] = {
     "size": lambda cell, file: _size(cell) == pytest.approx(file.row.bytes, rel=0.006),
     "bytes": lambda cell, file: _number(cell) == file.row.bytes,
     "top-1": lambda cell, file: _number(cell) == pytest.approx(100 * file.row.score, abs=0.0051),

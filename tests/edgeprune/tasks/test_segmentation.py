@@ -189,6 +189,7 @@ def test_sensitivity_is_told_in_mean_iou(finished, tmp_path, capsys):
     assert records.read(run).sensitivity.metric == "miou"
 
 
+@pytest.mark.slow
 def test_zeros_are_shared_out_by_what_mean_iou_says(recipe, finished, tmp_path):
     fit = TrainConfig(epochs=1, batch_size=8)
     measured = replace(
