@@ -57,6 +57,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     for line in (*loaded.notes, *told):
         progress.say(line)
     checks.refuse_misfits(recipe, dense, setting_of(recipe, data))
+    checks.refuse_unreadable(recipe, data, progress)
 
     with ExitStack() as opened:
         needed_bytes = checks.needed_bytes(recipe, dense)
