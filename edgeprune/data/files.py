@@ -47,15 +47,29 @@ def refuse_too_many(needed_bytes: int, what: str) -> None:
     Raises:
         UserError: that they do; `what` they are comes before "take".
     """
-    import psutil
-
-    memory_bytes = psutil.virtual_memory().total
-    if needed_bytes > memory_bytes * DECODED_LIMIT_FRACTION:
+    available_bytes = memory_bytes()
+    if needed_bytes > available_bytes * DECODED_LIMIT_FRACTION:
         raise UserError(
             f"{what} take {needed_bytes / 1e9:.1f} GB decoded, "
-            f"this machine has {memory_bytes / 1e9:.1f} GB of memory: "
+            f"this machine has {available_bytes / 1e9:.1f} GB of memory: "
             "use fewer or smaller images (--image-size-px)"
         )
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or less where a container or a limit says so."""
+    import psutil
+
+    found = [psutil.virtual_memory().total]
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        found.append(int(text))
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits.
+        return min(found)
+    found += [limit for limit in (resource.getrlimit(resource.RLIMIT_AS)[0],) if limit > 0]
+    return min(found)
 
 
 def decode(
@@ -88,15 +102,15 @@ def in_threads(
                 advance(done)
 
 
-def unreadable(path: Path, error: Exception) -> str:
-    """The problem of a file that Pillow cannot read."""
+def unreadable(path: Path | str, error: Exception) -> str:
+    """The problem of an image that Pillow cannot read."""
     return f"{path}: not an image that can be read ({_reason(error)}); replace or remove it"
 
 
 def _reason(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
-    return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
 
 
 def shortened(problems: list[str]) -> list[str]:

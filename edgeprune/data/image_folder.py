@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import numpy as np
-
-from edgeprune.data.dataset import Data, Split, as_data, as_split, spread
-from edgeprune.data.files import decode, find_splits, refuse_too_many, shortened, visible
+from edgeprune.data.dataset import Data, Split
+from edgeprune.data.files import find_splits, shortened, visible
 from edgeprune.data.labels import LabelKind
+from edgeprune.data.loading import Found, Listed, listed_files, loaded, some
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
@@ -28,21 +28,10 @@ def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
         UserError: every fault of the folder, in one message.
     """
     assert path is not None  # What `takes` says.
-    train_folder, held_out_folder = find_splits(path)
-    classes = _find_classes(train_folder, held_out_folder)
-    files = {folder: _find_files(folder, classes) for folder in (train_folder, held_out_folder)}
-    count = sum(len(found) for found in files.values())
-    size_px = prepare.image_size_px
-    refuse_too_many(count * 3 * size_px**2, f"{count:,} images at {size_px} px")
-    splits = []
-    problems: list[str] = []
-    for folder, found in files.items():
-        with progress.track(f"reading {folder.name}/", len(found)) as advance:
-            images = decode([file for file, _ in found], prepare, problems, advance)
-        splits.append(as_split(images, np.array([label for _, label in found], dtype=np.int64)))
-    if problems:
-        raise UserError(shortened(problems))
-    return as_data(splits[0], splits[1], classes, path.name, photographs=True)
+    folders = find_splits(path)
+    classes = _find_classes(*folders)
+    train, held_out = (_listed(folder, classes, prepare) for folder in folders)
+    return loaded(train, held_out, classes, path.name, prepare, progress)
 
 
 def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
@@ -53,13 +42,8 @@ def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     """
     assert path is not None  # What `takes` says.
     train_folder, held_out_folder = find_splits(path)
-    found = _find_files(held_out_folder, _find_classes(train_folder, held_out_folder))
-    found = [found[place] for place in spread(len(found), count)]
-    problems: list[str] = []
-    images = decode([file for file, _ in found], prepare, problems, lambda _: None)
-    if problems:
-        raise UserError(shortened(problems))
-    return as_split(images, np.array([label for _, label in found], dtype=np.int64))
+    listed = _listed(held_out_folder, _find_classes(train_folder, held_out_folder), prepare)
+    return some(listed, prepare, count)
 
 
 def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
@@ -81,10 +65,17 @@ def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
     return tuple(names[train])
 
 
-def _find_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    found = [(file, label) for label, name in enumerate(classes) for file in sorted(visible(folder / name))]
-    counts = np.bincount([label for _, label in found], minlength=len(classes))
-    empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if count == 0]
+def _listed(folder: Path, classes: tuple[str, ...], prepare: Preprocessing) -> Listed:
+    """The images of a folder, class by class, in the order of their names."""
+    found: list[Found] = []
+    empty = []
+    for label, name in enumerate(classes):
+        with os.scandir(folder / name) as entries:
+            shown = sorted(
+                (entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name
+            )
+        found += [Found(f"{name}/{entry.name}", label, entry.stat()) for entry in shown]
+        empty += [] if shown else [f"{folder / name}: no images"]
     if empty:
-        raise UserError(shortened([f"{name}: no images" for name in empty]))
-    return found
+        raise UserError(shortened(empty))
+    return listed_files(folder, found, prepare)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from edgeprune import recipe as recipes
-from edgeprune.data import sources
+from edgeprune.data import map_style, sources
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
 from edgeprune.parsing import read_json
@@ -30,7 +31,9 @@ from edgeprune.report.records import Report
 from edgeprune.tasks import TASKS
 
 
-def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
+def run(
+    recipe: Recipe, progress: Progress, command: str, datasets: tuple[Any, Any] | None = None
+) -> Report | None:
     """Take a recipe all the way, or go on with a run of it that was stopped.
 
     Everything that can be refused is refused before the first file is written. Under `accelerate launch`
@@ -40,6 +43,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
         recipe: what to do.
         progress: whom to tell.
         command: how to repeat it, for the report.
+        datasets: training and held-out images from Python; None: the recipe's `data`.
 
     Returns:
         The report; None in all processes but the first.
@@ -52,11 +56,16 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     checks.refuse_task(recipe)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
     recipe, told = starting_point.resolved(recipe)
-    data = source.load(recipe.data, recipe.preprocessing, progress)
+    if datasets is None:
+        data = source.load(recipe.data, recipe.preprocessing, progress)
+    else:
+        map_style.refuse_labels(TASKS[recipe.task].labels)
+        data = map_style.load(datasets, recipe.preprocessing, progress)
     dense, loaded = checks.untrained(recipe, len(data.classes))
     for line in (*loaded.notes, *told):
         progress.say(line)
     checks.refuse_misfits(recipe, dense, setting_of(recipe, data))
+    checks.refuse_unreadable(recipe, data, progress)
 
     with ExitStack() as opened:
         needed_bytes = checks.needed_bytes(recipe, dense)

@@ -177,7 +177,12 @@ def _shown(context: RunContext, name: str, epochs: int) -> Iterator[Hooks]:
     if done:
         context.progress.say(f"  {name}: goes on after epoch {done} of {epochs}")
     with context.progress.track(f"training {name}", epochs, done) as show:
-        yield Hooks(load=lambda: state, save=lambda state: context.store.keep_partial(name, state), show=show)
+        yield Hooks(
+            load=lambda: state,
+            save=lambda state: context.store.keep_partial(name, state),
+            show=show,
+            save_seconds=60 * context.recipe.save_minutes,
+        )
 
 
 def _keep(

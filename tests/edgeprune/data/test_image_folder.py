@@ -133,8 +133,3 @@ def test_many_broken_images_are_named_in_one_message(tmp_path):
         load(tmp_path)
     assert len(caught.value.problems) == files.PROBLEMS_SHOWN + 1
     assert caught.value.problems[-1] == "and 3 more"
-
-
-def test_images_that_would_not_fit_in_memory_are_refused(tmp_path):
-    with pytest.raises(UserError, match="GB decoded, this machine has"):
-        load(write_folder(tmp_path), size_px=200_000)
