@@ -50,6 +50,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     given = recipe
     recipe = shared(lambda: under_kept_names(given, given.output))
     checks.refuse_task(recipe)
+    checks.refuse_targets(recipe)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
     recipe, told = starting_point.resolved(recipe)
     data = source.load(recipe.data, recipe.preprocessing, progress)
