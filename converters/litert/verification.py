@@ -125,6 +125,18 @@ TENSORFLOW = Runtime(
 KNOWN = {**RUNTIMES, TENSORFLOW.name: TENSORFLOW}
 
 
+def tensors(path: Path, image: np.ndarray) -> list[np.ndarray]:
+    """All that a file computes on the way for one image (1, channels, height, width), as its program says.
+
+    Raises:
+        UserError: it is no such file, or damaged, or has an op that is not defined here.
+    """
+    try:
+        return checking.tensors(read_file(path), _laid_out(path, image))
+    except UnknownOpError as error:
+        raise UserError(f"{path}: it has an op not defined here, {error}") from None
+
+
 def _laid_out(path: Path, images: np.ndarray) -> np.ndarray:
     _, channels_last = image_input(read_file(path), path)
     return images.transpose(0, 2, 3, 1) if channels_last else images

@@ -141,9 +141,11 @@ def target_findings(packages: list[Finding]) -> list[Finding]:
     for target in TARGETS.values():
         format = FORMATS[target.format]
         missing = [name for name in format.packages if name not in usable]
-        remedy = f"{', '.join(missing)} cannot be used: see above" if missing else None
+        remedy = format.missing() or (f"{', '.join(missing)} cannot be used: see above" if missing else None)
         needed = format.extra is None
-        findings.append(Finding(Part.TARGET, target.name, None, not missing, needed, remedy, format.packages))
+        findings.append(
+            Finding(Part.TARGET, target.name, None, remedy is None, needed, remedy, format.packages)
+        )
     return findings
 
 

@@ -21,7 +21,7 @@ from edgeprune.pruning.select import PRUNABLE_KINDS
 from edgeprune.tasks.task import Task, score
 from edgeprune.training.predict import normalized
 
-BATCH = 50
+BATCH = 64
 
 
 def measure(

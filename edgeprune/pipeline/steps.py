@@ -54,6 +54,7 @@ def run(
     given = recipe
     recipe = shared(lambda: under_kept_names(given, given.output))
     checks.refuse_task(recipe)
+    checks.refuse_targets(recipe)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
     recipe, told = starting_point.resolved(recipe)
     if datasets is None:

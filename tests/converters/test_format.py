@@ -40,6 +40,9 @@ class Toy:
     packages, extra, local_runtimes = ("torch",), None, None
     no_times, not_measured = "toys are not timed", "Toys at play: they were run on the machine"
 
+    def missing(self):
+        return None
+
     def prepare(self, model, example, normalization):
         return model[-1], weighted_layers(model, example)[0].name, example.shape[1:]
 
@@ -66,6 +69,9 @@ class Toy:
         outputs, wanted = self.load(path).predict(inputs), model(torch.from_numpy(inputs)).detach().numpy()
         expected = Expected(wanted, Reference.MODEL, None, 1e-5, wanted)
         return verification(path, expected, outputs, [checked("toy", "1", outputs, expected, None)])
+
+    def tensors(self, path, image):
+        return [self.load(path).predict(image)]
 
     sparse_runtime = staticmethod(lambda path, target: (False, "toys have no kernels"))
     layer_bytes = staticmethod(lambda target, layer, kept, block: 20.0 * kept)
