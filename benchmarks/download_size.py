@@ -24,7 +24,7 @@ from converters.targets import TARGETS
 from edgeprune import pruning
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "results" / "download_size.md"
-EXAMPLE = torch.zeros(1, 3, 224, 224)
+EXAMPLE = torch.zeros(1, 3, 64, 64)
 SPARSITY = 0.8
 # Stored, and the targets that store so: dense values, zeros left out.
 ROWS = (
@@ -47,11 +47,15 @@ def main() -> None:
     pruning.prune(pruned, pruning.Block(1, 4), SPARSITY)
     lines = []
     for title, plain, sparse in ROWS:
-        files = [write(dense, plain, cache), write(pruned, plain, cache), write(pruned, sparse, cache)]
-        sizes = [f"{size_bytes(file):,} | {download_bytes(file):,}" for file in files]
+        ways = ((dense, plain), (pruned, plain), (pruned, sparse))
+        sizes = [measured(write(model, how, cache)) for model, how in ways]
         lines.append(f"| {title} | {' | '.join(sizes)} |")
         print(lines[-1], flush=True)
     OUTPUT.write_text(PAGE.format(rows="\n".join(lines)))
+
+
+def measured(file: Path) -> str:
+    return f"{size_bytes(file):,} | {download_bytes(file):,}"
 
 
 def write(model: nn.Module, how: str, folder: Path) -> Path:
@@ -60,7 +64,7 @@ def write(model: nn.Module, how: str, folder: Path) -> Path:
         target = TARGETS[how]
         format = FORMATS[target.format]
         path = folder / f"{how}{format.suffix}"
-        images = np.random.default_rng(0).uniform(0, 255, (8, 3, 224, 224)).astype(np.float32)
+        images = np.random.default_rng(0).uniform(0, 255, (8, 3, 64, 64)).astype(np.float32)
         prepared = format.prepare(model, EXAMPLE, None)
         calibration = images / 255 if "static" in how else None
         return format.write(prepared, target, path, calibration=calibration).path
@@ -82,10 +86,10 @@ def write(model: nn.Module, how: str, folder: Path) -> Path:
 PAGE = """\
 # Installed and download bytes
 
-MobileNetV3-Small for 1000 classes at 224 px, random weights. 80 % of the weights of 1x1 convolutions and
+MobileNetV3-Small for 1000 classes at 64 px, random weights. 80 % of the weights of 1x1 convolutions and
 fully connected layers are zero, in 1x4 blocks. *Installed* is bytes on disk; *download* is the file deflated
 at zlib's default level, which is what Android's bundletool counts and what `zip` writes
-(`converters.facts.download_bytes`). Made by `benchmarks/download_size.py`.
+(`converters.facts.download_bytes`). Written by `benchmarks/download_size.py`.
 
 | stored as | dense: installed | download | 80 % zeros, one by one: installed | download | \
 80 % zeros, left out: installed | download |
