@@ -4,10 +4,10 @@
 
 OUT/vectors.json, read by the Node, Kotlin and Swift tests alike, has
 
-    files           what each file says of itself: its JSON, what that means, the shapes of input and output
+    files           what each file says of itself: its JSON, what that means, its shapes
     images          RGB pixels
-    preparations    images resized and cropped by Pillow: as each file says, and in other ways that a file may say
-    answers         what each file gives for each image on LiteRT here: the tensor fed, the values, the top classes
+    preparations    images resized and cropped by Pillow: as each file says, and in other ways
+    answers         for each file and image: the tensor fed, what LiteRT here makes of it, the top classes
     orientations    a JPEG that says how it is to be turned, its pixels, and those turned upright
     maps            the likeliest class of each pixel, of maps in both layouts
     suppressions    boxes and what torchvision's non-maximum suppression leaves of them

@@ -1,4 +1,4 @@
-"""Test vectors written from a real run: what apps are told to feed a file is what the run measured it with."""
+"""Test vectors written from a real run: what apps feed a file is what the run measured it with."""
 
 from __future__ import annotations
 

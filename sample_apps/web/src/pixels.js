@@ -2,6 +2,8 @@
 // to the model's proportions, resized with Pillow's antialiased filters (a canvas would use the browser's own).
 
 const CHANNELS = 3;
+// Pillow counts shares in whole numbers of 2^-22.
+const ONE = 1 << 22;
 
 /** Ways to give pixels to a model that does not normalise them itself: (pixel / 255 - mean) / std. */
 export const NORMALIZATIONS = {
@@ -161,8 +163,12 @@ function weights(axis, limit, { support, share }) {
       share((first + offset - centre + 0.5) / stretch),
     );
     const sum = shares.reduce((total, part) => total + part, 0);
-    return { first, shares: shares.map((part) => part / sum) };
+    return { first, shares: shares.map((part) => counted(part / sum)) };
   });
+}
+
+function counted(share) {
+  return Math.trunc(share * ONE + (share < 0 ? -0.5 : 0.5));
 }
 
 /** The old pixel at each new one's centre; centres are added up, as Pillow does, rounding errors and all. */
@@ -170,7 +176,7 @@ function nearest({ start, scale, first, count }, limit) {
   let centre = start + scale * 0.5;
   for (let skipped = 0; skipped < first; skipped++) centre += scale;
   return Array.from({ length: count }, () => {
-    const tap = { first: Math.min(Math.max(Math.floor(centre), 0), limit - 1), shares: [1] };
+    const tap = { first: Math.min(Math.max(Math.floor(centre), 0), limit - 1), shares: [ONE] };
     centre += scale;
     return tap;
   });
@@ -184,12 +190,12 @@ function resample(source, from, taps, to) {
       const { first, shares } = taps[index];
       for (let channel = 0; channel < CHANNELS; channel++) {
         let position = line * from.stride + first * from.step + channel;
-        let sum = 0.5;
+        let sum = ONE / 2;
         for (const share of shares) {
           sum += share * source[position];
           position += from.step;
         }
-        result[line * to.stride + index * to.step + channel] = Math.floor(sum);
+        result[line * to.stride + index * to.step + channel] = Math.floor(sum / ONE);
       }
     }
   }

@@ -122,10 +122,17 @@ private func resized(_ image: RGBImage, _ widthPx: Int, _ heightPx: Int, _ resiz
     return (along(image.widthPx, widthPx), along(image.heightPx, heightPx))
 }
 
-/// Which old pixels a new one is made of, and how much of each.
+/// Which old pixels a new one is made of, and how much of each, in whole numbers of 2^-22 as Pillow counts.
 private struct Tap {
     let first: Int
-    let shares: [Double]
+    let shares: [Int]
+}
+
+private let precisionBits = 22
+private let one = 1 << precisionBits
+
+private func counted(_ share: Double) -> Int {
+    Int(share * Double(one) + (share < 0 ? -0.5 : 0.5))
 }
 
 private func taps(_ axis: Axis, limit: Int, _ interpolation: Interpolation) -> [Tap] {
@@ -138,7 +145,7 @@ private func taps(_ axis: Axis, limit: Int, _ interpolation: Interpolation) -> [
         let last = min(limit, Int((centre + reach + 0.5).rounded(.down)))
         let shares = (first..<last).map { interpolation.share((Double($0) - centre + 0.5) / stretch) }
         let sum = shares.reduce(0, +)
-        return Tap(first: first, shares: shares.map { $0 / sum })
+        return Tap(first: first, shares: shares.map { counted($0 / sum) })
     }
 }
 
@@ -148,7 +155,7 @@ private func nearest(_ axis: Axis, _ limit: Int) -> [Tap] {
     for _ in 0..<axis.first { centre += axis.scale }
     return (0..<axis.count).map { _ in
         defer { centre += axis.scale }
-        return Tap(first: min(max(Int(centre.rounded(.down)), 0), limit - 1), shares: [1])
+        return Tap(first: min(max(Int(centre.rounded(.down)), 0), limit - 1), shares: [one])
     }
 }
 
@@ -175,14 +182,14 @@ private func resampledDown(_ image: RGBImage, _ rows: [Tap]) -> RGBImage {
 }
 
 private func mix(
-    _ source: [UInt8], _ from: Int, step: Int, _ shares: [Double], _ made: inout [UInt8], _ to: Int
+    _ source: [UInt8], _ from: Int, step: Int, _ shares: [Int], _ made: inout [UInt8], _ to: Int
 ) {
     for channel in 0..<colours {
-        var (sum, position) = (0.5, from + channel)
+        var (sum, position) = (one / 2, from + channel)
         for share in shares {
-            sum += share * Double(source[position])
+            sum += share * Int(source[position])
             position += step
         }
-        made[to + channel] = UInt8(min(max(sum.rounded(.down), 0), 255))
+        made[to + channel] = UInt8(min(max(sum >> precisionBits, 0), 255))
     }
 }

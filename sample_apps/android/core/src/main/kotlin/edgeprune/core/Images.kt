@@ -105,8 +105,13 @@ private fun resized(image: RgbImage, widthPx: Int, heightPx: Int, resizePx: Int)
     return Pair(along(image.widthPx, widthPx), along(image.heightPx, heightPx))
 }
 
-/** Which old pixels a new one is made of, and how much of each. */
-private class Tap(val first: Int, val shares: DoubleArray)
+/** Which old pixels a new one is made of, and how much of each, in whole numbers of 2^-22 as Pillow counts. */
+private class Tap(val first: Int, val shares: LongArray)
+
+private const val PRECISION_BITS = 22
+private const val ONE = 1L shl PRECISION_BITS
+
+private fun counted(share: Double) = (share * ONE + if (share < 0) -0.5 else 0.5).toLong()
 
 private fun taps(axis: Axis, limit: Int, interpolation: Interpolation): List<Tap> {
     if (interpolation.support == 0) return nearest(axis, limit)
@@ -117,7 +122,7 @@ private fun taps(axis: Axis, limit: Int, interpolation: Interpolation): List<Tap
         val last = min(limit, floor(centre + interpolation.support * stretch + 0.5).toInt())
         val shares = DoubleArray(last - first) { interpolation.share((first + it - centre + 0.5) / stretch) }
         val sum = shares.sum()
-        Tap(first, DoubleArray(shares.size) { shares[it] / sum })
+        Tap(first, LongArray(shares.size) { counted(shares[it] / sum) })
     }
 }
 
@@ -126,7 +131,7 @@ private fun nearest(axis: Axis, limit: Int): List<Tap> {
     var centre = axis.start + axis.scale * 0.5
     repeat(axis.first) { centre += axis.scale }
     return List(axis.count) {
-        Tap(floor(centre).toInt().coerceIn(0, limit - 1), doubleArrayOf(1.0)).also { centre += axis.scale }
+        Tap(floor(centre).toInt().coerceIn(0, limit - 1), longArrayOf(ONE)).also { centre += axis.scale }
     }
 }
 
@@ -152,14 +157,14 @@ private fun resampledDown(image: RgbImage, rows: List<Tap>): RgbImage {
     return RgbImage(image.widthPx, rows.size, made)
 }
 
-private fun mix(source: ByteArray, from: Int, step: Int, shares: DoubleArray, made: ByteArray, to: Int) {
+private fun mix(source: ByteArray, from: Int, step: Int, shares: LongArray, made: ByteArray, to: Int) {
     for (channel in 0 until COLOURS) {
-        var sum = 0.5
+        var sum = ONE / 2
         var position = from + channel
         for (share in shares) {
             sum += share * (source[position].toInt() and 0xff)
             position += step
         }
-        made[to + channel] = floor(sum).toInt().coerceIn(0, 255).toByte()
+        made[to + channel] = (sum shr PRECISION_BITS).toInt().coerceIn(0, 255).toByte()
     }
 }
