@@ -99,7 +99,8 @@ class RowChange:
     Attributes:
         variant: its name in either run: "block80" may have become "block90".
         target: the same in both.
-        bytes, zero_fraction, bits_per_weight, sparse_runtime: see `edgeprune.evaluation.records.Row`.
+        bytes, download_bytes, zero_fraction, bits_per_weight, sparse_runtime: see
+            `edgeprune.evaluation.records.Row`.
         scores: by the key of the metric; None in a run that is measured by another.
         same_content: whether both are the same bytes.
         layers: those that changed, the one that changed most first.
@@ -108,6 +109,7 @@ class RowChange:
     variant: BeforeAfter
     target: str
     bytes: BeforeAfter
+    download_bytes: BeforeAfter
     scores: Mapping[str, BeforeAfter]
     zero_fraction: BeforeAfter
     bits_per_weight: BeforeAfter
@@ -242,7 +244,7 @@ def _most_first(layer: LayerChange) -> tuple[float, int]:
 
 def _row_change(before: Row, after: Row) -> RowChange:
     keys = dict.fromkeys((before.metric, after.metric))
-    names = ("bytes", "zero_fraction", "bits_per_weight", "sparse_runtime")
+    names = ("bytes", "download_bytes", "zero_fraction", "bits_per_weight", "sparse_runtime")
     return RowChange(
         BeforeAfter(before.variant, after.variant),
         after.target,
@@ -322,7 +324,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(Text(headline(comparison), style="bold"), soft_wrap=True)
     files = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     files.add_column("file", overflow="fold")
-    for heading in ("bytes", "", _heading(comparison), "points", "zeros", "layers\nchanged"):
+    for heading in ("bytes", "", "download", _heading(comparison), "points", "zeros", "layers\nchanged"):
         files.add_column(heading, justify="right")
     for row in comparison.rows:
         files.add_row(*map(Text, _cells(row)))
@@ -366,6 +368,7 @@ def _cells(row: RowChange) -> list[str]:
         f"{row.name.removesuffix(row.target)}\n{row.target}",
         f"{bytes_exact(row.bytes.before)}\n→ {bytes_exact(row.bytes.after)}",
         f"{_signed(100 * (row.bytes.after / row.bytes.before - 1), 1)} %",
+        "\n→ ".join("–" if count is None else bytes_exact(count) for count in _list(row.download_bytes)),
         *scores,
         f"{zeros(row.zero_fraction.before)}\n→ {zeros(row.zero_fraction.after)}",
         "same file" if row.same_content else str(len(row.layers)),

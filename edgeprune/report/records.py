@@ -281,7 +281,7 @@ FRACTIONS = (
 NOT_NEGATIVE = (
     "bits_per_weight", "max_relative_error", "parameters", "macs", "seconds", "place", "pixels", "both_right",
     "only_dense_right", "only_variant_right", "dense_images", "median_ms",
-    "load_memory_bytes",
+    "load_memory_bytes", "download_bytes",
 )  # fmt: skip
 POSITIVE = ("bytes", "images", "label_images", "rounds", "threads", "weights")
 

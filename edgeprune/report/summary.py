@@ -12,6 +12,7 @@ from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune import tasks
 from edgeprune.evaluation.records import ClassTop1, Examination, Row
+from edgeprune.report.formatting import bytes_exact, bytes_human
 from edgeprune.report.records import Bench, LayerDrops, Report, Timing
 from edgeprune.report.verdict import (
     RECOMMENDED_DROP_POINTS,
@@ -309,6 +310,13 @@ def _format(target: str) -> Format | None:
 def sparse_word(row: Row) -> str:
     """Whether the runtime uses sparse kernels: "yes", "no" or "unknown"."""
     return {True: "yes", False: "no", None: "unknown"}[row.sparse_runtime]
+
+
+def download(row: Row, *, exact: bool = True) -> str:
+    """Bytes that a store sends, for people; a dash where nobody measured them."""
+    if row.download_bytes is None:
+        return "–"
+    return bytes_exact(row.download_bytes) if exact else bytes_human(row.download_bytes)
 
 
 def sparse_reasons(rows: Sequence[Row], answer: bool | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from converters.facts import download_bytes
 from edgeprune.cli import main
 from edgeprune.commands import compare as comparing
 from edgeprune.report import records
@@ -60,6 +61,9 @@ def test_json_has_every_row_and_layer(runs: dict[str, Path], tmp_path: Path, cap
     assert (dense["same_content"], dense["layers"]) == (True, [])
     sizes = [(runs[name] / f"files/block80-{TARGET}.tflite").stat().st_size for name in ("first", "later")]
     assert block["bytes"] == sizes
+    downloads = [download_bytes(runs[name] / f"files/block80-{TARGET}.tflite") for name in ("first", "later")]
+    assert block["download_bytes"] == downloads
+    assert downloads[0] < downloads[1] < sizes[1]
     assert block["top1"] == pytest.approx([0.895, 0.8975])
     assert [layer["name"] for layer in block["layers"]] == [plain["most_changed_layer"]]
     assert block["layers"][0]["zero_fraction"] == pytest.approx([0.8, 0.5], abs=0.01)
