@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "evaluation": FOUNDATION | {"data", "models", "pruning", "training", "tasks.task"},
     "tasks": FOUNDATION | {"data", "models", "pruning", "training", "evaluation", "tasks.task"},
     "budget": FOUNDATION | {"tasks"},
-    "recipe": FOUNDATION | {"budget", "data", "models", "tasks", "training"},
+    "recipe": FOUNDATION | {"budget", "data", "models", "tasks", "tasks.task", "training"},
     "report": FOUNDATION | {"budget", "evaluation", "tasks", "tasks.task"},
 }
 EVERYTHING_BELOW = FOUNDATION | set(MAY_IMPORT)
