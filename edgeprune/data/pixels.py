@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,8 +21,8 @@ WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 def has_16_bits(image: Image) -> bool:
     """Whether a file that was opened, and not changed since, has 16 bits for each colour."""
-    tiles = getattr(image, "tile", None)
-    return image.mode.startswith("I;16") or (bool(tiles) and "16" in str(tiles[0][3]))
+    tiles: list[Any] = getattr(image, "tile", None) or []
+    return image.mode.startswith("I;16") or any("16" in str(tile[3]) for tile in tiles)
 
 
 def to_rgb(image: Image, sixteen_bits: bool) -> Image:
