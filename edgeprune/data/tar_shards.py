@@ -210,4 +210,3 @@ def _label(kind: str, content: bytes, told: str) -> str:
     except (ValueError, KeyError, TypeError):
         wanted = "a number or a name" if kind == "cls" else 'an object with "label"'
         raise UserError(f"{told}: expected {wanted}") from None
-
