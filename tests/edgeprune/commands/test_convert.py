@@ -184,9 +184,9 @@ def test_a_model_that_pads_as_tensorflow_does_is_converted_and_verified_as_one(t
             model(torch.randn(8, 3, 64, 64))
     torch.save(model.state_dict(), tmp_path / "same.pt")
     named = ["--model", "timm/lcnet_035", "--padding", "same"]
-    given = [*named, "--image-size-px", "64", "--target", "coreml-ios16", "--output", str(tmp_path)]
+    given = [*named, "--image-size-px", "64", "--target", "litert-arm64", "--output", str(tmp_path)]
     assert main(["convert", str(tmp_path / "same.pt"), *given]) == 0
-    (file,) = tmp_path.glob("*.mlpackage")
+    (file,) = tmp_path.glob("*.tflite")
     verify = ["verify", str(file), "--checkpoint", str(tmp_path / "same.pt"), "--runtime", "host"]
     assert main([*verify, *named]) == 0
     assert main([*verify, *named[:2]]) == 1
