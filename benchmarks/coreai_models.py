@@ -79,7 +79,7 @@ def measure(name: str, variant: str, size: int) -> list[Row]:
     for target in NAMES:
         with tempfile.TemporaryDirectory() as folder:
             file = coreai.write(prepared, target, Path(folder) / "model.aimodel")
-            weights = {w.name: w.value for w in decoded_weights(file.path, model, images[:1])}
+            weights = {n: w.value for n, w in decoded_weights(file.path, model, images[:1]).items()}
             twin = holding(model, images[:1], weights, half="float32" not in target)
             stored = run(twin, images)
             got = coreai.load(file.path).predict(images.numpy())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters import arguments
 from converters.facts import IMAGENET, InputSpec, Normalization
-from converters.format import FORMATS
+from converters.format import FORMATS, target_problems
 from converters.targets import TARGETS, Storage
 from edgeprune.commands.options import add_json, add_normalization, add_padding, normalization_given
 from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
@@ -151,7 +151,8 @@ class ConvertOptions:
                 f"--output {self.output} is a file: name a folder",
             ),
         ]
-        return [message for fine, message in checks if not fine]
+        known = [TARGETS[name] for name in self.targets if name in TARGETS]
+        return [message for fine, message in checks if not fine] + target_problems(known)
 
     @property
     def _is_checkpoint(self) -> bool:

@@ -87,7 +87,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at this installation; a runtime that is prepared is tried."""
     packages = _packages()
-    return [_python(), *packages, *_targets(packages), *_runtimes()]
+    return [_python(), *packages, *target_findings(packages), *_runtimes()]
 
 
 def complete(findings: list[Finding]) -> bool:
@@ -114,16 +114,17 @@ def _packages() -> list[Finding]:
         package for package in listed if package.marker is None or package.marker.evaluate({"extra": ""})
     ]
     extras = [
-        _package(package, extra)
+        package_finding(package, extra)
         for extra in EXTRAS
         for package in listed
         if package not in needed and package.marker and package.marker.evaluate({"extra": extra})
     ]
     own = Finding(Part.PACKAGE, "edgeprune", __version__, True, True)
-    return [own, *(_package(package) for package in needed), *extras]
+    return [own, *(package_finding(package) for package in needed), *extras]
 
 
-def _package(package: Requirement, extra: str | None = None) -> Finding:
+def package_finding(package: Requirement, extra: str | None = None) -> Finding:
+    """Whether a package is installed in a version that fits; of an `extra` it is not needed."""
     from edgeprune.pipeline.environment import package_version
 
     found = package_version(package.name)
@@ -133,16 +134,18 @@ def _package(package: Requirement, extra: str | None = None) -> Finding:
     return Finding(Part.PACKAGE, package.name, found, ok, extra is None, remedy)
 
 
-def _targets(packages: list[Finding]) -> list[Finding]:
+def target_findings(packages: list[Finding]) -> list[Finding]:
     """Each target can be written where the packages of its format are there."""
     usable = {package.name for package in packages if package.ok}
     findings = []
     for target in TARGETS.values():
         format = FORMATS[target.format]
         missing = [name for name in format.packages if name not in usable]
-        remedy = f"{', '.join(missing)} cannot be used: see above" if missing else None
+        remedy = format.missing() or (f"{', '.join(missing)} cannot be used: see above" if missing else None)
         needed = format.extra is None
-        findings.append(Finding(Part.TARGET, target.name, None, not missing, needed, remedy, format.packages))
+        findings.append(
+            Finding(Part.TARGET, target.name, None, remedy is None, needed, remedy, format.packages)
+        )
     return findings
 
 

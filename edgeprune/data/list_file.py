@@ -98,8 +98,9 @@ def _rows(path: Path) -> list[Row]:
     if problems:
         # A column that is not there is missing in every row.
         raise UserError(shortened(list(dict.fromkeys(problems))))
-    texts = [(number, *(str(entry[name]).strip() for name in COLUMNS)) for number, entry in entries]
-    return [Row(path, label, split, number) for number, path, label, split in texts]
+    return [
+        Row(line=number, **{name: str(entry[name]).strip() for name in COLUMNS}) for number, entry in entries
+    ]
 
 
 def _misfit(path: Path, number: int, entry: Any) -> str | None:

@@ -41,7 +41,7 @@ OUTPUTS_AT_ONCE = 5  # maps of all held-out images in memory: each variant's, a 
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImageAndMask:
     """An image, and the mask with the classes of its pixels."""
 
     image: Path
@@ -97,7 +97,7 @@ def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     return found
 
 
-def _pairs(folder: Path, problems: list[str]) -> list[Pair]:
+def _pairs(folder: Path, problems: list[str]) -> list[ImageAndMask]:
     """The images of a folder with their masks, by name; what is missing is added to `problems`."""
     missing = [f"{folder / name}: no such folder" for name in (IMAGES, MASKS) if not (folder / name).is_dir()]
     if missing:
@@ -119,7 +119,7 @@ def _pairs(folder: Path, problems: list[str]) -> list[Pair]:
     ]
     if not files:
         problems.append(f"{folder / IMAGES}: no images")
-    return [Pair(images[name], masks[name]) for name in images if name in masks]
+    return [ImageAndMask(images[name], masks[name]) for name in images if name in masks]
 
 
 def _read_classes(path: Path, problems: list[str]) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def _read_classes(path: Path, problems: list[str]) -> tuple[str, ...]:
 
 
 def _read(
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImageAndMask],
     names: Sequence[str],
     prepare: Preprocessing,
     problems: list[str],
@@ -155,7 +155,7 @@ def _read(
 
 
 def _reader(
-    pairs: Sequence[Pair], masks: np.ndarray, names: Sequence[str], prepare: Preprocessing
+    pairs: Sequence[ImageAndMask], masks: np.ndarray, names: Sequence[str], prepare: Preprocessing
 ) -> Callable[[int], str | None]:
     """What reads one mask into its place and says what is wrong with it."""
 
@@ -172,7 +172,7 @@ def _reader(
     return read
 
 
-def _read_mask(pair: Pair, prepare: Preprocessing, classes: int) -> np.ndarray:
+def _read_mask(pair: ImageAndMask, prepare: Preprocessing, classes: int) -> np.ndarray:
     """A mask cut out as its image is, (size, size) int16.
 
     Raises:

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from converters.format import target_problems
+from converters.targets import TARGETS
 from edgeprune import pruning
 from edgeprune.data.checked import keep_checked, was_checked
 from edgeprune.data.dataset import Data
@@ -39,6 +41,16 @@ def refuse_task(recipe: Recipe) -> None:
     raise UserError(
         f"model {recipe.model} and task {recipe.task} do not fit: it is a {' or '.join(fitting)} model"
     )
+
+
+def refuse_targets(recipe: Recipe) -> None:
+    """Refuse targets whose files this machine cannot write: an extra that is not installed.
+
+    Raises:
+        UserError: it names the command that installs it.
+    """
+    if problems := target_problems(TARGETS[name] for name in recipe.targets):
+        raise UserError(problems)
 
 
 def refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:

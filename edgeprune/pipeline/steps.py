@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from edgeprune import recipe as recipes
 from edgeprune.data import map_style, sources
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
+from edgeprune.parsing import read_json
 from edgeprune.pipeline import checks, environment, files, starting_point, variants
 from edgeprune.pipeline.context import RunContext, setting_of
 from edgeprune.pipeline.run_folder import (
@@ -22,7 +22,7 @@ from edgeprune.pipeline.run_folder import (
     under_kept_names,
     write_json,
 )
-from edgeprune.pipeline.store import analysis_of, keep_picture, row_of, training_of
+from edgeprune.pipeline.store import ADVICE, analysis_of, keep_picture, row_of, training_of
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
@@ -59,6 +59,7 @@ def run(
     given = recipe
     recipe = shared(lambda: under_kept_names(given, given.output))
     checks.refuse_task(recipe)
+    checks.refuse_targets(recipe)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
     recipe, told = starting_point.resolved(recipe)
     if datasets is None:
@@ -125,7 +126,7 @@ def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequenc
     )
     report = Report(
         recipe=recipes.to_data(recipe),
-        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
+        environment=read_json(folder.environment, ADVICE),
         rows=tuple(rows),
         trainings=tuple(trainings),
         analyses=tuple(found for found in analyses.values() if found),

@@ -185,8 +185,8 @@ def print_table(report: Report, console: Console) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("target\n  variant", overflow="fold")
     for heading in (
-        "size",
         "bytes",
+        "down-\nload",
         "times\nsmaller",
         f"{score} %".replace(" ", "\n", 1),
         "points\nlost",
@@ -201,8 +201,8 @@ def print_table(report: Report, console: Console) -> None:
             row = file.row
             cells = (
                 f"  {row.variant}",
-                formatting.bytes_human(row.bytes),
                 formatting.bytes_exact(row.bytes),
+                summary.download(row, exact=False),
                 "–" if file.times_smaller is None else formatting.times(file.times_smaller),
                 formatting.percent(row.score).removesuffix(" %"),
                 formatting.points(row.drop_points),
@@ -249,6 +249,7 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
     metric = summary.metric(report)
     environment.filters.update({number.__name__: number for number in _NUMBERS})
     environment.filters["sparse_word"] = summary.sparse_word
+    environment.filters["download"] = summary.download
     return environment.get_template(template).render(
         report=report,
         title=_title(report),

@@ -112,12 +112,12 @@ def test_two_processes_make_one_run(tmp_path: Path, image_folder: Path):
     ]
     fit = TrainConfig(epochs=1, batch_size=8)
     recipe = Recipe(
-        model="mobilenet_v3_small",
+        model="timm/test_efficientnet",
         data=image_folder,
         image_size_px=32,
         dense=fit,
         variants={"block80": Variant(sparsity=0.8, fit=fit)},
-        targets=("litert-arm64",),
+        targets=("coreml-ios16",),
     )
     (tmp_path / "recipe.toml").write_text(recipes.to_toml(recipe))
     assert wait(start(command, 2)) == [0, 0]

@@ -27,7 +27,7 @@ def holding(model: nn.Module, path: Path) -> nn.Module:
     from converters.coreai import verification
 
     example = torch.zeros(1, 3, 32, 32)
-    weights = {w.name: w.value for w in verification.decoded_weights(path, model, example)}
+    weights = {name: w.value for name, w in verification.decoded_weights(path, model, example).items()}
     return verification.holding(model, example, weights, half="float32" not in path.stem)
 
 

@@ -61,10 +61,10 @@ def test_a_runtime_that_is_not_prepared_comes_with_its_command(
 
 
 def test_packages_that_are_missing_or_of_another_version() -> None:
-    missing = doctor._package(Requirement("not-a-package-of-anyone>=2,<3"))
+    missing = doctor.package_finding(Requirement("not-a-package-of-anyone>=2,<3"))
     assert (missing.ok, missing.version) == (False, None)
     assert missing.remedy == "pip install 'not-a-package-of-anyone<3,>=2'"
-    old = doctor._package(Requirement("numpy<1"))
+    old = doctor.package_finding(Requirement("numpy<1"))
     assert (old.ok, old.version) == (False, version("numpy"))
     assert old.remedy == "pip install 'numpy<1'"
 
@@ -75,7 +75,7 @@ def test_without_a_package_its_targets_cannot_be_written(findings: list[doctor.F
         for finding in findings
         if finding.part is Part.PACKAGE
     ]
-    targets = {finding.name: finding for finding in doctor._targets(without)}
+    targets = {finding.name: finding for finding in doctor.target_findings(without)}
     assert targets["coreml-ios16"].remedy == "coremltools cannot be used: see above"
     assert targets["litert-arm64"].ok
     assert not doctor.complete(without)

@@ -153,6 +153,7 @@ def test_images_grow_to_full_size_and_end_with_it():
     assert seen == [*each_epoch, (True, 64)]  # Batch norms are measured anew on images of full size.
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not training.cpp_compiler(), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_training_is_the_same_training(digits):
     """Weights and zeros of the model itself, in which nothing compiled is left."""
