@@ -102,7 +102,7 @@ def _indices(labels: Sequence[Any], classes: Sequence[str], named: bool, told: s
     """Labels as places among the classes; whole numbers are that already where the classes have names."""
     places: dict[Any, int] = {name: place for place, name in enumerate(classes)}
     if named and all(isinstance(value, int) for value in labels):
-        places: dict[Any, int] = {place: place for place in range(len(classes))}
+        places = {place: place for place in range(len(classes))}
     else:
         labels = list(map(str, labels))
     unknown = sorted({str(value) for value in labels if value not in places})
