@@ -100,11 +100,11 @@ def _labels(dataset: Any, told: str, progress: Progress) -> list[Any]:
 
 def _indices(labels: Sequence[Any], classes: Sequence[str], named: bool, told: str) -> np.ndarray:
     """Labels as places among the classes; whole numbers are that already where the classes have names."""
+    places: dict[Any, int] = {name: place for place, name in enumerate(classes)}
     if named and all(isinstance(value, int) for value in labels):
-        places: dict[Any, int] = {place: place for place in range(len(classes))}
+        places = {place: place for place in range(len(classes))}
     else:
         labels = list(map(str, labels))
-        places = {name: place for place, name in enumerate(classes)}
     unknown = sorted({str(value) for value in labels if value not in places})
     if unknown:
         raise UserError(

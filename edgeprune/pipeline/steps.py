@@ -23,13 +23,18 @@ from edgeprune.pipeline.run_folder import (
     under_kept_names,
     write_json,
 )
-from edgeprune.pipeline.store import ADVICE, analysis_of, row_of, training_of
+from edgeprune.pipeline.store import ADVICE, analysis_of, keep_picture, row_of, training_of
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.report import alongside, records, render
+from edgeprune.report.alongside import AUGMENTED
 from edgeprune.report.records import Report
 from edgeprune.tasks import TASKS
+from edgeprune.training.loop import augmented_examples
+from edgeprune.training.mosaic import mosaic
+
+AUGMENTED_IMAGES = 16  # Training images that the report shows as training sees them.
 
 
 def run(
@@ -77,6 +82,8 @@ def run(
         folder = shared(lambda: opened.enter_context(open_run(recipe, needed_bytes)))
         context = RunContext(recipe, data, folder, progress)
         context.store.pin_inputs(data.sha256, recipe.checkpoint, starting_point.file_of(recipe))
+        if is_first():
+            keep_picture(folder, AUGMENTED, mosaic(augmented_examples(context.setting, AUGMENTED_IMAGES)))
         baseline = variants.dense(context, dense, loaded.new_head)
         made = {"": baseline}
         for name, variant in recipe.variants.items():

@@ -254,9 +254,7 @@ class _Session:
         if self.sparsifier is not None:
             self.sparsifier.finalize()  # Averages reach back to when pruned weights were not zero yet.
         setting = self.setting
-        recalibrate(
-            self.model, setting.data.train, setting.normalization, setting.seed, self.config.batch_size
-        )
+        recalibrate(self.model, self.train, setting.normalization, setting.seed, self.config.batch_size)
         _placed(self.model, torch.device("cpu"), torch.contiguous_format).eval()
 
     def _kept(self) -> dict[str, Any]:
@@ -334,25 +332,18 @@ class _Session:
     ) -> Iterator[tuple[Tensor, Any, int]]:
         """This process's images and labels of each batch, and how many images the batch has in all."""
         rank, together = self.accelerator.process_index, self.accelerator.num_processes
-        setting, train, task, device = self.setting, self.train, self.setting.task, self.accelerator.device
-        augment = setting.augment.filled()
-        flip = setting.data.photographs if augment.flip is None else augment.flip
+        setting, train, device = self.setting, self.train, self.accelerator.device
         side_px = size_px(epoch, self.config, train.size_px)
-        mix = mixed(augment, len(setting.data.classes))
+        mix = mixed(setting.augment.filled(), len(setting.data.classes))
         read = train.batches(
-            [part[rank::together] for part in parts], change_of(augment, setting.seed, epoch)
+            [part[rank::together] for part in parts],
+            change_of(setting.augment.filled(), setting.seed, epoch),
         )
         for part, (images, labels) in zip(parts, self.read.timed(read), strict=True):
             # What could not be read is missing.
             own = Own(len(part), torch.arange(len(part))[rank::together][: len(images)])
-            if augment.shift_px:
-                shift = random_shift(images, augment.shift_px, generator, own)
-                images, labels = _moved(images, labels, shift, task)
-            if flip:
-                which = torch.rand(len(part), generator=generator)[own.places] < 0.5
-                images, labels = _moved(images, labels, mirror(which, train.size_px), task)
-            images = erased(images, augment.erase_px, generator, own)
-            images, labels = _sized(images, labels, side_px, task)
+            images, labels = _augmented(images, labels, setting, generator, own)
+            images, labels = _sized(images, labels, side_px, setting.task)
             taken = normalized(images.to(device), setting.normalization)
             labels = _to(labels, device)
             if mix is not None:
@@ -461,6 +452,38 @@ def shares(labels: Any) -> Tensor:
     if not isinstance(labels, Tensor) or labels.ndim > 1:
         raise UserError("balanced: these images have no single class each: leave it out")
     return 1 / torch.bincount(labels).double()[labels]
+
+
+def augmented_examples(setting: Setting, count: int) -> Tensor:
+    """Training images (count, 3, size, size) uint8 as a training would see them: what people look at."""
+    train, augment = setting.data.train, setting.augment.filled()
+    generator = generator_of(setting.seed, 0)
+    part = torch.randperm(len(train), generator=generator)[:count]
+    ((images, labels),) = train.batches([part], change_of(augment, setting.seed, 0))
+    images, labels = _augmented(
+        images, labels, setting, generator, Own(len(images), torch.arange(len(images)))
+    )
+    mix = mixed(augment, len(setting.data.classes))
+    if mix is None:
+        return images
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setting.seed)
+        shared, _ = mix(images.float(), labels)
+    return shared.round().clamp(0, 255).to(torch.uint8)
+
+
+def _augmented(
+    images: Tensor, labels: Any, setting: Setting, generator: torch.Generator, own: Own
+) -> tuple[Tensor, Any]:
+    """What a batch goes through besides `change_of`: labels that lie in images move with them."""
+    augment, task = setting.augment.filled(), setting.task
+    flip = setting.data.photographs if augment.flip is None else augment.flip
+    if augment.shift_px:
+        images, labels = _moved(images, labels, random_shift(images, augment.shift_px, generator, own), task)
+    if flip:
+        which = torch.rand(own.whole, generator=generator)[own.places] < 0.5
+        images, labels = _moved(images, labels, mirror(which, images.shape[-1]), task)
+    return erased(images, augment.erase_px, generator, own), labels
 
 
 def _moved(images: Tensor, labels: Any, move: Move, task: Task) -> tuple[Tensor, Any]:

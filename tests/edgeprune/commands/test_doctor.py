@@ -93,3 +93,36 @@ def test_the_list_says_what_to_do(findings: list[doctor.Finding], capsys: Any) -
     assert "✕ torch" in told
     assert "pip install torch" in told
     assert told.rstrip().endswith("A run needs what is missing: torch")
+
+
+def test_what_was_tested_together_is_what_constraints_say(findings: list[doctor.Finding]) -> None:
+    lines = (Path(__file__).parents[3] / "constraints.txt").read_text().splitlines()
+    exact = dict(
+        line.partition(";")[0].strip().split("==") for line in lines if "==" in line.partition(";")[0]
+    )
+    assert {name: exact[name] for name in doctor.TESTED} == doctor.TESTED
+    versions = named(findings, Part.VERSIONS)
+    assert versions[f"torch {doctor.TESTED['torch']}"].ok == (
+        version("torch").partition("+")[0] == doctor.TESTED["torch"]
+    )
+    assert all(finding.ok == (finding.remedy is None) for finding in versions.values())
+
+
+def test_weights_in_the_caches_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    snapshot = tmp_path / "hf" / "models--timm--lcnet_050.ra2_in1k" / "snapshots" / "abc"
+    for folder, name in (
+        (tmp_path / "hub" / "checkpoints", "resnet18-f37072fd.pth"),
+        (snapshot, "model.safetensors"),
+    ):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(bytes(2_500_000))
+    (snapshot / "config.json").write_text("{}")
+    weights = named(doctor.examine(), Part.WEIGHTS)
+    assert {name: finding.version for name, finding in weights.items()} == {
+        "resnet18-f37072fd.pth": "2.5 MB",
+        "timm/lcnet_050.ra2_in1k, model.safetensors": "2.5 MB",
+    }

@@ -10,8 +10,6 @@ from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
-from edgeprune.report import records
-from edgeprune.training.config import TrainConfig
 from tests.support.images import write_folder
 
 PREPARE = Preprocessing(32)
@@ -69,19 +67,10 @@ def test_other_datasets_are_refused(items, told):
 
 
 def test_a_script_gives_its_datasets_to_a_recipe(tmp_path, capsys):
-    from torchvision.datasets import ImageFolder
-
-    root = write_folder(tmp_path / "images", train=8)
-    recipe = Recipe(
-        "mobilenet_v3_small",
-        image_size_px=32,
-        dense=TrainConfig(epochs=1, batch_size=8),
-        targets=("litert-arm64",),
-        output=tmp_path / "run",
-    )
-    both = (ImageFolder(root / "train"), ImageFolder(root / "val"))
-    assert run_recipe(recipe, "", [], datasets=both) == 0
-    report = records.read(tmp_path / "run")
-    assert report.environment["data"]["source"] == "ImageFolder"
-    assert report.rows[0].images == 24
-    assert "they are kept in memory" in capsys.readouterr().out
+    recipe = Recipe("mobilenet_v3_small", image_size_px=32, output=tmp_path / "run")
+    items = Pairs([(Image.new("RGB", (40, 40)), name) for name in "abba"])
+    assert run_recipe(recipe, "", [], datasets=(items, Pairs([*items.items, (items.items[0][0], "c")]))) == 2
+    assert "classes of held-out images but of no training ones: c" in capsys.readouterr().err
+    maps = ["--task", "segmentation", "--model", "lraspp_mobilenet_v3_large"]
+    assert run_recipe(recipe, "", maps, datasets=(items, items)) == 2
+    assert "datasets from Python have a class for each image" in capsys.readouterr().err

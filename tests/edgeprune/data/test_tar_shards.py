@@ -1,5 +1,3 @@
-import io
-import json
 import tarfile
 
 import pytest
@@ -11,7 +9,7 @@ from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
-from tests.support.images import write_folder
+from tests.support.images import add_file, write_folder, write_shards
 
 PREPARE = Preprocessing(32)
 QUIET = Progress(Console(quiet=True))
@@ -22,31 +20,9 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def add(archive, name, content):
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    archive.addfile(entry, io.BytesIO(content))
-
-
 @pytest.fixture
 def shards(tmp_path):
-    """The images of a folder in two training shards and one held out, the latter with .json labels."""
-    root, folder = write_folder(tmp_path / "images", train=4, held_out=2), tmp_path / "shards"
-    folder.mkdir()
-    classes = ("blue", "green", "red")
-    for split, count in (("train", 2), ("val", 1)):
-        files = sorted((root / split).rglob("*.jpg"))
-        for shard in range(count):
-            with tarfile.open(folder / f"{split}-{shard:04}.tar", "w") as archive:
-                for number, file in enumerate(files[shard :: max(count, 1)]):
-                    key, label = f"{shard}/{number:05}", classes.index(file.parent.name)
-                    add(archive, f"{key}.jpg", file.read_bytes())
-                    if split == "train":
-                        add(archive, f"{key}.cls", str(label).encode())
-                    else:
-                        add(archive, f"{key}.json", json.dumps({"label": label}).encode())
-    (folder / "classes.txt").write_text("\n".join(classes))
-    return folder
+    return write_shards(write_folder(tmp_path / "images", train=4, held_out=2), tmp_path / "shards")
 
 
 def test_shards_hold_what_the_folder_holds(tmp_path, shards, monkeypatch):
@@ -73,8 +49,8 @@ def test_where_images_lie_is_kept_until_a_shard_changes(shards, monkeypatch):
     assert tar_shards.load(shards, PREPARE, QUIET).sha256 == before.sha256
     assert opened == []
     with open_tar(shards / "train-0001.tar", "a") as archive:
-        add(archive, "more.jpg", b"not an image")
-        add(archive, "more.cls", b"1")
+        add_file(archive, "more.jpg", b"not an image")
+        add_file(archive, "more.cls", b"1")
     with pytest.raises(UserError, match=r"train-0001\.tar, more: not an image that can be read"):
         tar_shards.load(shards, PREPARE, QUIET)
     assert [given[0].name for given in opened] == ["train-0001.tar"]
@@ -91,12 +67,12 @@ def replaced(folder):
 
 def without_label(folder):
     with tarfile.open(folder / "val-0000.tar", "a") as archive:
-        add(archive, "alone.jpg", b"x")
+        add_file(archive, "alone.jpg", b"x")
 
 
 def with_an_odd_label(folder):
     with tarfile.open(folder / "val-0000.tar", "a") as archive:
-        add(archive, "odd.json", b'{"class": 3}')
+        add_file(archive, "odd.json", b'{"class": 3}')
 
 
 def without_held_out(folder):
