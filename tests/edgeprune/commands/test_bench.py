@@ -262,3 +262,33 @@ def test_something_else_than_an_image_is_a_mistake(tmp_path: Path, capsys: Any) 
     path.write_bytes(net.finish(net.image))
     assert main(["bench", str(path)]) == 2
     assert f"{path}: takes [1, 16, 16, 7], which is not one image" in capsys.readouterr().err
+
+
+def test_options_of_a_phone_mean_nothing_elsewhere(files: dict[str, Path], capsys: Any) -> None:
+    command = ["bench", str(files["small"]), "--device", "ABC", "--accelerator", "gpu"]
+    assert main(command) == 2
+    assert "error: --device, --accelerator: only with --runtime android" in capsys.readouterr().err
+
+
+def test_mistakes_about_a_phone_are_one_message(
+    files: dict[str, Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRUNE_RUNTIMES", str(tmp_path))
+    command = ["bench", str(files["small"]), str(files["tiny"]), str(files["damaged"]), "--rounds", "0"]
+    assert main([*command, "--runtime", "android"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("error: ") == 1
+    for words in ("--rounds 0: must be", "damaged.tflite: ", "compare files of one", "benchmark_model is not"):
+        assert words in told
+
+
+def test_a_phone_without_adb_is_a_mistake(
+    files: dict[str, Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "benchmark_model"
+    tool.write_text("")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("ANDROID_HOME", raising=False)
+    command = ["bench", str(files["small"]), "--runtime", "android", "--benchmark-model", str(tool)]
+    assert main(command) == 2
+    assert "error: adb is not installed: install" in capsys.readouterr().err
