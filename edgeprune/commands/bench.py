@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,15 @@ from typing import TYPE_CHECKING
 from converters.facts import InputSpec, sha256, size_bytes
 from converters.format import format_of, timed_suffixes
 from converters.runtimes.environments import Runtime, runtime
-from edgeprune.commands.bench_phone import ANDROID, add_phone_options, phone_options_given, time_on_phone
+from edgeprune.commands.bench_phone import (
+    ANDROID,
+    add_phone_options,
+    phone_options_given,
+    time_on_phone,
+    write_script,
+)
 from edgeprune.commands.options import RUNTIME_NAMES, add_json
-from edgeprune.commands.output import DONE, deliver, json_text, progress, unwritable
+from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable, unwritable
 from edgeprune.errors import ToolError, UserError
 from edgeprune.evaluation.bench_result import BenchResult, FileTiming, ImageSize, to_plain
 from edgeprune.report.formatting import bytes_human
@@ -63,6 +70,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Plan, measure and show."""
+    if options.write_script is not None:
+        refuse_unwritable(options.write_script)
+        sys.stdout.write(f"{write_script(options.write_script, options.files)}\n")
+        return DONE
     if options.runtime == ANDROID:
         return execute_on_phone(options)
     refuse_phone_options(options)
