@@ -40,7 +40,7 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (
                 self.resize_px is None or self.resize_px >= self.image_size_px,
