@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from edgeprune.data import digits, image_folder, scenes, segmentation_folder
+from edgeprune.data import box_scenes, coco, digits, image_folder, scenes, segmentation_folder
 from edgeprune.data.dataset import Data, Split
 from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
@@ -47,6 +47,8 @@ class Source(Protocol):
 
 
 SOURCES: dict[str, Source] = {
+    "box scenes": box_scenes,
+    "coco": coco,
     "digits": digits,
     "image folder": image_folder,
     "scenes": scenes,

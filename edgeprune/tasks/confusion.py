@@ -49,6 +49,10 @@ class ConfusionEvaluator:
         """The metric, 0 to 1."""
         return self._of(self.counts)
 
+    def details(self) -> dict[str, float]:
+        """None."""
+        return {}
+
 
 def top1(counts: Tensor) -> float:
     """Share of answers that are right."""
