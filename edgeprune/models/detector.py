@@ -23,10 +23,19 @@ INITIAL_DEVIATION = 0.03  # Of new weights, as torchvision's SSDLite has it.
 
 
 class RawHeads(nn.Module):
-    """What every detector has: its anchors, how many classes, and its heads' outputs as rows."""
+    """What every detector has: its anchors, how many classes, and its heads' outputs as rows.
 
+    Attributes:
+        CLASSIFIER: a layer whose width is that of all classes of a cell's boxes, the background's too.
+    """
+
+    CLASSIFIER: str
     anchors: Anchors
     classes: int
+
+    def classes_of(self, width: int) -> int:
+        """How many classes there are where `CLASSIFIER` has this width."""
+        return width // self.anchors.each - 1
 
     def rows(self, boxes: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
         """Outputs (n, values * each, h, w) of the heads of all levels -> (n, boxes, 4 + 1 + classes)."""
@@ -48,6 +57,7 @@ class Detector(RawHeads):
     """
 
     ADDED = ("extras", "boxes", "scores")
+    CLASSIFIER = "scores.0.3"
     anchors = SSDLITE
 
     def __init__(self, backbone: nn.Module, channels: Sequence[int], classes: int) -> None:
@@ -78,6 +88,7 @@ class Detector(RawHeads):
 class TorchvisionDetector(RawHeads):
     """torchvision's SSDLite as its raw heads; layers keep their names, so that its checkpoints fit."""
 
+    CLASSIFIER = "head.classification_head.module_list.0.1"
     anchors = TORCHVISION_SSDLITE
 
     def __init__(self, model: nn.Module, classes: int) -> None:

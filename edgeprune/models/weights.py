@@ -93,11 +93,7 @@ def from_checkpoint(
     told = f"checkpoint {path}"
     states = checkpoint_file.state_dicts(path)
     full = build(name, 2, image_size_px, padding)
-    head = [
-        module_name
-        for module_name, module in full.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    ][-1]
+    head = _last_layer(full)
     _, match = matching.best(states, full.state_dict(), _under(full, head))
     refuse_not_finite(match.state, told)
     if f"{head}.weight" not in match.state:
@@ -105,7 +101,9 @@ def from_checkpoint(
             f"{told} has no {head}.weight: it is not of {name}, of which it has "
             f"{matching.share(match, full.state_dict())}"
         )
-    model = build(name, len(match.state[f"{head}.weight"]), image_size_px, padding)
+    width = len(match.state[f"{head}.weight"])
+    classes = full.classes_of(width) if isinstance(full, RawHeads) else width
+    model = build(name, classes, image_size_px, padding)
     own = model.state_dict()
     state = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     state |= {key: _as(value, own[key]) for key, value in match.state.items()}
@@ -218,6 +216,14 @@ def head_names(model: nn.Module, architecture: Architecture) -> tuple[str, ...]:
         if all(other[key].shape == shape for key, shape in widths.items() if key in other):
             other = architecture.build(OTHER_CLASSES + 1).state_dict()
     return tuple(key for key, shape in widths.items() if key in other and other[key].shape != shape)
+
+
+def _last_layer(model: nn.Module) -> str:
+    """The layer whose width tells the number of classes."""
+    if isinstance(model, RawHeads):
+        return model.CLASSIFIER
+    layers = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    return list(layers)[-1]
 
 
 def _under(model: nn.Module, module: str) -> tuple[str, ...]:
