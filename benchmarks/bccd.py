@@ -1,4 +1,4 @@
-"""Blood cells: SSDLite on MobileNetV2 from ImageNet weights, dense, with half the multiplications, with zeros.
+"""Blood cells: SSDLite on MobileNetV2 from ImageNet weights, dense, with half the multiplications, in blocks.
 
     python benchmarks/bccd.py --data BCCD --weights FILE --output runs/bccd
 

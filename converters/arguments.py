@@ -110,8 +110,8 @@ def label_problems(labels: Sequence[str] | None, shape: Sequence[int] | None = N
         return [f"labels are for a classifier; this model gives an output of shape {tuple(shape)}"]
     if shape is not None and len(shape) == 3:
         problems += [
-            f"{len(labels)} labels for rows of {shape[2]} values: a detector's are a box of {BOX_VALUES}, with or "
-            "without a value for the background, and one for each class"
+            f"{len(labels)} labels for rows of {shape[2]} values: a detector's have a box of {BOX_VALUES}, "
+            "with or without a value for the background, and one for each class"
         ] * (shape[2] - BOX_VALUES - len(labels) not in (0, 1))
     elif shape is not None and len(labels) != shape[1]:
         problems.append(f"{len(labels)} labels for a model of {shape[1]} classes")

@@ -120,8 +120,8 @@ def normalized(pixels: np.ndarray, normalization: Normalization) -> np.ndarray:
 def compare(outputs: np.ndarray, wanted: np.ndarray) -> tuple[float | None, float]:
     """Largest difference over the largest wanted value, and the share of answers with the same largest value.
 
-    Both are (n, classes); or (n, classes, height, width), then each pixel is an answer; or (n, boxes, values),
-    then each box is.
+    Both are (n, classes); or (n, classes, height, width), then each pixel is an answer; or (n, boxes,
+    values), then each box is.
 
     The first is None where a value is NaN or infinite.
 

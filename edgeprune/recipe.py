@@ -255,7 +255,8 @@ class Recipe:
                 f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
             ),
             (
-                self.padding is None or (self.padding == "same" and backbone_of(self.model).startswith("timm/")),
+                self.padding is None
+                or (self.padding == "same" and backbone_of(self.model).startswith("timm/")),
                 f"padding {self.padding!r}: same, of a timm model, or leave it out",
             ),
             (

@@ -69,7 +69,7 @@ def detector(labels: Sequence[str]) -> dict[str, str]:
 
 
 def map_labels(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The names that `segmenter` or `detector` wrote among the user-defined entries; None where there are none."""
+    """The names that `segmenter` or `detector` wrote among the user-defined entries; None without them."""
     try:
         told = json.loads(metadata.get(PREVIEW_PARAMETERS, "{}"))
     except ValueError:

@@ -215,9 +215,7 @@ def convert(options: ConvertOptions, progress: Progress) -> tuple[ConvertedFile,
         format = FORMATS[target.format]
         path = options.output / f"{options.stem}-{target.name}{format.suffix}"
         with progress.track(f"writing {path.name}", 1):
-            converted = format.write(
-                prepared(target.format), target, path, labels=labels, metadata=metadata
-            )
+            converted = format.write(prepared(target.format), target, path, labels=labels, metadata=metadata)
         sparse, reason = sparse_runtime(converted, target)
         error, agreement = _compared(path, model, normalization, options.image_size_px)
         made.append(

@@ -1,4 +1,4 @@
-"""Boxes with a class each: what is wrong with them, and how they become labels, whatever format they came in."""
+"""Boxes with a class each: what is wrong with them, and how they become labels, whatever their format."""
 
 from __future__ import annotations
 

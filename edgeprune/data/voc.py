@@ -85,7 +85,7 @@ def read(path: Path) -> Annotations:
         )
     problems: list[str] = []
     lists = [_names(file) for file in (train, held_out)]
-    files = {name: _parsed(path / ANNOTATIONS / f"{name}.xml", problems) for name in sum(lists, [])}
+    files = {name: _parsed(path / ANNOTATIONS / f"{name}.xml", problems) for names in lists for name in names}
     listed = {f"{name}.xml" for name in files}
     every = {
         f"{name}.xml" for file in (path / SETS).glob("*.txt") if "_" not in file.stem for name in _names(file)
@@ -115,9 +115,7 @@ def _image(path: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _annotated(
-    path: Path, name: str, file: _File, classes: Sequence[str], problems: list[str]
-) -> Annotated:
+def _annotated(path: Path, name: str, file: _File, classes: Sequence[str], problems: list[str]) -> Annotated:
     where = f"{path / ANNOTATIONS / name}.xml"
     problems += [
         f"{place}: there is no class {label!r}: choose from {', '.join(classes)}"

@@ -4,7 +4,7 @@ FOLDER/
   images/train/NAME.jpg     images/val/NAME.jpg (or valid, test)     or train/images/, valid/images/, ...
   labels/train/NAME.txt     likewise: CLASS X Y WIDTH HEIGHT, the centre and size as shares of the image;
                             an image without such a file, or with an empty one, has no boxes
-  data.yaml                 with the `names` of the classes, a list or by number; or classes.txt, a name a line
+  data.yaml                 with the `names` of the classes, listed or by number; or classes.txt, one a line
 """
 
 from __future__ import annotations

@@ -83,9 +83,7 @@ def measure(
     )
 
 
-def by_class(
-    task: Task, outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[str]
-) -> Tensor:
+def by_class(task: Task, outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[str]) -> Tensor:
     """Put the classes of outputs in the order of `classes`, by what the file calls each of them.
 
     Args:

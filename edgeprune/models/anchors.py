@@ -1,4 +1,4 @@
-"""Anchors of single-shot detectors: the boxes, fixed by the size of the image, that predictions start from."""
+"""Anchors of single-shot detectors: boxes, fixed by the size of the image, that predictions start from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Anchors:
     """Boxes around the centre of every cell of grids that grow coarser level by level.
 
     Attributes:
-        first_stride: side of a cell of the first level in pixels; each level's is twice that of the one before.
+        first_stride: side of a cell of the first level in pixels; each level's is twice that before it.
         scales: side of a level's square boxes over the image's, one more than there are levels: between two
             of them is the second square.
         ratios: width by height of further boxes, each there lying and standing.
@@ -75,7 +75,7 @@ class Anchors:
 # Scales are those that SSD has for COCO, from objects of a fifteenth of the image up.
 SSDLITE = Anchors(8, (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0), (2.0,))
 # Those of torchvision's SSDLite, whose published weights go with them.
-TORCHVISION_SSDLITE = Anchors(16, tuple(0.2 + 0.15 * level for level in range(6)) + (1.0,), (2.0, 3.0))
+TORCHVISION_SSDLITE = Anchors(16, (*(0.2 + 0.15 * level for level in range(6)), 1.0), (2.0, 3.0))
 
 
 @functools.lru_cache(maxsize=64)  # An image size each; a training that grows its images has some.

@@ -119,9 +119,7 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
     return model
 
 
-def _from_timm(
-    name: str, classes: int, image_size_px: int, padding: str | None, **further: Any
-) -> nn.Module:
+def _from_timm(name: str, classes: int, image_size_px: int, padding: str | None, **further: Any) -> nn.Module:
     import timm
 
     names = timm.list_models()

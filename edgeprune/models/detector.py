@@ -3,7 +3,7 @@
 A detector gives its raw heads, (n, boxes, 4 + 1 + classes): for each of its anchors how the box differs from
 it, then the logits of the background and of the classes. In channels-last files a row is a part of a
 convolution's output as it lies there, so that no value is moved but for the joining of the levels. What turns
-rows into boxes is of no use to sparse or quantised kernels and is done by the app, see `edgeprune.models.anchors`.
+rows into boxes gains nothing from sparse or quantised kernels; the app does it, see `edgeprune.models.anchors`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ class RawHeads(nn.Module):
         for maps in (boxes, scores):
             # (n, each * values, h, w) -> (n, h, w, each * values) -> (n, h * w * each, values)
             values = maps[0].shape[1] // self.anchors.each
-            parts.append(
-                torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, values) for m in maps], 1)
-            )
+            parts.append(torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, values) for m in maps], 1))
         return torch.cat(parts, 2)
 
 

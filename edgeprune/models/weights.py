@@ -191,17 +191,14 @@ def _of_backbone(
     place, match = matching.best(states, whole.state_dict(), head_names(whole, classifier))
     inside = {f"{BACKBONE}{key}": value for key, value in match.state.items()}
     own = model.state_dict()
-    left = tuple(
-        key
-        for key in match.state
-        if f"{BACKBONE}{key}" not in own and not key.endswith(COUNTER)
-    )
+    left = tuple(key for key in match.state if f"{BACKBONE}{key}" not in own and not key.endswith(COUNTER))
     return place, Match(
         **{
             **vars(match),
             "state": {key: value for key, value in inside.items() if key in own},
-            "renamed": tuple((theirs, f"{BACKBONE}{ours}") for theirs, ours in match.renamed
-                             if f"{BACKBONE}{ours}" in own),
+            "renamed": tuple(
+                (theirs, f"{BACKBONE}{ours}") for theirs, ours in match.renamed if f"{BACKBONE}{ours}" in own
+            ),
             "others": (*match.others, *left),
         }
     )

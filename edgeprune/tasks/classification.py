@@ -52,6 +52,12 @@ class Classification:
 
         return soft_divergence(outputs, taught)
 
+    def divergence(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of the classes from the other's."""
+        from edgeprune.tasks.confusion import divergence
+
+        return divergence(outputs, others)
+
     def transform_labels(self, labels: Any, move: Move) -> Any:
         """The class of an image stays."""
         return labels

@@ -142,6 +142,10 @@ class Task(Protocol):
         """Mean distance of a batch's outputs from those of the teacher."""
         ...
 
+    def divergence(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """How far a model's answers have moved from another's, 0 or more: a unit that tells changes apart."""
+        ...
+
     def transform_labels(self, labels: Any, move: Move) -> Any:
         """The labels of a batch whose images are moved."""
         ...

@@ -37,9 +37,7 @@ class Detection:
     size_px: int = 0
 
     name = "detection"
-    metric = Metric(
-        "map", "mAP", "mean average precision", {"top1": WHY_NO_CLASSES, "miou": WHY_NO_CLASSES}
-    )
+    metric = Metric("map", "mAP", "mean average precision", {"top1": WHY_NO_CLASSES, "miou": WHY_NO_CLASSES})
     labels = LabelKind.BOXES
     whole_image = True
     section = Section(
@@ -78,6 +76,10 @@ class Detection:
 
         return detector_divergence(outputs, taught)
 
+    def divergence(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """The same."""
+        return self.distillation(outputs, others)
+
     def transform_labels(self, labels: Any, move: Move) -> Any:
         """Corners go where the pixels go; what mostly leaves the image is dropped."""
         from edgeprune.tasks.detection.moving import moved
@@ -97,14 +99,11 @@ class Detection:
 
     def agreement(self, outputs: Tensor, others: Tensor) -> float:
         """Share of boxes that both find, with one class and much the same place."""
-        from edgeprune.tasks.detection.suppression import find_all
         from edgeprune.tasks.detection.comparison import agreement
+        from edgeprune.tasks.detection.suppression import find_all
 
         return agreement(
-            *(
-                find_all(of.numpy(), self._anchors, self.size_px, APP_SCORE)
-                for of in (outputs, others)
-            )
+            *(find_all(of.numpy(), self._anchors, self.size_px, APP_SCORE) for of in (outputs, others))
         )
 
     def metadata(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from edgeprune.tasks.detection.suppression import Found, find_all
 from edgeprune.tasks.task import Analysed, Analysis
 
 DENSE = "dense"
-SHOWN_SCORE = 0.3
+SHOWN_SCORE = 0.3  # As an app shows, see `Detection.metadata`.
 PICTURES = 4
 PICTURE_PX, PICTURE_QUALITY = 240, 82  # of the side of each of the three parts
 GOLDEN = 0.618034  # steps of this around the circle of hues are far from each other, however many
@@ -144,7 +144,10 @@ def _pictures(
         truth = (labels.corners.numpy(), labels.classes.numpy(), None)
         parts = [
             drawn(image, *boxes, colours, data.classes)
-            for boxes in (truth, *((of.corners, of.classes, of.scores) for of in (dense[place], shown[place])))
+            for boxes in (
+                truth,
+                *((of.corners, of.classes, of.scores) for of in (dense[place], shown[place])),
+            )
         ]
         found[f"thumbnails/{variant}-{place:05d}.jpg"] = _jpeg(np.concatenate(parts, 1))
     return found
@@ -170,8 +173,14 @@ def drawn(
         draw.rectangle((left, top, right, bottom), outline=colour, width=LINE_PX)
         score = "" if scores is None else f" {scores[place]:.2f}"
         text = f"{names[int(classes[place])]}{score}"
-        draw.text((left + LINE_PX + 1, top + LINE_PX), text, fill=colour, font=font, stroke_width=1,
-                  stroke_fill=(0, 0, 0))
+        draw.text(
+            (left + LINE_PX + 1, top + LINE_PX),
+            text,
+            fill=colour,
+            font=font,
+            stroke_width=1,
+            stroke_fill=(0, 0, 0),
+        )
     return np.asarray(picture)
 
 

@@ -66,8 +66,8 @@ def match(labels: Boxes, anchors: Tensor) -> tuple[Tensor, Tensor]:
         anchors: (boxes, 4), see `Anchors.boxes`.
 
     Returns:
-        (boxes,) classes, counted from 1, `NOTHING` or `LEFT_OUT`; and of those that stand for a box, in order,
-        what a detector should give for it, (matched, 4).
+        (boxes,) classes, counted from 1, `NOTHING` or `LEFT_OUT`; and for those that stand for a box, in
+        order, what a detector should give for it, (matched, 4).
     """
     classes = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     if not len(labels):
@@ -132,7 +132,6 @@ def detector_divergence(outputs: Tensor, taught: Tensor) -> Tensor:
         reduction="none",
     ).sum(-1)
     boxes = F.smooth_l1_loss(outputs[..., :BOX_VALUES], taught[..., :BOX_VALUES], reduction="none").sum(-1)
-    return (
-        DISTILL_TEMPERATURE**2 * (divergence * either).sum() / either.sum().clamp(min=1e-6)
-        + (boxes * seen).sum() / seen.sum().clamp(min=1e-6)
-    )
+    return DISTILL_TEMPERATURE**2 * (divergence * either).sum() / either.sum().clamp(min=1e-6) + (
+        boxes * seen
+    ).sum() / seen.sum().clamp(min=1e-6)
