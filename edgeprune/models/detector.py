@@ -3,7 +3,7 @@
 A detector gives its raw heads, (n, boxes, 4 + 1 + classes): for each of its anchors how the box differs from
 it, then the logits of the background and of the classes. In channels-last files a row is a part of a
 convolution's output as it lies there, so that no value is moved but for the joining of the levels. What turns
-rows into boxes gains nothing from sparse or quantised kernels; the app does it, see `edgeprune.models.anchors`.
+rows into boxes gains nothing from sparse or quantised kernels: the app does it, see `anchors.py`.
 """
 
 from __future__ import annotations
