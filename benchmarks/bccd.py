@@ -4,7 +4,7 @@
 
 BCCD is the folder of `bccd-coco.tar` (292 + 72 photographs, three classes, MIT), FILE the ImageNet weights of
 timm's mobilenetv2_100 with padding "same". Two cores train it in less than two hours. The page in
-docs/results/ is made of the run folder by `python benchmarks/recipe_pages.py`.
+docs/results/ is made of the run folder by `python benchmarks/bccd_page.py RUN`.
 """
 
 import sys
@@ -31,13 +31,13 @@ RECIPE = Recipe(
         "channels": Variant(
             macs_left=0.5,
             distill=0.5,
-            fit=TrainConfig(epochs=10, batch_size=4, learning_rate=1e-3, first_px=224),
+            fit=TrainConfig(epochs=7, batch_size=4, learning_rate=1e-3, first_px=224),
         ),
         "block75": Variant(
             sparsity=0.75,
             block=(1, 4),
             distill=0.5,
-            fit=TrainConfig(epochs=10, batch_size=4, learning_rate=1e-3, first_px=224),
+            fit=TrainConfig(epochs=7, batch_size=4, learning_rate=1e-3, first_px=224),
         ),
     },
     targets=("coreml-ios16", "coreml-ios18-int8", "litert-arm64", "litert-arm64-int8"),

@@ -72,11 +72,11 @@ def read(path: Path) -> Annotations:
     if categories[0] != categories[1]:
         problems.append(f"{train} and {held_out}: their categories differ")
     places = {number: place for place, number in enumerate(categories[0])}
-    splits = [
+    train_images, held_out_images = (
         list(_images(content, file, path, places, problems))
         for content, file in zip(contents, (train, held_out), strict=True)
-    ]
-    return Annotations(*splits, tuple(categories[0].values()), problems)
+    )
+    return Annotations(train_images, held_out_images, tuple(categories[0].values()), problems)
 
 
 def _files(path: Path, splits: tuple[str, ...]) -> Iterator[Path]:

@@ -120,7 +120,7 @@ def scene(
 
 def _around(ink: np.ndarray, part: tuple[slice, slice]) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of what is inked, in pixels of the scene that `part` is of."""
-    down, right = ink.any(1).nonzero()[0], ink.any(0).nonzero()[0]
+    down, right = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     top, left = part[0].start, part[1].start
     return left + right[0], top + down[0], left + right[-1] + 1, top + down[-1] + 1
 

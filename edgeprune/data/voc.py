@@ -97,8 +97,10 @@ def read(path: Path) -> Annotations:
     ]
     classes = names_in(path / CLASSES_FILE, problems)
     classes = classes or tuple(sorted({label for file in files.values() for _, label, _ in file.boxes}))
-    splits = [[_annotated(path, name, files[name], classes, problems) for name in names] for names in lists]
-    return Annotations(*splits, classes, problems)
+    train_images, held_out_images = (
+        [_annotated(path, name, files[name], classes, problems) for name in names] for names in lists
+    )
+    return Annotations(train_images, held_out_images, classes, problems)
 
 
 def _is_set(path: Path, name: str) -> bool:

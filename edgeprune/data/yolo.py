@@ -78,8 +78,10 @@ def read(path: Path) -> Annotations:
         )
     problems: list[str] = []
     classes = _classes(path, problems)
-    splits = [_images(*found, classes, problems) for found in folders if found is not None]
-    return Annotations(*splits, classes, problems)
+    train_images, held_out_images = (
+        _images(*found, classes, problems) for found in folders if found is not None
+    )
+    return Annotations(train_images, held_out_images, classes, problems)
 
 
 def _folders(path: Path, names: Sequence[str]) -> tuple[Path, Path] | None:

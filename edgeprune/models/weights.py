@@ -218,7 +218,8 @@ def head_names(model: nn.Module, architecture: Architecture) -> tuple[str, ...]:
 def _last_layer(model: nn.Module) -> str:
     """The layer whose width tells the number of classes."""
     if isinstance(model, RawHeads):
-        return model.CLASSIFIER
+        name: str = model.CLASSIFIER
+        return name
     layers = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
     return list(layers)[-1]
 

@@ -29,7 +29,7 @@ from edgeprune.tasks.detection.suppression import find
 SIZE_PX = 16
 HELD_OUT = (3, 17, 150, 1234)
 Masks = Sequence[tuple[nn.Parameter, torch.Tensor]]
-DETECTOR_PX, DETECTOR_STEPS = 64, 200
+DETECTOR_PX, DETECTOR_STEPS = 64, 300
 SHADES = ("bright", "dark")
 LABELS = [f"digit {number}" for number in range(10)]
 HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -127,8 +127,8 @@ def write_detector(folder: Path) -> None:
     task = TASKS["detection"].bound(architecture)
     model = architecture.build(len(SHADES))
     images, labels = squares(200)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / DETECTOR_STEPS)
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=DETECTOR_STEPS)
     for _ in range(DETECTOR_STEPS):
         batch = torch.randint(len(images), (16,))
         loss = task.loss(model(images[batch] / 127.5 - 1), [labels[i] for i in batch], 0.0)
@@ -147,7 +147,9 @@ def write_detector(folder: Path) -> None:
         normalization=HALF,
         metadata={**task.metadata(), **prepare.to_metadata()},
     )
-    shown = images[:1]
+    with torch.no_grad():
+        scores = model(images[:50] / 127.5 - 1)[..., 4:].softmax(2)[..., 1:].amax(1)
+    shown = images[scores.amin(1).argmax()][None]  # Where it is surest of both squares.
     # Wider than high, so that squeezing it is seen to be right.
     picture = Image.fromarray(shown[0].numpy().astype(np.uint8).transpose(1, 2, 0))
     picture.resize((2 * DETECTOR_PX, DETECTOR_PX), Image.Resampling.NEAREST).save(folder / "squares.png")
@@ -178,7 +180,7 @@ def squares(count: int) -> tuple[torch.Tensor, list[Boxes]]:
     images = generator.normal(128, 12, (count, 3, DETECTOR_PX, DETECTOR_PX))
     labels = []
     for image in images:
-        side = int(generator.integers(12, 28))
+        side = int(generator.integers(18, 28))
         top, left = (int(place) for place in generator.integers(0, DETECTOR_PX - side, 2))
         left //= 2
         other = left + DETECTOR_PX // 2 if left + side <= DETECTOR_PX // 2 else 0
