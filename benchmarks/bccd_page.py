@@ -27,12 +27,12 @@ def page(report: Report) -> list[str]:
     return [
         "# Blood cells: SSDLite on MobileNetV2, 320 px",
         "",
-        "Written by `python benchmarks/bccd_page.py RUN` from a run of `python benchmarks/bccd.py --data BCCD "
-        "--weights FILE --output RUN`.",
+        "Written by `python benchmarks/bccd_page.py RUN` from a run of `python benchmarks/bccd.py "
+        "--data BCCD --weights FILE --output RUN`.",
         "",
         "BCCD (MIT): 292 + 72 photographs through a microscope, red cells, white cells and platelets, from "
-        "ImageNet weights of MobileNetV2. Every row is one file, run on all 72 held-out photographs. Points are "
-        "of mAP 50 below the dense torch model.",
+        "ImageNet weights of MobileNetV2. Every row is one file, run on all 72 held-out photographs. Points "
+        "are of mAP 50 below the dense torch model.",
         "",
         *table(
             ("variant", "target", "bytes", "mAP 50", "points lost", "mAP 50-95", "error against torch"),
@@ -57,15 +57,15 @@ def page(report: Report) -> list[str]:
             ],
         ),
         "",
-        f"Trained on {dense.trained_on} for {duration(seconds)} of the clock in all, by one thread on a machine of "
-        "two cores that were busy with other work.",
+        f"Trained on {dense.trained_on} for {duration(seconds)} of the clock in all, by one thread on a machine "
+        "of two cores that were busy with other work.",
         "",
         "## Class by class",
         "",
         *class_table(report.of(DetectionExamination)),
         "",
-        "One seed: differences of half a point may be chance, of 69 platelets one is 0.5 points of mAP 50. The "
-        "number of epochs was set beforehand; no training was chosen by these photographs.",
+        "One seed: differences of half a point may be chance, of 69 platelets one is 0.5 points of mAP 50. "
+        "The number of epochs was set beforehand; no training was chosen by these photographs.",
     ]
 
 

@@ -51,6 +51,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """Message: what does this program compute on the way? Gets arrays, float32."""
+
+    content: bytes
+    image: np.ndarray
+
+
+@dataclass(frozen=True)
 class Answer:
     """What is in a program.
 
@@ -83,6 +91,19 @@ def facts_of(path: Path, content: bytes) -> Answer:
     except RefusedError as reason:
         raise DamagedFileError(path, str(reason)) from None
     return answer
+
+
+def tensors_of(path: Path, content: bytes, image: np.ndarray) -> list[np.ndarray]:
+    """All that a file's program computes on the way for one image (1, channels, height, width), in float32.
+
+    Raises:
+        UserError: Apple's runtime refuses it, crashes on it or does not finish.
+    """
+    try:
+        tensors: list[np.ndarray] = _CHILD.ask(Trace(content, image), SECONDS_TO_MAKE_READY)
+    except RefusedError as reason:
+        raise DamagedFileError(path, str(reason)) from None
+    return tensors
 
 
 class RuntimeApart:

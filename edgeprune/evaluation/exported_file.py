@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ToolError
-from converters.facts import Converted, LayerFacts, Normalization, sha256
+from converters.facts import Converted, LayerFacts, Normalization, download_bytes, sha256
 from converters.format import FORMATS, Runnable
 from converters.targets import Target
 from edgeprune.data.dataset import Split, batches
@@ -21,7 +21,7 @@ from edgeprune.pruning.select import PRUNABLE_KINDS
 from edgeprune.tasks.task import Task, scored
 from edgeprune.training.predict import normalized
 
-BATCH = 50
+BATCH = 64
 
 
 def measure(
@@ -80,6 +80,7 @@ def measure(
         layers=tuple(dataclasses.asdict(layer) for layer in converted.layers),
         not_measured=dict(task.metric.instead_of),
         details=details,
+        download_bytes=download_bytes(converted.path),
     )
 
 

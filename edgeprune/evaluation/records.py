@@ -47,6 +47,7 @@ class Row:
         layers: one dict a weighted layer, the fields of `converters.facts.LayerFacts`.
         not_measured: of metrics that the model is not measured by, why.
         details: further numbers that the task measures on the file, by name.
+        download_bytes: the file deflated, as a store sends it; None: by a version that did not measure it.
     """
 
     variant: str
@@ -69,6 +70,7 @@ class Row:
     layers: tuple[dict[str, Any], ...] = ()
     not_measured: dict[str, str] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)
+    download_bytes: int | None = None
 
 
 @dataclass(frozen=True)

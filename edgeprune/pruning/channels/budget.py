@@ -26,7 +26,7 @@ from edgeprune.pruning.calibration import (
     beside,
     evaluating,
     read_batches,
-    run,
+    run_model,
 )
 from edgeprune.pruning.channels.groups import Axis, Group, find_groups
 from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, take_out, undone, unless_it_fails
@@ -287,7 +287,7 @@ def _effects(model: nn.Module, axes: set[Axis], batches: Sequence[Batch], loss: 
     found: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
     with evaluating(model), all_learning(weights.values()), torch.enable_grad():
         for images, labels in batches:
-            outputs = run(model, images)
+            outputs = run_model(model, images)
             total = loss(outputs, beside(labels, outputs))
             gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
             for (axis, weight), gradient in zip(weights.items(), gradients, strict=True):

@@ -23,7 +23,7 @@ from edgeprune.pruning.calibration import (
     beside,
     evaluating,
     read_batches,
-    run,
+    run_model,
 )
 from edgeprune.pruning.channels.groups import Axis, Group, find_groups
 from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, take_out, unless_it_fails
@@ -262,7 +262,7 @@ def _gradients(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> dict[s
     totals = {name: torch.zeros(p.shape) for name, p in parameters.items()}
     with evaluating(model), all_learning(parameters.values()), torch.enable_grad():
         for images, labels in batches:
-            outputs = run(model, images)
+            outputs = run_model(model, images)
             value = loss(outputs, beside(labels, outputs))
             found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, found, strict=True):
