@@ -49,7 +49,7 @@ def _row(
             path,
             labels=data.classes,
             calibration=calibration_images(data.train) if needs_images else None,
-            metadata=context.recipe.preprocessing.to_metadata(),
+            metadata=context.recipe.preprocessing.to_metadata() | context.task.metadata(),
         )
     row = exported_file.measure(
         converted,
