@@ -2,6 +2,7 @@
 
     python benchmarks/coreai_models.py               measure what has not been measured yet
     python benchmarks/coreai_models.py MODEL ...     measure these (again)
+    python benchmarks/coreai_models.py --speed       time 1,000 images against torch
     python benchmarks/coreai_models.py --page        only write the page
 
 Needs the extra: pip install 'edgeprune[coreai]'. Results go to docs/results/coreai_models.json, a model and
@@ -18,6 +19,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from converters.files import write_text
 from converters.format import FORMATS
 from converters.layers import WeightedLayer
 from converters.targets import TARGETS
+from edgeprune.evaluation.exported_file import BATCH as EXPORTED_BATCH
+from edgeprune.training.predict import EVALUATION_BATCH
 
 # Image sizes in pixels, small to be quick; the transformer has one size only.
 MODELS = {
@@ -47,6 +51,8 @@ MODELS = {
 }
 NAMES = [name for name, target in TARGETS.items() if target.format == "coreai"]
 IMAGES, IMAGES_AS_IT_IS = 3, 1
+SPEED_MODEL = ("mobilenet_v3_small", 64)
+SPEED_IMAGES, SPEED_ROUNDS = 1000, 9
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "coreai_models.json"
 PACKAGES = ("torch", "torchvision", "timm", "coreai-core", "coreai-torch", "numpy")
 
@@ -97,6 +103,37 @@ def measure(name: str, variant: str, size: int) -> list[Row]:
         )  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def speed() -> Row:
+    """Seconds for 1,000 images of 64 px, by Apple's runtime and by torch, one thread each, in turns."""
+    name, size = SPEED_MODEL
+    model = Main(build(name, VARIANTS["zeros75"])).eval()
+    torch.manual_seed(1)
+    images = torch.rand(SPEED_IMAGES, 3, size, size)
+    with tempfile.TemporaryDirectory() as folder:
+        file = coreai.convert(model, images[:1], Path(folder) / "model.aimodel")
+        loaded = coreai.load(file.path)
+    ways: dict[str, Callable[[], Any]] = {
+        "core_ai": lambda: [loaded.predict(part.numpy()) for part in images.split(EXPORTED_BATCH)],
+        "torch": lambda: [run(model, part) for part in images.split(EVALUATION_BATCH)],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(1 + SPEED_ROUNDS):
+        for way, once in ways.items():
+            start = time.perf_counter()
+            once()
+            if number:  # the first is to warm up
+                seconds[way].append(time.perf_counter() - start)
+    ratios = np.divide(seconds["core_ai"], seconds["torch"])
+    row = {
+        "model": name, "size_px": size, "images": SPEED_IMAGES, "rounds": SPEED_ROUNDS,
+        "core_ai_s": float(np.median(seconds["core_ai"])), "torch_s": float(np.median(seconds["torch"])),
+        "ratio": float(np.median(ratios)), "lowest_ratio": float(ratios.min()),
+        "highest_ratio": float(ratios.max()),
+    }  # fmt: skip
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def formula(target: str, layers: Any) -> int:
@@ -152,6 +189,15 @@ def page(content: dict[str, Any]) -> str:
             f"| {row['bytes'] / dense:.2f} | {row['error']:.1e} | {row['error_as_it_is']:.1e} "
             f"| {row['error_to_stored']:.1e} | {predicted / row['bytes'] - 1:+.2%} |"
         )
+    if "speed" in content:
+        took = content["speed"]
+        lines += [
+            "",
+            f"{took['images']:,} images of {took['size_px']} px through {took['model']} with 75 % zeros, one",
+            f"thread: Apple's runtime {took['core_ai_s']:.2f} s, torch in batches of {EVALUATION_BATCH}",
+            f"{took['torch_s']:.2f} s: {took['ratio']:.2f} times as long (median of {took['rounds']} rounds in",
+            f"turns, {took['lowest_ratio']:.2f} to {took['highest_ratio']:.2f}).",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -162,11 +208,14 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--speed", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     content["packages"] = {name: version(name) for name in PACKAGES}
-    for name, size in {} if options.page else MODELS.items():
+    if options.speed:
+        content["speed"] = speed()
+    for name, size in {} if options.page or options.speed else MODELS.items():
         for variant in VARIANTS:
             known = [r for r in content["rows"] if (r["model"], r["variant"]) == (name, variant)]
             if (options.models and name not in options.models) or (known and not options.models):

@@ -79,7 +79,9 @@ def write(model: nn.Module, how: str, folder: Path) -> Path:
     if storage == "int8":
         config = cto.OptimizationConfig(global_config=cto.OpLinearQuantizerConfig(mode="linear_symmetric"))
         program = cto.linear_quantize_weights(program, config)
-    program.save(str(path))
+    from converters.coreml.package import write_package
+
+    write_package(program.get_spec(), Path(program.weights_dir), path)
     return path
 
 

@@ -195,6 +195,10 @@ class Recipe:
     padding: str | None = None
     """Of a timm model's convolutions: same, as TensorFlow pads, for weights that come from there. None: the
     model's own."""
+    merge_branches: bool = False
+    """Of timm's MobileOne, RepVGG, FastViT, RepViT and the like: the branches of a block become one
+    convolution after the dense training, and variants start from that. Without it they stay, as large as in
+    training."""
     weights: str | None = None
     """Where training starts: default, what torchvision or timm publish; a name that they have for such
     weights; or a file of them, whoever wrote it. None: from nothing."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.facts import IMAGENET, InputSpec, Normalization
+from converters.format import format_of
 from converters.targets import TARGETS
 from edgeprune.commands.options import (
     FILE_HELP,
@@ -100,12 +101,12 @@ def execute(options: argparse.Namespace) -> int:
         **normalization_given(options),
     )
     say = progress().say
-    result, source = verify_file(chosen, say)
+    result, source = verify_file(chosen if chosen.against is None else _one_of_two(chosen, chosen.file), say)
     if chosen.against is None:
         text = json_text(to_plain(result, source))
         deliver(text, options.json, lambda console: print_result(result, source, console))
         return DONE if result.agrees else DIFFERS
-    other, its_source = verify_file(replace(chosen, file=chosen.against, against=None), say)
+    other, its_source = verify_file(_one_of_two(chosen, chosen.against), say)
     if its_source.told != source.told:
         raise UserError(f"--against compares files of one model: {source.told}; {its_source.told}")
     compared = beside(chosen, source, say)
@@ -158,14 +159,16 @@ class VerifyOptions:
             ),
             (self.model is None or self.run is None, "--model and --run: give one of them"),
             (self.variant is None or self.model is None, "--variant is of a run: leave out --model"),
-            (
-                self.against is None or self.runtimes is None,
-                "--against runs each file where its format runs on every machine: leave out --runtime",
-            ),
             (self.images is None or self.images >= 1, f"--images {self.images}: must be 1 or more"),
             (all(value > 0 for value in self.std), f"--std {self.std}: each above 0"),
         ]
         return [message for fine, message in checks if not fine]
+
+
+def _one_of_two(options: VerifyOptions, file: Path) -> VerifyOptions:
+    """What is asked of one of two files: runtimes by name where its format takes names."""
+    takes_names = format_of(file).local_runtimes is not None
+    return replace(options, file=file, against=None, runtimes=options.runtimes if takes_names else None)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ import numpy as np
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 
-HELD_OUT_FOLDERS = ("val", "test")
+TRAINING_FOLDERS = ("train", "training")
+HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
+HEIF_SUFFIXES = (".heic", ".heif")
 DECODED_LIMIT_FRACTION = 0.5  # of the machine's memory that decoded images may fill
 PROBLEMS_SHOWN = 10
 
@@ -27,13 +29,29 @@ def find_splits(path: Path, each: str = "one folder of images a class") -> tuple
         raise UserError(
             f"data folder {path}: {'not a folder' if path.exists() else 'no such folder'}; {expected}"
         )
-    held_out = next((path / name for name in HELD_OUT_FOLDERS if (path / name).is_dir()), None)
-    missing = [] if (path / "train").is_dir() else ["train/"]
+    train, held_out = (_folder_named(path, names) for names in (TRAINING_FOLDERS, HELD_OUT_FOLDERS))
+    missing = [] if train else ["train/"]
     missing += [] if held_out else ["val/ or test/"]
-    if missing or held_out is None:
+    if train is None or held_out is None:
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing, it is empty"
         raise UserError(f"data folder {path}: no {' and no '.join(missing)}; found {there}; {expected}")
-    return path / "train", held_out
+    return train, held_out
+
+
+def _folder_named(path: Path, names: Sequence[str]) -> Path | None:
+    """The first of the folders with one of these names, in upper or lower case.
+
+    Raises:
+        UserError: two differ in their case alone.
+    """
+    folders = [entry for entry in visible(path) if entry.is_dir()]
+    for name in names:
+        found = sorted(entry.name for entry in folders if entry.name.lower() == name)
+        if len(found) > 1:
+            raise UserError(f"data folder {path}: {' and '.join(found)}: which of them? Rename one")
+        if found:
+            return path / found[0]
+    return None
 
 
 def visible(folder: Path) -> Iterator[Path]:
@@ -104,6 +122,8 @@ def in_threads(
 
 def unreadable(path: Path | str, error: Exception) -> str:
     """The problem of an image that Pillow cannot read."""
+    if Path(path).suffix.lower() in HEIF_SUFFIXES:
+        return f"{path}: HEIF images are not read: convert them to JPEG (heif-convert, sips, ImageMagick)"
     return f"{path}: not an image that can be read ({_reason(error)}); replace or remove it"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.data.dataset import Data, Split
@@ -14,6 +16,8 @@ from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 
 LABELS = LabelKind.CLASS
+INNER = "images"  # Within a class folder, as Tiny-ImageNet has it.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def takes(path: Path | None) -> bool:
@@ -56,6 +60,7 @@ def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
         extra = sorted(set(names[one]) - set(names[other]))
         if extra:
             problems.append(f"classes in {one.name}/ but not in {other.name}/: {', '.join(extra[:5])}")
+    problems += _unusable_names(names[train])
     for folder in (train, held_out):
         loose = [entry.name for entry in visible(folder) if not entry.is_dir()]
         if loose:
@@ -65,17 +70,47 @@ def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
     return tuple(names[train])
 
 
+def _beside(folder: Path) -> list[str]:
+    """Images of a class that lie beside the folder images/ which holds the others."""
+    left = sorted(entry.name for entry in visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES)
+    return [f"{folder}: images both in it and in {INNER}/: {', '.join(left[:3])}"] if left else []
+
+
+def _unusable_names(names: Sequence[str]) -> list[str]:
+    """What is wrong with class names that become lines of files which apps read."""
+    problems = [
+        f"class folder {name!r}: its name is not UTF-8, or has a line break or another control character in "
+        "it; rename it"
+        for name in names
+        if not name.isprintable()  # What is not UTF-8 has surrogates, which are not printable either.
+    ]
+    lower = Counter(name.lower() for name in names)
+    alike = [name for name in names if lower[name.lower()] > 1]
+    if alike:
+        problems.append(
+            f"class folders {', '.join(alike[:6])}: they differ in upper and lower case only, which other "
+            "file systems and apps take for one; rename them"
+        )
+    return problems
+
+
 def _listed(folder: Path, classes: tuple[str, ...], prepare: Preprocessing) -> Listed:
     """The images of a folder, class by class, in the order of their names."""
     found: list[Found] = []
-    empty = []
+    problems: list[str] = []
     for label, name in enumerate(classes):
-        with os.scandir(folder / name) as entries:
-            shown = sorted(
-                (entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name
-            )
-        found += [Found(f"{name}/{entry.name}", label, entry.stat()) for entry in shown]
-        empty += [] if shown else [f"{folder / name}: no images"]
-    if empty:
-        raise UserError(shortened(empty))
+        inside = f"{name}/{INNER}" if (folder / name / INNER).is_dir() else name
+        try:
+            with os.scandir(folder / inside) as entries:
+                shown = sorted(
+                    (entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name
+                )
+            found += [Found(f"{inside}/{entry.name}", label, entry.stat()) for entry in shown]
+        except OSError as error:
+            problems.append(f"{error.filename}: {error.strerror}")
+            continue
+        problems += [] if shown else [f"{folder / inside}: no images"]
+        problems += _beside(folder / name) if inside != name else []
+    if problems:
+        raise UserError(shortened(problems))
     return listed_files(folder, found, prepare)

@@ -71,11 +71,18 @@ class Preprocessing:
             return self.prepared(opened)
 
     def prepared(self, image: Image) -> np.ndarray:
-        """An image of Pillow's, turned upright and fitted: (size, size, 3) uint8, RGB."""
+        """An image of Pillow's, turned upright and fitted: (size, size, 3) uint8, RGB.
+
+        Raises:
+            UserError: its values do not tell what is white; see `edgeprune.data.pixels.to_rgb`.
+        """
         import numpy as np
         from PIL import ImageOps
 
-        return np.asarray(self.fitted(ImageOps.exif_transpose(image).convert("RGB")))
+        from edgeprune.data.pixels import has_16_bits, to_rgb
+
+        sixteen_bits = has_16_bits(image)
+        return np.asarray(self.fitted(to_rgb(ImageOps.exif_transpose(image), sixteen_bits)))
 
     def fitted(self, image: Image, interpolation: str | None = None) -> Image:
         """Resize and crop an image, or with "nearest" the mask of one, to the model's square."""

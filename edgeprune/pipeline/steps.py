@@ -11,6 +11,7 @@ from edgeprune import recipe as recipes
 from edgeprune.data import map_style, sources
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
+from edgeprune.models.branches import has_branches, merged
 from edgeprune.parsing import read_json
 from edgeprune.pipeline import checks, environment, files, starting_point, variants
 from edgeprune.pipeline.context import RunContext, setting_of
@@ -70,7 +71,10 @@ def run(
     dense, loaded = checks.untrained(recipe, len(data.classes))
     for line in (*loaded.notes, *told):
         progress.say(line)
-    checks.refuse_misfits(recipe, dense, setting_of(recipe, data))
+    starts_from = merged(dense) if recipe.merge_branches else dense
+    if not recipe.merge_branches and has_branches(dense):
+        progress.say(f"{recipe.model} has branches that training alone needs: --merge-branches merges them")
+    checks.refuse_misfits(recipe, starts_from, setting_of(recipe, data))
     checks.refuse_unreadable(recipe, data, progress)
 
     with ExitStack() as opened:

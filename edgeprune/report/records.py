@@ -80,7 +80,7 @@ class Bench:
 
     Attributes:
         source: the file in the run folder.
-        runtime: name in `converters.runtimes.environments.RUNTIMES`.
+        runtime: name in `converters.runtimes.environments.RUNTIMES`, or of a phone ("android").
         description: of the runtime.
         version: of the runtime.
         emulated: its times say only how files compare.

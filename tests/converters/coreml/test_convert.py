@@ -280,6 +280,24 @@ def test_mobilenet_v3_small_runs_right(v3_small: nn.Module, small_sparse: Conver
     assert (got.argmax(1) == wanted.argmax(1)).mean() >= 0.99
 
 
+def test_a_head_with_hard_swish_is_written_as_convolutions_where_asked(tmp_path: Path, tools: Any) -> None:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(16, 24), nn.Hardswish(), nn.Linear(24, 5))
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+    plain, pointwise = (
+        coreml.convert(model, torch.zeros(1, 3, 9, 9), tmp_path / f"{flag}.mlpackage", pointwise_head=flag)
+        for flag in (False, True)
+    )
+    operations = [coreml.inspect(file.path).operations for file in (plain, pointwise)]
+    assert [found.get("linear", 0) for found in operations] == [2, 0]
+    assert [found["conv"] for found in operations] == [1, 3]
+    assert [layer.name for layer in plain.layers] == [layer.name for layer in pointwise.layers]
+    given = tools.images(3, 9)
+    wanted = tools.run(model, given)
+    for file in (plain, pointwise):
+        assert tools.relative_error(coreml.load(file.path, native=False).predict(given), wanted) < 2e-3
+
+
 def test_two_conversions_differ_in_nothing(
     tiny: nn.Module, tiny_app: Converted, tmp_path: Path, tools: Any
 ) -> None:

@@ -36,12 +36,16 @@ class MainActivity : Activity() {
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
         val column = LinearLayout(this).apply { orientation = LinearLayout.VERTICAL }
-        column.addView(button("Choose a photo") { open(PHOTO, "image/*") })
+        column.addView(button("Choose a photo") { ask(PHOTO, "image/*") })
         column.addView(button("Take a photo") { take() })
-        column.addView(button("Open a .tflite file") { open(FILE, "*/*") })
+        column.addView(button("Open a .tflite file") { ask(FILE, "*/*") })
         files = Spinner(this)
         column.addView(files)
-        column.addView(Spinner(this).also { choices(it, Device.entries.map(Device::name)) { at -> device = Device.entries[at] } })
+        val devices = Spinner(this)
+        choices(devices, Device.entries.map { it.name }) { place ->
+            device = Device.entries[place]
+        }
+        column.addView(devices)
         picture = ImageView(this).apply { adjustViewBounds = true }
         map = ImageView(this).apply { adjustViewBounds = true }
         words = TextView(this).apply { setTextIsSelectable(true) }
@@ -66,7 +70,7 @@ class MainActivity : Activity() {
         if (request == FILE) copy(chosen) else read(chosen)
     }
 
-    private fun open(request: Int, type: String) {
+    private fun ask(request: Int, type: String) {
         val intent = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType(type)
         startActivityForResult(intent, request)
     }
