@@ -195,8 +195,8 @@ def page(content: dict[str, Any]) -> str:
             "",
             f"{took['images']:,} images of {took['size_px']} px through {took['model']} with 75 % zeros, one",
             f"thread: Apple's runtime {took['core_ai_s']:.2f} s, torch in batches of {EVALUATION_BATCH}",
-            f"{took['torch_s']:.2f} s: {took['ratio']:.2f} times as long (median of {took['rounds']} rounds in",
-            f"turns, {took['lowest_ratio']:.2f} to {took['highest_ratio']:.2f}).",
+            f"{took['torch_s']:.2f} s: {took['ratio']:.2f} times as long (median of {took['rounds']}",
+            f"rounds in turns, {took['lowest_ratio']:.2f} to {took['highest_ratio']:.2f}).",
         ]
     return "\n".join(lines) + "\n"
 
