@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
 WEB := sample_apps/web
 
-.PHONY: demo test test-tensorflow test-coreai lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser test-web
+.PHONY: demo test test-slow test-tensorflow test-coreai test-web test-apps lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/mobilenet_v3_small.py --output $(OUTPUT)
@@ -13,6 +13,10 @@ demo: $(VENV)/installed
 # Two processes of one thread each.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# What the tests above check on one model, checked on many; what takes minutes.
+test-slow: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not coreai"
 
 # With an extra of 570 MB: TensorFlow's own interpreter as a second opinion on the files, and Keras models.
 test-tensorflow: $(VENV)/tensorflow
@@ -45,7 +49,18 @@ runtime-browser:
 test-web: runtime-browser $(VENV)/installed
 	rm -rf $(WEB)/build
 	$(BIN)/python $(WEB)/test/make_run.py $(WEB)/build/run
-	cd $(WEB) && npm test
+	$(BIN)/python sample_apps/vectors/write_vectors.py $(WEB)/build $(WEB)/build/run/files/*.tflite $(WEB)/build/told.tflite \
+	    --images $(WEB)/build/run/*.png
+	cd $(WEB) && EDGEPRUNE_VECTORS=build/vectors.json npm test
+
+# What the apps for phones do without a phone's framework, against the same vectors: on a JVM (Java 17; the Kotlin
+# compiler comes from npm), and in Swift where there is a compiler.
+test-apps: $(VENV)/installed
+	rm -rf sample_apps/vectors/build
+	$(BIN)/python $(WEB)/test/make_run.py sample_apps/vectors/build/run
+	$(BIN)/python sample_apps/vectors/write_vectors.py sample_apps/vectors/build sample_apps/vectors/build/run/files/*.tflite \
+	    sample_apps/vectors/build/told.tflite --images sample_apps/vectors/build/run/*.png
+	cd sample_apps/vectors && npm ci --no-audit --no-fund && node run.mjs build/vectors.json
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -64,4 +79,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .runtimes runs build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .runtimes runs build sample_apps/vectors/build .mypy_cache .ruff_cache .pytest_cache

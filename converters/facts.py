@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+# zlib's own default, which bundletool (`Deflater.DEFAULT_COMPRESSION`), `zip` and `ditto` leave as it is.
+STORE_LEVEL = 6
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,15 @@ def size_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in _files(path))
 
 
+def download_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a package folder, as a store sends them: each deflated on its own.
+
+    What Android's bundletool counts as the download of an entry, and what `zip` writes of it: deflate at
+    zlib's default level, or the file as it is where that is smaller. Without the archive's names and headers.
+    """
+    return sum(min(_deflated_bytes(file), file.stat().st_size) for file in _files(path))
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file; of a package folder, over the name and content of each file in name order."""
     if path.is_file():
@@ -153,6 +168,15 @@ def sha256(path: Path) -> str:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _deflated_bytes(file: Path) -> int:
+    deflate = zlib.compressobj(STORE_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    total = 0
+    with file.open("rb") as content:
+        while part := content.read(CHUNK_BYTES):
+            total += len(deflate.compress(part))
+    return total + len(deflate.flush())
 
 
 def _files(path: Path) -> Sequence[Path]:

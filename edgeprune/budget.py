@@ -34,12 +34,14 @@ class Limits:
             each is a field of its own, "top1_drop_points".
         load_memory_bytes: resident memory that loading the file and running it once adds at its peak.
         time_ratio: its time over that of the dense file of the same target, above 0.
+        download_bytes: of the file deflated, as a store sends it.
     """
 
     bytes: int | None = None
     drop_points: Mapping[str, float] = field(default_factory=dict)
     load_memory_bytes: int | None = None
     time_ratio: float | None = None
+    download_bytes: int | None = None
 
     def most(self, limit: str) -> float | None:
         """The most that a limit of `limit_names` allows; None: no limit."""
@@ -50,7 +52,7 @@ class Limits:
 
     def problems(self, where: str, target: str) -> Iterator[str]:
         """Everything that makes no sense in these limits."""
-        for name in ("bytes", "load_memory_bytes"):
+        for name in ("bytes", "download_bytes", "load_memory_bytes"):
             limit = getattr(self, name)
             if limit is not None and not _whole(limit):
                 yield f"{where}.{name} is {limit!r}: give a whole number of bytes above 0"
@@ -69,12 +71,14 @@ class Limits:
 
 BENCHED = ("load_memory_bytes", "time_ratio")
 """The limits that `edgeprune bench` measures; the others are in the report of a run."""
-MEASURES = ("bytes", *BENCHED)
+SIZES = ("bytes", "download_bytes")
+"""Limits of the file itself, whoever made it."""
+MEASURES = (*SIZES, *BENCHED)
 
 
 def limit_names() -> tuple[str, ...]:
     """Everything that can be limited, as files and `--only` call it."""
-    return ("bytes", *(f"{metric.key}{DROP}" for metric in metrics()), *BENCHED)
+    return (*SIZES, *(f"{metric.key}{DROP}" for metric in metrics()), *BENCHED)
 
 
 @dataclass(frozen=True)

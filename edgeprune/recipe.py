@@ -14,12 +14,14 @@ from converters.targets import BLOCK, TARGETS, Storage
 from edgeprune import budget as budgets
 from edgeprune import parsing
 from edgeprune.budget import BENCHED, DROP, Budget, Limits
+from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.models.architecture import Architecture
 from edgeprune.tasks import DEFAULT as DEFAULT_TASK
 from edgeprune.tasks import TASKS, metrics
-from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
+from edgeprune.tasks.task import Task
+from edgeprune.training.config import PRESETS, SMALLEST_PX, Augment, TrainConfig
 
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
@@ -193,6 +195,10 @@ class Recipe:
     padding: str | None = None
     """Of a timm model's convolutions: same, as TensorFlow pads, for weights that come from there. None: the
     model's own."""
+    merge_branches: bool = False
+    """Of timm's MobileOne, RepVGG, FastViT, RepViT and the like: the branches of a block become one
+    convolution after the dense training, and variants start from that. Without it they stay, as large as in
+    training."""
     weights: str | None = None
     """Where training starts: default, what torchvision or timm publish; a name that they have for such
     weights; or a file of them, whoever wrote it. None: from nothing."""
@@ -215,6 +221,11 @@ class Recipe:
     """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
     std: tuple[float, float, float] | None = None
     """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
+    check_images: bool | None = None
+    """Decode every image once before training, where they are not kept in memory. None: up to 20,000 images;
+    of more, those that cannot be read are skipped and counted, up to 1 %."""
+    save_minutes: float = 10.0
+    """A training is kept after every epoch, and in the middle of one after so many minutes."""
     checkpoint: Path | None = None
     """File of the dense model's finished weights, of the same classes; it is then not trained."""
     augment: Augment = field(default_factory=Augment)
@@ -268,6 +279,7 @@ class Recipe:
                 0 < self.body_learning_rate <= 1,
                 f"body_learning_rate {self.body_learning_rate:g}: above 0 to 1, a share of the head's",
             ),
+            (self.save_minutes > 0, f"save_minutes {self.save_minutes:g}: above 0"),
             (len(self.targets) > 0, "targets: name at least one"),
             (len(set(self.targets)) == len(self.targets), "targets: one is named twice"),
             ("dense" not in self.variants, "variants.dense: that name is the baseline's"),
@@ -324,7 +336,17 @@ class Recipe:
             for metric in limit.drop_points
             if metric != task.metric.key
         ]
-        return foreign + task.problems(self.augment)
+        return foreign + self._augment_problems(task) + task.problems(self.augment)
+
+    def _augment_problems(self, task: Task) -> list[str]:
+        """What augmentation would do to images without doing it to labels that lie in them."""
+        if task.labels is LabelKind.CLASS or self.augment.preset not in PRESETS:
+            return []
+        return [
+            f"augment.{name} of preset {self.augment.preset}: it changes images alone, and labels of a "
+            f"{self.task} lie in them"
+            for name in self.augment.alone
+        ]
 
     @property
     def preprocessing(self) -> Preprocessing:

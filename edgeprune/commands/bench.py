@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,15 @@ from typing import TYPE_CHECKING
 from converters.facts import InputSpec, sha256, size_bytes
 from converters.format import format_of, timed_suffixes
 from converters.runtimes.environments import Runtime, runtime
+from edgeprune.commands.bench_phone import (
+    ANDROID,
+    add_phone_options,
+    phone_options_given,
+    time_on_phone,
+    write_script,
+)
 from edgeprune.commands.options import RUNTIME_NAMES, add_json
-from edgeprune.commands.output import DONE, deliver, json_text, progress, unwritable
+from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable, unwritable
 from edgeprune.errors import ToolError, UserError
 from edgeprune.evaluation.bench_result import BenchResult, FileTiming, ImageSize, to_plain
 from edgeprune.report.formatting import bytes_human
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from converters.runtimes.android import PhoneRan, PhoneTimes
     from converters.runtimes.running import Answer
 
 # Rounds before those that count: the first ones fill caches, and a browser still compiles.
@@ -33,10 +42,11 @@ EXAMPLES = """\
   edgeprune bench dense.tflite sparse.tflite
   edgeprune bench dense.tflite sparse.tflite --runtime x86-sparse --rounds 10
   edgeprune bench runs/mine/files/*litert-arm64*.tflite --runtime arm64 --json -
+  edgeprune bench runs/mine/files/*litert-arm64*.tflite --runtime android --rounds 10
 
 x86-sparse, arm64 and browser are prepared once, by make runtimes. host and
 browser take real time. The others are emulated: only how files compare in one
-run means something.
+run means something. android is a phone on adb, with LiteRT's benchmark_model.
 """
 
 
@@ -46,17 +56,27 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "files", type=Path, nargs="+", metavar="FILE", help="the others are compared with the first"
     )
     command.add_argument(
-        "--runtime", default="host", help=f"where they run: {RUNTIME_NAMES}; %(default)s if not given"
+        "--runtime",
+        default="host",
+        help=f"where they run: {RUNTIME_NAMES}, {ANDROID}; %(default)s if not given",
     )
     command.add_argument(
         "--rounds", type=int, default=20, help="times each file is timed; %(default)s if not given"
     )
     command.add_argument("--threads", type=int, default=1, help="of the runtime; %(default)s if not given")
+    add_phone_options(command)
     add_json(command)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Plan, measure and show."""
+    if options.write_script is not None:
+        refuse_unwritable(options.write_script)
+        sys.stdout.write(f"{write_script(options.write_script, options.files)}\n")
+        return DONE
+    if options.runtime == ANDROID:
+        return execute_on_phone(options)
+    refuse_phone_options(options)
     plan = plan_bench(
         options.files,
         options.runtime,
@@ -68,6 +88,44 @@ def execute(options: argparse.Namespace) -> int:
         result = time_files(plan, advance)
     deliver(json_text(to_plain(result)), options.json, lambda console: print_result(result, console))
     return DONE
+
+
+def execute_on_phone(options: argparse.Namespace) -> int:
+    """The same on a phone: benchmark_model times, and nothing is compared."""
+    from converters.runtimes.android import find_tool
+
+    problems = unwritable(options.json)
+    problems += [f"--rounds {options.rounds}: must be 1 or more"] * (options.rounds < 1)
+    problems += [f"--threads {options.threads}: must be 1 or more"] * (options.threads < 1)
+    files, tool = [], None
+    for path in options.files:
+        try:
+            files.append(_read(path, runtime("arm64")))
+        except UserError as error:
+            problems += error.problems
+    problems += _differing_sizes(files)
+    try:
+        tool = find_tool(options.benchmark_model)
+    except UserError as error:
+        problems += error.problems
+    if problems or tool is None:
+        raise UserError(list(dict.fromkeys(problems)))
+    with progress().track("timing on the phone", len(files) * options.rounds) as advance:
+        ran = time_on_phone(options, tool, advance)
+    result = _phone_result(files, ran, options)
+    deliver(json_text(to_plain(result)), options.json, lambda console: print_result(result, console))
+    return DONE
+
+
+def refuse_phone_options(options: argparse.Namespace) -> None:
+    """Options of a phone mean nothing elsewhere.
+
+    Raises:
+        UserError: some are given.
+    """
+    given = phone_options_given(options)
+    if given:
+        raise UserError(f"{', '.join(given)}: only with --runtime {ANDROID}")
 
 
 @dataclass(frozen=True)
@@ -174,11 +232,11 @@ def time_files(plan: BenchPlan, show: Callable[[int], None] | None = None) -> Be
     Raises:
         ToolError: the runtime crashes; the message names the file it was at.
     """
-    from converters.runtimes.running import Task, run
+    from converters.runtimes.running import FileRun, run_files
     from edgeprune.pipeline.environment import processor
 
-    tasks = [Task(file.path, image(file)) for file in plan.files]
-    ran = run(
+    tasks = [FileRun(file.path, image(file)) for file in plan.files]
+    ran = run_files(
         tasks,
         plan.runtime,
         rounds=plan.rounds,
@@ -209,12 +267,68 @@ def time_files(plan: BenchPlan, show: Callable[[int], None] | None = None) -> Be
     )
 
 
+def _phone_result(files: Sequence[BenchFile], ran: PhoneRan, options: argparse.Namespace) -> BenchResult:
+    """What a phone's times are, as those of other runtimes are told."""
+    from converters.runtimes.android import RUNS_A_ROUND, WARMUP_RUNS
+
+    phone, first = ran.phone, ran.files[0]
+    by_cpu = options.accelerator == "cpu"
+    thermal = ", ".join("unknown" if status is None else str(status) for status in ran.thermal)
+    channels, height_px, width_px = files[0].spec.shape
+    return BenchResult(
+        runtime=ANDROID if by_cpu else f"{ANDROID}-{options.accelerator}",
+        description=f"benchmark_model on {phone.model}, Android {phone.android}, {phone.chip}",
+        version=f"benchmark_model {ran.tool[:12]}",
+        clock="wall time",
+        processor=phone.chip,
+        threads=options.threads,
+        warmup=WARMUP_RUNS,
+        rounds=options.rounds,
+        image=ImageSize(channels=channels, height_px=height_px, width_px=width_px),
+        files=tuple(
+            _phone_timing(file, times, first, by_cpu) for file, times in zip(files, ran.files, strict=True)
+        ),
+        device={
+            **vars(phone),
+            "accelerator": options.accelerator,
+            "runs_a_round": str(RUNS_A_ROUND),
+            "thermal_status": thermal,
+            "benchmark_model_sha256": ran.tool,
+        },
+    )
+
+
+def _phone_timing(file: BenchFile, times: PhoneTimes, first: PhoneTimes, by_cpu: bool) -> FileTiming:
+    found, ratio = spread(times.milliseconds), speed(times.milliseconds, first.milliseconds)
+    dense = (f"{ANDROID} runs it dense on an accelerator",)
+    notes = (times.note,) if times.note else ()
+    return FileTiming(
+        path=str(file.path),
+        bytes=size_bytes(file.path),
+        sha256=sha256(file.path),
+        refused=times.refused,
+        sparse_kernels=file.sparse and by_cpu,
+        problems=(*notes, *(file.problems if by_cpu else dense)),
+        milliseconds=times.milliseconds,
+        median_ms=None if found is None else found.median,
+        quartiles_ms=None if found is None else (found.low, found.high),
+        speed=None if ratio is None else ratio.median,
+        speed_quartiles=None if ratio is None else (ratio.low, ratio.high),
+        speed_reason=times.refused or ("the first file is refused" if first.refused else None),
+        difference_reason="benchmark_model gives no values",
+        load_memory_bytes=times.load_memory_bytes,
+        load_memory_reason=None if times.load_memory_bytes else "benchmark_model does not say",
+    )
+
+
 def load_memory(file: BenchFile) -> tuple[int | None, str | None]:
     """Bytes of memory a file adds to a fresh process of LiteRT on this machine, or why that is not known."""
-    from converters.runtimes.running import Task, run
+    from converters.runtimes.running import FileRun, run_files
 
     try:
-        (answer,) = run([Task(file.path, image(file))], runtime("host"), limit_s=SECONDS_TO_START).answers
+        (answer,) = run_files(
+            [FileRun(file.path, image(file))], runtime("host"), limit_s=SECONDS_TO_START
+        ).answers
     except ToolError as error:
         return None, str(error)
     if answer.refused is not None:
@@ -284,7 +398,9 @@ def notes(result: BenchResult) -> list[str]:
         f"{result.version}, {result.description}; {size}{threads}",
         f"{result.rounds} rounds in turns: medians, in brackets the quartiles",
         f"speed (round by round) and difference against {result.files[0].path}",
-        "memory: what loading and running it once adds to a new process of LiteRT on this machine",
+        "memory: what loading and running it once adds to a new process of LiteRT on this machine"
+        if result.device is None
+        else "memory: what benchmark_model says that the file added to its own",
     ]
     if result.emulated:
         lines.append("emulated: the times say nothing by themselves, only how files compare in this run")

@@ -99,7 +99,8 @@ class RowChange:
     Attributes:
         variant: its name in either run: "block80" may have become "block90".
         target: the same in both.
-        bytes, zero_fraction, bits_per_weight, sparse_runtime: see `edgeprune.evaluation.records.Row`.
+        bytes, download_bytes, zero_fraction, bits_per_weight, sparse_runtime: see
+            `edgeprune.evaluation.records.Row`.
         scores: by the key of the metric; None in a run that is measured by another.
         same_content: whether both are the same bytes.
         layers: those that changed, the one that changed most first.
@@ -108,6 +109,7 @@ class RowChange:
     variant: BeforeAfter
     target: str
     bytes: BeforeAfter
+    download_bytes: BeforeAfter
     scores: Mapping[str, BeforeAfter]
     zero_fraction: BeforeAfter
     bits_per_weight: BeforeAfter
@@ -180,16 +182,16 @@ def compare(before: Path, after: Path) -> Comparison:
 def match(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
     """BeforeAfter the files of two runs, and return what is left of each.
 
-    Files of one target pair by variant; where a run lacks a variant, by its name without the share of zeros
-    at its end, if that says which one is meant: "block80" with "block90".
+    Files of one target pair by variant; where each run has one variant that the other lacks, those two pair:
+    "block80" that has become "block90".
     """
     first = {(row.variant, row.target): row for row in before}
     second = {(row.variant, row.target): row for row in after}
     partners = {key: key for key in first if key in second}
-    left = [[key for key in keys if key not in partners] for keys in (first, second)]
-    stems = [Counter(map(_stem, keys)) for keys in left]
-    by_stem = {_stem(key): key for key in left[1]}
-    partners |= {key: by_stem[_stem(key)] for key in left[0] if [s[_stem(key)] for s in stems] == [1, 1]}
+    renamed = [{variant for variant, _ in keys} for keys in (first.keys() - second, second.keys() - first)]
+    if [len(names) for names in renamed] == [1, 1]:
+        (new,) = renamed[1]
+        partners |= {key: (new, key[1]) for key in first if key not in partners and (new, key[1]) in second}
     taken = set(partners.values())
     return (
         [(row, second[partners[key]]) for key, row in first.items() if key in partners],
@@ -242,7 +244,7 @@ def _most_first(layer: LayerChange) -> tuple[float, int]:
 
 def _row_change(before: Row, after: Row) -> RowChange:
     keys = dict.fromkeys((before.metric, after.metric))
-    names = ("bytes", "zero_fraction", "bits_per_weight", "sparse_runtime")
+    names = ("bytes", "download_bytes", "zero_fraction", "bits_per_weight", "sparse_runtime")
     return RowChange(
         BeforeAfter(before.variant, after.variant),
         after.target,
@@ -254,11 +256,6 @@ def _row_change(before: Row, after: Row) -> RowChange:
         same_content=before.sha256 == after.sha256,
         layers=tuple(layer_changes(before.layers, after.layers)),
     )
-
-
-def _stem(key: tuple[str, str]) -> tuple[str, str]:
-    variant, target = key
-    return variant.rstrip("0123456789"), target
 
 
 def _recipe_changes(before: Report, after: Report) -> dict[str, BeforeAfter]:
@@ -327,7 +324,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(Text(headline(comparison), style="bold"), soft_wrap=True)
     files = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     files.add_column("file", overflow="fold")
-    for heading in ("bytes", "", _heading(comparison), "points", "zeros", "layers\nchanged"):
+    for heading in ("bytes", "", "download", _heading(comparison), "points", "zeros", "layers\nchanged"):
         files.add_column(heading, justify="right")
     for row in comparison.rows:
         files.add_row(*map(Text, _cells(row)))
@@ -371,6 +368,7 @@ def _cells(row: RowChange) -> list[str]:
         f"{row.name.removesuffix(row.target)}\n{row.target}",
         f"{bytes_exact(row.bytes.before)}\n→ {bytes_exact(row.bytes.after)}",
         f"{_signed(100 * (row.bytes.after / row.bytes.before - 1), 1)} %",
+        "\n→ ".join("–" if count is None else bytes_exact(count) for count in _list(row.download_bytes)),
         *scores,
         f"{zeros(row.zero_fraction.before)}\n→ {zeros(row.zero_fraction.after)}",
         "same file" if row.same_content else str(len(row.layers)),

@@ -16,7 +16,7 @@ from converters import arguments
 from converters.facts import IMAGENET, InputSpec, Normalization
 from converters.format import FORMATS, target_problems
 from converters.targets import TARGETS, Storage
-from edgeprune.commands.options import add_json, add_normalization, normalization_given
+from edgeprune.commands.options import add_json, add_normalization, add_padding, normalization_given
 from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
 from edgeprune.commands.verify import random_images
 from edgeprune.errors import ToolError, UserError
@@ -64,6 +64,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--image-size-px", type=int, default=224, metavar="N", help="%(default)s if not given"
     )
+    add_padding(command)
     add_normalization(command)
     command.add_argument("--labels", type=Path, metavar="FILE", help="a class name a line, in output order")
     add_json(command)
@@ -78,6 +79,7 @@ def execute(options: argparse.Namespace) -> int:
             options.output,
             model=options.model,
             targets=tuple(options.target or DEFAULT_TARGETS),
+            padding=options.padding,
             image_size_px=options.image_size_px,
             labels=options.labels,
             **normalization_given(options),
@@ -98,6 +100,7 @@ class ConvertOptions:
         output: folder for the files, made if it is not there.
         model: architecture of a checkpoint, by name.
         targets: names in `TARGETS`.
+        padding: of a checkpoint's convolutions: "same", TensorFlow's, for a timm model; None: its own.
         image_size_px: side of the square images.
         mean: of RGB in [0, 1]; folded into the files.
         std: of RGB in [0, 1]; folded into the files.
@@ -108,6 +111,7 @@ class ConvertOptions:
     output: Path
     model: str | None = None
     targets: Sequence[str] = DEFAULT_TARGETS
+    padding: str | None = None
     image_size_px: int = 224
     mean: tuple[float, ...] = IMAGENET.mean
     std: tuple[float, ...] = IMAGENET.std
@@ -129,6 +133,10 @@ class ConvertOptions:
             (len(set(self.targets)) == len(self.targets) > 0, "targets: one or more, each once"),
             (self.image_size_px >= 1, f"--image-size-px {self.image_size_px}: 1 or more"),
             (all(value > 0 for value in self.std), f"--std {self.std}: each above 0"),
+            (
+                self.padding is None or (self.model or "").startswith("timm/"),
+                "--padding is for a checkpoint of a timm model: --model timm/NAME",
+            ),
             (
                 self._is_checkpoint or self.model is None,
                 "--model is for a checkpoint; PACKAGE.MODULE:NAME brings its own",
@@ -246,7 +254,9 @@ def load(options: ConvertOptions) -> nn.Module:
     from edgeprune.models import weights
 
     if options.model is not None:
-        return weights.from_checkpoint(options.model, Path(options.source), options.image_size_px)
+        return weights.from_checkpoint(
+            options.model, Path(options.source), options.image_size_px, options.padding
+        )
     module_name, _, name = options.source.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))  # As `python -m` finds modules.
     try:

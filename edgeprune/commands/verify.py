@@ -17,6 +17,7 @@ from edgeprune.commands.options import (
     RUNTIME_NAMES,
     add_json,
     add_normalization,
+    add_padding,
     normalization_given,
 )
 from edgeprune.commands.output import DIFFERS, DONE, deliver, json_text, progress, refuse_unwritable
@@ -62,6 +63,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME", help="torch model by name, as a recipe's; with --checkpoint"
     )
     command.add_argument("--checkpoint", type=Path, metavar="WEIGHTS", help="its state dict")
+    add_padding(command)
     add_normalization(command)
     command.add_argument("--run", type=Path, help="run folder it was made in, if it lies elsewhere")
     command.add_argument("--variant", help="of the run, if the file's name does not say it")
@@ -90,6 +92,7 @@ def execute(options: argparse.Namespace) -> int:
         options.file,
         model=options.model,
         checkpoint=options.checkpoint,
+        padding=options.padding,
         run=options.run,
         variant=options.variant,
         runtimes=None if options.runtime is None else tuple(options.runtime),
@@ -122,6 +125,7 @@ class VerifyOptions:
     Attributes:
         file: of any format.
         model, checkpoint: name and weights of the torch model; both or neither.
+        padding: of that model: "same", TensorFlow's, for a timm model; None: its own.
         mean, std: what that model wants done to RGB in [0, 1].
         run: run folder that the file was made in; None: the one it lies in, if it does.
         variant: of the run; None: as the file's name says.
@@ -133,6 +137,7 @@ class VerifyOptions:
     file: Path
     model: str | None = None
     checkpoint: Path | None = None
+    padding: str | None = None
     mean: tuple[float, float, float] = IMAGENET.mean
     std: tuple[float, float, float] = IMAGENET.std
     run: Path | None = None
@@ -147,6 +152,10 @@ class VerifyOptions:
             (
                 (self.model is None) == (self.checkpoint is None),
                 "--model and --checkpoint: give both, or none",
+            ),
+            (
+                self.padding is None or (self.model or "").startswith("timm/"),
+                "--padding is for a timm model: --model timm/NAME",
             ),
             (self.model is None or self.run is None, "--model and --run: give one of them"),
             (self.variant is None or self.model is None, "--variant is of a run: leave out --model"),
@@ -236,7 +245,7 @@ def find_source(options: VerifyOptions, spec: InputSpec, values: int) -> Referen
     count = options.images or IMAGES
     folder = options.run or _run_around(options.file)
     if options.model is not None and options.checkpoint is not None:
-        model = models.build(options.model, values, spec.shape[1]).eval()
+        model = models.build(options.model, values, spec.shape[1], options.padding).eval()
         weights.load_checkpoint(model, options.checkpoint)
         told = f"{options.model} with the weights of {options.checkpoint}, random images"
         return ReferenceModel(

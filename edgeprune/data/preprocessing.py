@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from converters.facts import Normalization
 
@@ -60,17 +60,29 @@ class Preprocessing:
         """What a converter folds into a file."""
         return Normalization(self.mean, self.std)
 
-    def read(self, path: Path) -> np.ndarray:
+    def read(self, file: Path | BinaryIO) -> np.ndarray:
         """Decode an image file: (size, size, 3) uint8, RGB."""
-        import numpy as np
-        from PIL import Image, ImageOps
+        from PIL import Image
 
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             if self.resize_px is None:
                 # A large JPEG is decoded no larger than needed. Pretrained weights get what they had.
                 opened.draft("RGB", (2 * self.image_size_px, 2 * self.image_size_px))
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-        return np.asarray(self.fitted(image))
+            return self.prepared(opened)
+
+    def prepared(self, image: Image) -> np.ndarray:
+        """An image of Pillow's, turned upright and fitted: (size, size, 3) uint8, RGB.
+
+        Raises:
+            UserError: its values do not tell what is white; see `edgeprune.data.pixels.to_rgb`.
+        """
+        import numpy as np
+        from PIL import ImageOps
+
+        from edgeprune.data.pixels import has_16_bits, to_rgb
+
+        sixteen_bits = has_16_bits(image)
+        return np.asarray(self.fitted(to_rgb(ImageOps.exif_transpose(image), sixteen_bits)))
 
     def fitted(self, image: Image, interpolation: str | None = None) -> Image:
         """Resize and crop an image, or with "nearest" the mask of one, to the model's square."""

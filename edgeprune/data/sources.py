@@ -8,7 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from edgeprune.data import digits, image_folder, scenes, segmentation_folder
+from edgeprune.data import (
+    digits,
+    hugging_face,
+    image_folder,
+    list_file,
+    scenes,
+    segmentation_folder,
+    tar_shards,
+)
 from edgeprune.data.dataset import Data, Split
 from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
@@ -48,6 +56,9 @@ class Source(Protocol):
 
 SOURCES: dict[str, Source] = {
     "digits": digits,
+    "list": list_file,
+    "tar shards": tar_shards,
+    "hugging face": hugging_face,
     "image folder": image_folder,
     "scenes": scenes,
     "segmentation folder": segmentation_folder,

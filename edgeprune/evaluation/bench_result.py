@@ -82,6 +82,7 @@ class BenchResult:
         rounds: how often each file was timed.
         image: what the files take.
         files: in the order they were given.
+        device: of a phone, what it says of itself and what was done to keep it cool, in words by name.
     """
 
     runtime: str
@@ -95,6 +96,7 @@ class BenchResult:
     rounds: int = 0
     image: ImageSize | None = None
     files: tuple[FileTiming, ...]
+    device: dict[str, str] | None = None
 
 
 def to_plain(result: BenchResult) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Corruption:
 
 
 @torch.no_grad()
-def measure(
+def robustness(
     model: nn.Module,
     split: Split,
     source: str,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ToolError
-from converters.facts import Converted, LayerFacts, Normalization, sha256
+from converters.facts import Converted, LayerFacts, Normalization, download_bytes, sha256
 from converters.format import FORMATS, Runnable
 from converters.targets import Target
 from edgeprune.data.dataset import Split, batches
@@ -79,6 +79,7 @@ def measure(
         input_range=loaded.input.range,
         layers=tuple(dataclasses.asdict(layer) for layer in converted.layers),
         not_measured=dict(task.metric.instead_of),
+        download_bytes=download_bytes(converted.path),
     )
 
 

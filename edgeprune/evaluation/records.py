@@ -46,6 +46,7 @@ class Row:
         input_range: (low, high) of the pixels the file takes; None: what the torch model takes.
         layers: one dict a weighted layer, the fields of `converters.facts.LayerFacts`.
         not_measured: of metrics that the model is not measured by, why.
+        download_bytes: the file deflated, as a store sends it; None: by a version that did not measure it.
     """
 
     variant: str
@@ -67,6 +68,7 @@ class Row:
     input_range: tuple[float, float] | None
     layers: tuple[dict[str, Any], ...] = ()
     not_measured: dict[str, str] = field(default_factory=dict)
+    download_bytes: int | None = None
 
 
 @dataclass(frozen=True)

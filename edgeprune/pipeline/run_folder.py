@@ -34,7 +34,7 @@ ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
 SUBFOLDERS = ("variants", "files", "rows", "examinations", "thumbnails")
 # What may differ between a run and its continuation: nothing that was trained or measured depends on it.
-FREE_FIELDS = ("budget", "targets", "output")
+FREE_FIELDS = ("budget", "targets", "output", "check_images", "save_minutes")
 
 
 class Run:

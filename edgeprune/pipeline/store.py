@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.facts import sha256
+from converters.facts import download_bytes, sha256
 from converters.files import replacing
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training, from_plain, to_plain
@@ -96,13 +97,17 @@ def keep_row(run: Run, row: Row) -> None:
 
 
 def row_of(run: Run, variant: str, target: str) -> Row | None:
-    """What was measured on a file, if that very file is still there."""
+    """What was measured on a file, if that very file is still there; its download too, if it was not yet."""
     path = run.row(variant, target)
     if not path.exists():
         return None
     row = from_plain(Row, read_json(path, ADVICE), str(path))
     file = run.folder / row.path
-    return row if file.exists() and sha256(file) == row.sha256 else None
+    if not file.exists() or sha256(file) != row.sha256:
+        return None
+    if row.download_bytes is None:
+        row = dataclasses.replace(row, download_bytes=download_bytes(file))
+    return row
 
 
 def training_of(run: Run, variant: str) -> Training:
@@ -111,13 +116,16 @@ def training_of(run: Run, variant: str) -> Training:
     return from_plain(Training, read_json(path, ADVICE), str(path))
 
 
+def keep_picture(run: Run, name: str, content: bytes) -> None:
+    """Keep a JPEG file by its path in the run folder."""
+    with replacing(run.folder / name) as temporary:
+        temporary.write_bytes(content)
+
+
 def keep_analysis(run: Run, variant: str, analysis: Analysis) -> None:
     """Keep what a variant gets wrong; the pictures first: what names them comes after."""
-    import dataclasses
-
     for name, content in analysis.pictures.items():
-        with replacing(run.folder / name) as temporary:
-            temporary.write_bytes(content)
+        keep_picture(run, name, content)
     write_json(run.examination(variant), dataclasses.asdict(analysis.record))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgeprune import pruning
 from edgeprune.evaluation.records import Training
 from edgeprune.models import cost
+from edgeprune.models.branches import merged
 from edgeprune.models.resize import resize
 from edgeprune.pipeline import allocation as allocating
 from edgeprune.pipeline import environment
@@ -62,6 +63,8 @@ def dense(context: RunContext, module: nn.Module, new_head: tuple[str, ...] = ()
                 history, seconds = train(
                     module, context.setting, context.recipe.dense, hooks, transfer=transfer
                 )
+        if context.recipe.merge_branches:
+            module = merged(module)
         _keep(context, DENSE, module, history, seconds, {})
     return _read(context, DENSE)
 
@@ -177,7 +180,12 @@ def _shown(context: RunContext, name: str, epochs: int) -> Iterator[Hooks]:
     if done:
         context.progress.say(f"  {name}: goes on after epoch {done} of {epochs}")
     with context.progress.track(f"training {name}", epochs, done) as show:
-        yield Hooks(load=lambda: state, save=lambda state: context.store.keep_partial(name, state), show=show)
+        yield Hooks(
+            load=lambda: state,
+            save=lambda state: context.store.keep_partial(name, state),
+            show=show,
+            save_seconds=60 * context.recipe.save_minutes,
+        )
 
 
 def _keep(
@@ -221,5 +229,6 @@ def _read(context: RunContext, name: str) -> Model:
 def rebuilt(recipe: Recipe, classes: int, state: dict[str, Tensor]) -> nn.Module:
     """The torch model of a variant, from its weights in a run folder, in eval mode."""
     module = recipe.architecture.build(classes).eval()
+    module = merged(module) if recipe.merge_branches else module
     resize(module, state)
     return module

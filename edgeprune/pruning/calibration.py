@@ -104,7 +104,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
             norm.running_mean, norm.running_var = mean, variance
 
 
-def run(model: nn.Module, images: Tensor) -> Any:
+def run_model(model: nn.Module, images: Tensor) -> Any:
     """Run `model` on images brought to its device and type."""
     return model(as_taken(model, images))
 
@@ -129,7 +129,7 @@ def input_norms(model: nn.Module, layers: Mapping[str, Layer], batches: Sequence
 
     with watching(model, watch, layers):
         for images, _ in batches:
-            run(model, images)
+            run_model(model, images)
     refuse_idle(layers, sums)
     return {name: _per_weight(sums[name].sqrt(), layer) for name, layer in layers.items()}
 
@@ -146,7 +146,7 @@ def calls_in_order(model: nn.Module, layers: Mapping[str, Layer], batches: Seque
         calls[name] = calls.get(name, 0) + 1
 
     with watching(model, watch, layers):
-        run(model, batches[0][0][:1])
+        run_model(model, batches[0][0][:1])
     refuse_idle(layers, calls)
     return calls
 
@@ -175,7 +175,7 @@ def second_moments(model: nn.Module, layer: Layer, calls: int, batches: Sequence
     with watching(model, watch, {"": layer}):
         for images, _ in batches:
             with suppress(_ReachedError):
-                run(model, images)
+                run_model(model, images)
     return sums[""] / places
 
 
@@ -248,7 +248,7 @@ def _reached(
     watched: dict[str, Any] = {"outputs" if outputs else "inputs": lambda _, __, tensor: note(tensor)}
     watching_it = torch_layers.watching({"": layer}, **watched)
     with evaluating(model), torch.no_grad(), watching_it, suppress(_ReachedError):
-        run(model, images)
+        run_model(model, images)
     return seen
 
 
@@ -291,7 +291,7 @@ def gradients(
             weight.requires_grad_(True)
         try:
             for images, labels in labelled:
-                outputs = run(model, images)
+                outputs = run_model(model, images)
                 value = loss(outputs, labels.to(weights[0].device))
                 found = torch.autograd.grad(value, weights, allow_unused=True)
                 for (name, layer), gradient in zip(layers.items(), found, strict=True):

@@ -12,6 +12,7 @@ from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune import tasks
 from edgeprune.evaluation.records import ClassTop1, Examination, Row
+from edgeprune.report.formatting import bytes_exact, bytes_human
 from edgeprune.report.records import Bench, LayerDrops, Report, Timing
 from edgeprune.report.verdict import (
     RECOMMENDED_DROP_POINTS,
@@ -24,11 +25,12 @@ from edgeprune.report.verdict import (
 from edgeprune.tasks.task import Metric
 
 DENSE = "dense"
+PHONE, PHONE_PLATFORM = "android", "arm64"
 CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
 
 
 @dataclass(frozen=True)
-class File:
+class RankedFile:
     """One file among those of its target.
 
     Attributes:
@@ -91,7 +93,7 @@ class Group:
     target: str
     description: str
     verdict: TargetVerdict
-    files: tuple[File, ...]
+    files: tuple[RankedFile, ...]
     recommended: Recommendation
 
 
@@ -177,7 +179,12 @@ def _fastest(target: str, rows: Sequence[Row], bench: Bench) -> Fastest | None:
     if not timed:
         return None
     best = min(timed, key=lambda row: timings[row.path].median_ms)
-    return Fastest(best, timings[best.path], bench, len(timed), bench.runtime == _runtime(target))
+    return Fastest(best, timings[best.path], bench, len(timed), bench.runtime in _runtimes(target))
+
+
+def _runtimes(target: str) -> tuple[str | None, ...]:
+    """Whose times are those of a target: the emulator's, and a phone's where it runs on one."""
+    return (_runtime(target), PHONE) if TARGETS[target].platform == PHONE_PLATFORM else (_runtime(target),)
 
 
 def _runtime(target: str) -> str | None:
@@ -311,6 +318,13 @@ def sparse_word(row: Row) -> str:
     return {True: "yes", False: "no", None: "unknown"}[row.sparse_runtime]
 
 
+def download(row: Row, *, exact: bool = True) -> str:
+    """Bytes that a store sends, for people; a dash where nobody measured them."""
+    if row.download_bytes is None:
+        return "–"
+    return bytes_exact(row.download_bytes) if exact else bytes_human(row.download_bytes)
+
+
 def sparse_reasons(rows: Sequence[Row], answer: bool | None) -> dict[str, str]:
     """Which files have this answer, in words, by the reason given."""
     found: dict[str, list[Row]] = {}
@@ -353,13 +367,13 @@ def variants(report: Report) -> list[str]:
     return sorted(dict.fromkeys(names), key=lambda name: name != DENSE)
 
 
-def _files(target: TargetVerdict, rows: Sequence[Row]) -> Iterable[File]:
+def _files(target: TargetVerdict, rows: Sequence[Row]) -> Iterable[RankedFile]:
     dense = next((file.row for file in target.files if file.row.variant == DENSE), None)
     ship = target.ship
     for verdict in target.files:
         row = verdict.row
         smaller = dense.bytes / row.bytes if dense else None
-        yield File(row, smaller, is_efficient(row, rows), verdict, row is ship)
+        yield RankedFile(row, smaller, is_efficient(row, rows), verdict, row is ship)
 
 
 def _description(target: str) -> str:

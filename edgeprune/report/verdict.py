@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgeprune.budget import BENCHED, DROP, Budget, Limits, limit_names
+from edgeprune.budget import BENCHED, DROP, SIZES, Budget, Limits, limit_names
 from edgeprune.evaluation.records import Row
 from edgeprune.report.formatting import bytes_exact, plain, points_fine, points_lost
 from edgeprune.tasks import metric, metrics
@@ -14,7 +14,12 @@ from edgeprune.tasks import metric, metrics
 RECOMMENDED_DROP_POINTS = 0.5
 """With no budget, the smallest file that loses no more than this is recommended."""
 
-NAMES = {"bytes": "bytes", "load_memory_bytes": "load memory", "time_ratio": "time"}
+NAMES = {
+    "bytes": "bytes",
+    "download_bytes": "download",
+    "load_memory_bytes": "load memory",
+    "time_ratio": "time",
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Measured:
     """What is known of one file; None: not measured.
 
     Attributes:
-        bytes, load_memory_bytes, time_ratio: see `Limits`.
+        bytes, load_memory_bytes, time_ratio, download_bytes: see `Limits`.
         drop_points: percentage points lost, by the metrics that it is measured by.
         missing: of what was not measured, by its name, how it could be.
     """
@@ -32,6 +37,7 @@ class Measured:
     load_memory_bytes: int | None = None
     time_ratio: float | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    download_bytes: int | None = None
 
     def value(self, limit: str) -> float | None:
         """What is known of a limit of `limit_names`."""
@@ -194,7 +200,8 @@ class Verdict:
 def of_row(row: Row) -> Measured:
     """What the report of a run knows of a file."""
     bench = "edgeprune bench measures it, and check --bench takes what it wrote"
-    return with_scores(Measured(row.bytes, missing=dict.fromkeys(BENCHED, bench)), row)
+    missing = {**dict.fromkeys(BENCHED, bench), "download_bytes": "edgeprune report RUN measures it"}
+    return with_scores(Measured(row.bytes, missing=missing, download_bytes=row.download_bytes), row)
 
 
 def with_scores(measured: Measured, row: Row) -> Measured:
@@ -286,6 +293,8 @@ def _words(name: str, most: float, value: float | None, missing: str) -> str:
         return ""
     if name == "bytes":
         return f"{bytes_exact(int(value - most))} bytes over the budget of {bytes_exact(int(most))}"
+    if name == "download_bytes":
+        return f"downloads as {bytes_exact(int(value))} bytes, the limit is {bytes_exact(int(most))}"
     if name.endswith(DROP):
         return f"loses {points_fine(value)} points, the limit is {plain(most)}"
     if name == "load_memory_bytes":
@@ -296,6 +305,8 @@ def _words(name: str, most: float, value: float | None, missing: str) -> str:
 def _in_words(limits: Limits) -> Iterator[str]:
     if limits.bytes is not None:
         yield f"{bytes_exact(limits.bytes)} bytes"
+    if limits.download_bytes is not None:
+        yield f"{bytes_exact(limits.download_bytes)} bytes to download"
     for key, points in limits.drop_points.items():
         yield f"{plain(points)} points of {metric(key).word} lost"
     if limits.load_memory_bytes is not None:
@@ -326,8 +337,8 @@ def _remedies(broken: Iterable[TargetVerdict]) -> Iterable[str]:
     """What would bring the broken targets within budget: the nearest way for each, a sentence a way."""
     too_inaccurate: dict[str, list[str]] = {}
     for target in broken:
-        small = [file.row for file in target.files if not file.breaks("bytes", *BENCHED)]
-        accurate = [file.row for file in target.files if not file.breaks(*_drops(), *BENCHED)]
+        small = [file.row for file in target.files if not file.breaks(*SIZES, *BENCHED)]
+        accurate = [file for file in target.files if not file.breaks(*_drops(), *BENCHED)]
         if not target.files:
             yield f"Add {target.target} to the targets of the recipe, or take it out of the budget."
         elif target.open:
@@ -336,8 +347,8 @@ def _remedies(broken: Iterable[TargetVerdict]) -> Iterable[str]:
             best = max(small, key=lambda row: row.score)
             too_inaccurate.setdefault(best.variant, []).append(target.target)
         elif accurate:
-            best = min(accurate, key=smallest_first)
-            more = f"raise its budget to {bytes_exact(best.bytes)} bytes for {best.path}"
+            nearest = min(accurate, key=lambda file: smallest_first(file.row))
+            more = f"raise its budget to {_sizes(nearest)} for {nearest.row.path}"
             yield f"For {target.target}, prune more, or {more}."
         elif all(file.breaks(*BENCHED) for file in target.files):
             yield f"For {target.target}, no file is light and fast enough: prune more, or channels."
@@ -345,6 +356,16 @@ def _remedies(broken: Iterable[TargetVerdict]) -> Iterable[str]:
             yield f"For {target.target}, no file is small or accurate enough: prune more, fine-tune longer."
     for variant, targets in too_inaccurate.items():
         yield f"Fine-tune {variant} longer: for {', '.join(targets)} it is small enough but loses too much."
+
+
+def _sizes(file: FileVerdict) -> str:
+    """The sizes of a file that its limits forbid."""
+    units = {"bytes": "bytes", "download_bytes": "bytes to download"}
+    return " and ".join(
+        f"{bytes_exact(int(judgement.measured))} {units[judgement.limit]}"
+        for judgement in file.judgements
+        if judgement.limit in units and judgement.ok is False and judgement.measured is not None
+    )
 
 
 def _drops() -> list[str]:

@@ -72,7 +72,8 @@ def same_class(outputs: Tensor, others: Tensor) -> float:
 
 
 def cross_entropy(outputs: Tensor, labels: Any, label_smoothing: float) -> Tensor:
-    """Mean cross entropy of outputs (n, classes, ...) and labels (n, ...)."""
+    """Mean cross entropy of outputs (n, classes, ...) and labels (n, ...), or shares (n, classes) of them."""
     from torch.nn import functional as F
 
-    return F.cross_entropy(outputs, labels.long(), label_smoothing=label_smoothing)
+    wanted = labels if labels.is_floating_point() else labels.long()
+    return F.cross_entropy(outputs, wanted, label_smoothing=label_smoothing)

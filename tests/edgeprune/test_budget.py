@@ -22,6 +22,7 @@ WEB, ARM = "litert-web", "litert-arm64"
         (Budget({ARM: -4}), "budget.bytes.litert-arm64 is -4"),
         (Budget({ARM: 1.5}), "budget.bytes.litert-arm64 is 1.5"),
         (Budget({ARM: True}), "budget.bytes.litert-arm64 is True"),
+        (Budget(target={ARM: Limits(download_bytes=0)}), "budget.target.litert-arm64.download_bytes is 0"),
         (Budget({}, {"top1": -0.1}), "budget.top1_drop_points is -0.1: give percentage points from 0 to 100"),
         (Budget({}, {"top1": 101}), "budget.top1_drop_points is 101"),
         (Budget({}, {"top1": math.nan}), "budget.top1_drop_points is nan"),
@@ -79,6 +80,8 @@ def test_only_some_limits_are_kept():
     assert limit.only(["bytes"]) == Budget({ARM: 5}, {}, {WEB: Limits(bytes=6)})
     assert limit.only(["time_ratio"]) == Budget({}, {}, {WEB: Limits(time_ratio=0.5)})
     assert not limit.only(["load_memory_bytes"])
+    sizes = Budget(target={WEB: Limits(bytes=6, download_bytes=5)})
+    assert sizes.only(["download_bytes"]) == Budget(target={WEB: Limits(download_bytes=5)})
     assert limit.only(["top1_drop_points"]) == Budget({}, {"top1": 1.0}, {WEB: Limits()})
 
 

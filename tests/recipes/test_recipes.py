@@ -26,6 +26,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_makes_the_files_it_promises(name, images, tmp_path):
     recipe = import_module(f"recipes.{name}").RECIPE

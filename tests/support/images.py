@@ -1,5 +1,8 @@
 """Image folders made by the tests: each class a colour, with noise."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +47,29 @@ def write_masks(
     if names:
         (root / "classes.txt").write_text("\n".join(["grey", *COLOURS]) + "\n")
     return root
+
+
+def write_shards(root: Path, folder: Path) -> Path:
+    """What `write_folder` wrote, in two shards of train and one of val (labels as .json)."""
+    folder.mkdir()
+    classes = sorted(entry.name for entry in (root / "train").iterdir())
+    for split, count in (("train", 2), ("val", 1)):
+        files = sorted((root / split).rglob("*.jpg"))
+        for shard in range(count):
+            with tarfile.open(folder / f"{split}-{shard:04}.tar", "w") as archive:
+                for number, file in enumerate(files[shard::count]):
+                    key, label = f"{shard}/{number:05}", classes.index(file.parent.name)
+                    add_file(archive, f"{key}.jpg", file.read_bytes())
+                    if split == "train":
+                        add_file(archive, f"{key}.cls", str(label).encode())
+                    else:
+                        add_file(archive, f"{key}.json", json.dumps({"label": label}).encode())
+    (folder / "classes.txt").write_text("\n".join(classes))
+    return folder
+
+
+def add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Put a file into a tar that is being written."""
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from converters import litert
-from converters.facts import sha256
+from converters.facts import download_bytes, sha256
 from edgeprune.evaluation.records import Row
 from edgeprune.report import records
 from edgeprune.report.records import Report
@@ -58,6 +58,7 @@ def row_of(folder: Path, path: Path, variant: str, drop_points: float = 0.0) -> 
         sha256=sha256(path),
         score=0.9 - drop_points / 100,
         drop_points=drop_points,
+        download_bytes=download_bytes(path),
         zero_fraction=found.zero_fraction,
         bits_per_weight=found.bits_per_weight,
         layers=tuple({**dataclasses.asdict(layer), "shape": list(layer.shape)} for layer in found.layers),

@@ -2,6 +2,8 @@
 // to the model's proportions, resized with Pillow's antialiased filters (a canvas would use the browser's own).
 
 const CHANNELS = 3;
+// Pillow counts shares in whole numbers of 2^-22.
+const ONE = 1 << 22;
 
 /** Ways to give pixels to a model that does not normalise them itself: (pixel / 255 - mean) / std. */
 export const NORMALIZATIONS = {
@@ -82,9 +84,10 @@ export function fit(image, width, height, { resizePx = null, interpolation = "bi
   const columns = weights(axes.across, image.width, filter);
   const rows = weights(axes.down, image.height, filter);
   const [before, after] = [4, CHANNELS]; // bytes a pixel
-  // One way after the other, rounding to bytes between, as Pillow does: from version 13 on it goes down first
-  // where that leaves fewer pixels to go across.
-  if (image.width * height < width * image.height) {
+  // One way after the other, rounding to bytes between, as Pillow does. Which way it goes first was found by trying
+  // version 13: down where that takes away more than twice as many rows as going across takes columns.
+  const rowsGone = image.height - axes.down.whole;
+  if (rowsGone > 0 && rowsGone > 2 * (image.width - axes.across.whole)) {
     const tall = resample(
       image.data,
       { lines: image.width, step: before * image.width, stride: before },
@@ -104,12 +107,15 @@ export function fit(image, width, height, { resizePx = null, interpolation = "bi
   return resample(wide, down, rows, down);
 }
 
-/** Along each axis: where what is resized starts, its pixels a new pixel, and how many new ones from which on. */
+/**
+ * Along each axis: where what is resized starts, its pixels a new pixel, how many new ones there are on the whole,
+ * and which of them are wanted.
+ */
 function croppedAxes(image, width, height) {
   const scale = Math.min(image.width / width, image.height / height);
   return {
-    across: { start: (image.width - scale * width) / 2, scale, first: 0, count: width },
-    down: { start: (image.height - scale * height) / 2, scale, first: 0, count: height },
+    across: { start: (image.width - scale * width) / 2, scale, whole: width, first: 0, count: width },
+    down: { start: (image.height - scale * height) / 2, scale, whole: height, first: 0, count: height },
   };
 }
 
@@ -117,7 +123,7 @@ function resizedAxes(image, width, height, resizePx) {
   const shorter = Math.min(image.width, image.height);
   const along = (side, count) => {
     const resized = side === shorter ? resizePx : Math.trunc((resizePx * side) / shorter);
-    return { start: 0, scale: side / resized, first: halfToEven((resized - count) / 2), count };
+    return { start: 0, scale: side / resized, whole: resized, first: halfToEven((resized - count) / 2), count };
   };
   return { across: along(image.width, width), down: along(image.height, height) };
 }
@@ -145,18 +151,34 @@ export function tensor(rgb, { channelsLast }, { mean, std }) {
  * For each of the new pixels of a line, which of the `limit` old ones it is made of, and how much of each: the
  * filter is as wide as a new pixel where the line shrinks, as an old one where it grows.
  */
-function weights({ start, scale, first: skipped, count }, limit, { support, share }) {
+function weights(axis, limit, { support, share }) {
+  const { start, scale, first: skipped, count } = axis;
+  if (support === 0) return nearest(axis, limit);
   const stretch = Math.max(scale, 1);
   return Array.from({ length: count }, (_, index) => {
     const centre = start + (skipped + index + 0.5) * scale;
-    if (support === 0) return { first: Math.floor(centre), shares: [1] };
     const first = Math.max(0, Math.floor(centre - support * stretch + 0.5));
     const last = Math.min(limit, Math.floor(centre + support * stretch + 0.5));
     const shares = Array.from({ length: last - first }, (_, offset) =>
       share((first + offset - centre + 0.5) / stretch),
     );
     const sum = shares.reduce((total, part) => total + part, 0);
-    return { first, shares: shares.map((part) => part / sum) };
+    return { first, shares: shares.map((part) => counted(part / sum)) };
+  });
+}
+
+function counted(share) {
+  return Math.trunc(share * ONE + (share < 0 ? -0.5 : 0.5));
+}
+
+/** The old pixel at each new one's centre; centres are added up, as Pillow does, rounding errors and all. */
+function nearest({ start, scale, first, count }, limit) {
+  let centre = start + scale * 0.5;
+  for (let skipped = 0; skipped < first; skipped++) centre += scale;
+  return Array.from({ length: count }, () => {
+    const tap = { first: Math.min(Math.max(Math.floor(centre), 0), limit - 1), shares: [ONE] };
+    centre += scale;
+    return tap;
   });
 }
 
@@ -168,12 +190,12 @@ function resample(source, from, taps, to) {
       const { first, shares } = taps[index];
       for (let channel = 0; channel < CHANNELS; channel++) {
         let position = line * from.stride + first * from.step + channel;
-        let sum = 0.5;
+        let sum = ONE / 2;
         for (const share of shares) {
           sum += share * source[position];
           position += from.step;
         }
-        result[line * to.stride + index * to.step + channel] = Math.floor(sum);
+        result[line * to.stride + index * to.step + channel] = Math.floor(sum / ONE);
       }
     }
   }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converters.facts import sha256, size_bytes
 from converters.litert import metadata
 from converters.litert.graph import read_file
 from edgeprune.cli import main
 from edgeprune.commands import bench
 from edgeprune.commands.output import json_text
-from edgeprune.evaluation.bench_result import BenchResult, to_plain
+from edgeprune.evaluation import bench_result
+from edgeprune.evaluation.bench_result import BenchResult, time_ratio, to_plain
 from tests.support.networks import Network, eligible
 
 EMULATED = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
@@ -262,3 +266,70 @@ def test_something_else_than_an_image_is_a_mistake(tmp_path: Path, capsys: Any) 
     path.write_bytes(net.finish(net.image))
     assert main(["bench", str(path)]) == 2
     assert f"{path}: takes [1, 16, 16, 7], which is not one image" in capsys.readouterr().err
+
+
+def test_options_of_a_phone_mean_nothing_elsewhere(files: dict[str, Path], capsys: Any) -> None:
+    command = ["bench", str(files["small"]), "--device", "ABC", "--accelerator", "gpu"]
+    assert main(command) == 2
+    assert "error: --device, --accelerator: only with --runtime android" in capsys.readouterr().err
+
+
+def test_mistakes_about_a_phone_are_one_message(
+    files: dict[str, Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRUNE_RUNTIMES", str(tmp_path))
+    command = ["bench", str(files["small"]), str(files["tiny"]), str(files["damaged"]), "--rounds", "0"]
+    assert main([*command, "--runtime", "android"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("error: ") == 1
+    told_all = ("--rounds 0: must be", "damaged.tflite: ", "compare files of one", "benchmark_model is not")
+    for words in told_all:
+        assert words in told
+
+
+def test_a_phone_without_adb_is_a_mistake(
+    files: dict[str, Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "benchmark_model"
+    tool.write_text("")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("ANDROID_HOME", raising=False)
+    command = ["bench", str(files["small"]), "--runtime", "android", "--benchmark-model", str(tool)]
+    assert main(command) == 2
+    assert "error: adb is not installed: install" in capsys.readouterr().err
+
+
+def test_the_script_for_a_mac_writes_what_the_report_takes_in(tmp_path: Path, capsys: Any) -> None:
+    """All but Core ML itself: there is no Mac here."""
+    packages = [tmp_path / f"{name}.mlpackage" for name in ("dense", "sparse")]
+    for number, package in enumerate(packages):
+        (package / "Data").mkdir(parents=True)
+        (package / "Manifest.json").write_text("{}")
+        (package / "Data" / "weight.bin").write_bytes(bytes(100 * (number + 1)))
+    script = tmp_path / "time_it.py"
+    assert main(["bench", *map(str, packages), "--write-script", str(script)]) == 0
+    assert "mac/bin/python time_it.py dense.mlpackage sparse.mlpackage" in capsys.readouterr().out
+    space: dict[str, Any] = {"__name__": "time_it"}
+    exec(compile(script.read_text(), str(script), "exec"), space)
+    plain = space["result"](packages, "ane", [[4.0, 5.0, 6.0], [2.0, 2.5, 4.0]], [{"MLCPU": 3}, {}])
+    out = tmp_path / "bench-mac-ane.json"
+    out.write_text(json.dumps(plain))
+    found = bench_result.read(out)
+    assert [file.sha256 for file in found.files] == [sha256(package) for package in packages]
+    assert [file.bytes for file in found.files] == [size_bytes(package) for package in packages]
+    assert (found.runtime, found.files[1].median_ms, found.files[1].speed) == ("mac-ane", 2.5, 2.0)
+    assert found.files[0].problems == ("operations by MLComputePlan: 3 on MLCPU",)
+    assert time_ratio([found], found.files[1].sha256) == 0.5
+    done = subprocess.run([sys.executable, str(script), str(packages[0])], capture_output=True, text=True)
+    if sys.platform != "darwin":
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "Core ML runs on macOS only" in done.stderr
+
+
+def test_the_script_for_a_mac_is_for_packages(files: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    missing, script = tmp_path / "no.mlpackage", tmp_path / "script.py"
+    assert main(["bench", str(files["small"]), str(missing), "--write-script", str(script)]) == 2
+    told = capsys.readouterr().err
+    assert "small.tflite: the script times Core ML packages" in told
+    assert "no.mlpackage: no such package" in told
+    assert not script.exists()

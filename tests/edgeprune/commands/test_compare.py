@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from converters.facts import download_bytes
 from edgeprune.cli import main
 from edgeprune.commands import compare as comparing
 from edgeprune.report import records
@@ -60,6 +61,9 @@ def test_json_has_every_row_and_layer(runs: dict[str, Path], tmp_path: Path, cap
     assert (dense["same_content"], dense["layers"]) == (True, [])
     sizes = [(runs[name] / f"files/block80-{TARGET}.tflite").stat().st_size for name in ("first", "later")]
     assert block["bytes"] == sizes
+    downloads = [download_bytes(runs[name] / f"files/block80-{TARGET}.tflite") for name in ("first", "later")]
+    assert block["download_bytes"] == downloads
+    assert downloads[0] < downloads[1] < sizes[1]
     assert block["top1"] == pytest.approx([0.895, 0.8975])
     assert [layer["name"] for layer in block["layers"]] == [plain["most_changed_layer"]]
     assert block["layers"][0]["zero_fraction"] == pytest.approx([0.8, 0.5], abs=0.01)
@@ -114,20 +118,21 @@ def test_layers_are_sorted_by_how_much_they_changed(before: Any, after: Any, ord
     assert all(change.words() for change in changes)
 
 
-def test_files_pair_by_variant_and_then_by_its_name_without_the_share() -> None:
-    before = [make_row(variant=name) for name in ("dense", "block80", "channels50", "old")]
-    after = [make_row(variant=name) for name in ("dense", "block90", "channels50", "channels60", "new")]
+def test_files_pair_by_variant_and_one_that_changed_its_name_with_its_successor() -> None:
+    before = [make_row(variant=name) for name in ("dense", "block80", "channels50")]
+    after = [make_row(variant=name) for name in ("dense", "block90", "channels50")]
     pairs, gone, new = comparing.match(before, after)
     assert [(a.variant, b.variant) for a, b in pairs] == [
         ("dense", "dense"),
         ("block80", "block90"),
         ("channels50", "channels50"),
     ]
-    assert [row.variant for row in gone] == ["old"]
-    assert [row.variant for row in new] == ["channels60", "new"]
+    assert (gone, new) == ([], [])
     # Where two could be meant none is.
     two = [make_row(variant=name) for name in ("block70", "block90")]
-    assert comparing.match([make_row(variant="block80")], two)[0] == []
+    pairs, gone, new = comparing.match([make_row(variant="block80")], two)
+    assert (pairs, [row.variant for row in gone]) == ([], ["block80"])
+    assert [row.variant for row in new] == ["block70", "block90"]
 
 
 def test_settings_images_and_single_files_are_told(tmp_path: Path, capsys: Any) -> None:

@@ -102,7 +102,7 @@ def test_a_toy_task_on_a_toy_source_takes_the_whole_road(toys, tmp_path):
     (tmp_path / "some.stripes").touch()
     fit = TrainConfig(epochs=1, batch_size=16)
     recipe = Recipe(
-        model="mobilenet_v3_small",
+        model="timm/test_efficientnet",
         task="toy",
         data=tmp_path / "some.stripes",
         image_size_px=32,

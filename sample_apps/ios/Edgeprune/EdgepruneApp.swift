@@ -1,0 +1,8 @@
+import SwiftUI
+
+@main
+struct EdgepruneApp: App {
+    var body: some Scene {
+        WindowGroup { TrialView() }
+    }
+}

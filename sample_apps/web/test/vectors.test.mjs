@@ -1,0 +1,68 @@
+// Against what Python computed: vectors.json of sample_apps/vectors/write_vectors.py, named by EDGEPRUNE_VECTORS.
+// The same file is read by the Kotlin and Swift tests.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { median, probabilities } from "../src/measure.js";
+import { fit, layout, normalizationTo, tensor } from "../src/pixels.js";
+import { description } from "../src/tflite.js";
+
+const path = process.env.EDGEPRUNE_VECTORS;
+if (!path) throw new Error("EDGEPRUNE_VECTORS: the path of vectors.json; make test-apps writes one");
+const vectors = JSON.parse(readFileSync(path, "utf8"));
+
+const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
+const floats = (text) => new Float32Array(bytes(text).buffer);
+const described = (file) => description(new Uint8Array(readFileSync(file)));
+
+const images = Object.fromEntries(
+  vectors.images.map(({ name, width_px: width, height_px: height, rgb }) => {
+    const [from, data] = [bytes(rgb), new Uint8ClampedArray(4 * width * height).fill(255)];
+    for (let pixel = 0; pixel < width * height; pixel++) data.set(from.subarray(3 * pixel, 3 * pixel + 3), 4 * pixel);
+    return [name, { data, width, height }];
+  }),
+);
+
+test("files say of themselves what Python reads", () => {
+  assert.ok(vectors.files.length > 0);
+  for (const file of vectors.files) {
+    const { range, normalization, labels, preparation } = described(file.path);
+    assert.deepEqual(
+      [range, normalization?.mean ?? null, normalization?.std ?? null, labels],
+      [file.range, file.mean, file.std, file.labels],
+    );
+    assert.deepEqual(preparation, { resizePx: file.resize_px, interpolation: file.interpolation });
+  }
+});
+
+test("images are resized and cropped as Pillow does", () => {
+  for (const { image, size_px: size, resize_px: resizePx, interpolation, rgb } of vectors.preparations) {
+    const name = `${image} to ${size}, ${resizePx}, ${interpolation}`;
+    assert.deepEqual(new Uint8Array(fit(images[image], size, size, { resizePx, interpolation })), bytes(rgb), name);
+  }
+});
+
+test("a file is fed the tensor that Python feeds it, and names the same classes", () => {
+  assert.ok(vectors.answers.length > 0);
+  for (const { file, image, channels_last: channelsLast, tensor: expected, values, top } of vectors.answers) {
+    const { range, normalization, labels, preparation } = described(file);
+    const { input_shape: shape } = vectors.files.find(({ path }) => path === file);
+    const input = layout(shape);
+    assert.equal(input.channelsLast, channelsLast);
+    const how = range ? normalizationTo(range) : normalization;
+    const found = tensor(fit(images[image], input.width, input.height, preparation), input, how);
+    assert.ok(floats(expected).every((value, index) => Math.abs(value - found[index]) < 1e-5), `${file} ${image}`);
+    const likely = probabilities(values)
+      .map((probability, index) => ({ name: labels?.[index] ?? `class ${index}`, probability }))
+      .sort((a, b) => b.probability - a.probability);
+    assert.deepEqual(likely.slice(0, top.length).map(({ name }) => name), top.map(({ name }) => name));
+    top.forEach(({ probability }, index) => assert.ok(Math.abs(probability - likely[index].probability) < 1e-5));
+  }
+});
+
+test("medians are those of edgeprune bench", () => {
+  for (const { milliseconds, median: expected } of vectors.timings) {
+    assert.ok(Math.abs(median(milliseconds) - expected) < 1e-9);
+  }
+});
