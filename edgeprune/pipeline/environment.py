@@ -13,7 +13,7 @@ from edgeprune import __version__, processes
 from edgeprune.data.dataset import Data
 
 PACKAGES = (
-    "torch", "torchvision", "coremltools", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    "torch", "torchvision", "coremltools", "litert-torch", "ai-edge-litert", "litert-quantizer",
     "torch-pruning", "accelerate", "numpy",
 )  # fmt: skip
 

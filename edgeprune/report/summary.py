@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.format import FORMATS, Format
+from converters.gains import Gain
+from converters.gains import gains as known_gains
 from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune import tasks
@@ -184,7 +186,8 @@ def _fastest(target: str, rows: Sequence[Row], bench: Bench) -> Fastest | None:
 
 def _runtimes(target: str) -> tuple[str | None, ...]:
     """Whose times are those of a target: the emulator's, and a phone's where it runs on one."""
-    return (_runtime(target), PHONE) if TARGETS[target].platform == PHONE_PLATFORM else (_runtime(target),)
+    on_phone = target in TARGETS and TARGETS[target].platform == PHONE_PLATFORM
+    return (_runtime(target), PHONE) if on_phone else (_runtime(target),)
 
 
 def _runtime(target: str) -> str | None:
@@ -316,6 +319,11 @@ def _format(target: str) -> Format | None:
 def sparse_word(row: Row) -> str:
     """Whether the runtime uses sparse kernels: "yes", "no" or "unknown"."""
     return {True: "yes", False: "no", None: "unknown"}[row.sparse_runtime]
+
+
+def gains(rows: Sequence[Row]) -> list[Gain]:
+    """What compression buys where the files of these rows run."""
+    return known_gains({TARGETS[row.target].platform for row in rows if row.target in TARGETS})
 
 
 def download(row: Row, *, exact: bool = True) -> str:
