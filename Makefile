@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
 WEB := sample_apps/web
 
-.PHONY: demo test test-tensorflow test-coreai lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser test-web test-apps
+.PHONY: demo test test-slow test-tensorflow test-coreai test-web test-apps lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/mobilenet_v3_small.py --output $(OUTPUT)
@@ -13,6 +13,10 @@ demo: $(VENV)/installed
 # Two processes of one thread each.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# What the tests above check on one model, checked on many; what takes minutes.
+test-slow: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not coreai"
 
 # With an extra of 570 MB: TensorFlow's own interpreter as a second opinion on the files, and Keras models.
 test-tensorflow: $(VENV)/tensorflow

@@ -28,7 +28,7 @@ from converters.litert.linter import lint_graph
 from converters.runtimes import micro
 from converters.runtimes.environments import runtime
 from converters.runtimes.latency import FITTED, LatencyModel, fit, kept_weights, runs_sparse, works
-from converters.runtimes.running import Task, run
+from converters.runtimes.running import FileRun, run_files
 from edgeprune.pipeline.environment import processor
 from edgeprune.pruning import Block
 
@@ -157,8 +157,8 @@ def timed(paths: Sequence[Path], name: str, rounds: int, kept: Path) -> tuple[st
     The fastest: whatever else the machine does only ever adds to a time.
     """
     if not kept.exists():
-        tasks = [Task(path, _image(path)) for path in paths]
-        ran = run(tasks, runtime(name), rounds=rounds, warmup=1, limit_s=LIMIT_S)
+        tasks = [FileRun(path, _image(path)) for path in paths]
+        ran = run_files(tasks, runtime(name), rounds=rounds, warmup=1, limit_s=LIMIT_S)
         refused = [
             f"{task.path}: {a.refused}" for task, a in zip(tasks, ran.answers, strict=True) if a.refused
         ]

@@ -28,7 +28,7 @@ from converters.litert import mirror, repair, storage
 from converters.litert.graph import Graph, read, weights
 from converters.litert.linter import lint_graph
 from converters.runtimes.environments import runtime
-from converters.runtimes.running import Ran, Task, run
+from converters.runtimes.running import FileRun, RunResult, run_files
 from converters.targets import Storage
 
 MODELS = (
@@ -114,10 +114,10 @@ def measure(name: str, size: int, work: Path) -> list[Result]:
         mirrored = any(graph.op_name(op) == "REVERSE_V2" for op in graph.ops)
         verdicts[share] = lint_graph(graph, "x86-sparse"), mirrored
     image = np.random.default_rng(0).standard_normal((1, size, size, 3)).astype(np.float32)
-    once = on_sparse_kernels([Task(path, image) for path in paths.values()], rounds=0)
+    once = on_sparse_kernels([FileRun(path, image) for path in paths.values()], rounds=0)
     outputs = {key: answer.outputs for key, answer in zip(paths, once.answers, strict=True)}
     timed = ["unpruned", *(f"sparse {share}" for share in SHARES)]
-    ran = on_sparse_kernels([Task(paths[key], image) for key in timed], rounds=ROUNDS)
+    ran = on_sparse_kernels([FileRun(paths[key], image) for key in timed], rounds=ROUNDS)
     medians = [float(np.median(answer.milliseconds)) for answer in ran.answers]
     for path in paths.values():
         path.unlink()
@@ -140,8 +140,8 @@ def measure(name: str, size: int, work: Path) -> list[Result]:
     return results
 
 
-def on_sparse_kernels(tasks: Sequence[Task], rounds: int) -> Ran:
-    return run(tasks, runtime("x86-sparse"), rounds=rounds, warmup=1)
+def on_sparse_kernels(tasks: Sequence[FileRun], rounds: int) -> RunResult:
+    return run_files(tasks, runtime("x86-sparse"), rounds=rounds, warmup=1)
 
 
 def build(name: str) -> torch.nn.Module:

@@ -37,7 +37,7 @@ from torch import nn
 
 from converters.layers import kind_of
 from converters.runtimes.environments import runtime
-from converters.runtimes.running import Task, run
+from converters.runtimes.running import FileRun, run_files
 from edgeprune.pruning import Block, OneShot, Pattern, Sparsifier, Unstructured
 from edgeprune.pruning.allocation.shares import by_multiplications
 
@@ -145,7 +145,7 @@ def error(name: str, pattern: Pattern, paths: dict[str, Path], where: str, size_
         wanted = pruned(name, pattern, SPARSITY)(images).numpy()
     laid_out = images.permute(0, 2, 3, 1).contiguous().numpy()
     kinds = (SPARSE, STORED)
-    answers = run([Task(paths[kind], laid_out) for kind in kinds], runtime(where)).answers
+    answers = run_files([FileRun(paths[kind], laid_out) for kind in kinds], runtime(where)).answers
     return {kind: relative(answer.outputs, wanted) for kind, answer in zip(kinds, answers, strict=True)}
 
 

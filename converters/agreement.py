@@ -7,7 +7,7 @@ of the model is gone through for the first step whose result the file has nowher
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -199,20 +199,93 @@ def first_parting(
 def _first_parting(
     model: nn.Module, image: Tensor, tensors: Sequence[np.ndarray], tolerance: float
 ) -> str | None:
-    with torch.no_grad():
-        exported = torch.export.export(Plain(model), (image,))
-        values = dict(_Values(exported.module()).of(image))
+    found = find_steps(model, image.numpy(), tensors, tolerance)
+    return next((step.place for step in found if not step.is_passed), None)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A step of a model's trace, looked for among what a file computes.
+
+    Attributes:
+        place: "features.3.conv (conv2d)".
+        largest: value that it gives in the model.
+        value: the nearest that the file has, as the model lays it out, float64; None where none has its size.
+        error: `difference` of that one; infinite where there is none.
+        is_there: whether the error is within the tolerance.
+        is_passed: whether it is, or that of a step made from it: then the file has gone by it, fused or not.
+    """
+
+    place: str
+    largest: float
+    value: np.ndarray | None
+    error: float
+    is_there: bool
+    is_passed: bool
+
+
+def find_steps(
+    model: nn.Module, image: np.ndarray, tensors: Sequence[np.ndarray], tolerance: float
+) -> list[Found]:
+    """Look for each step of the model among what a file computes, in the model's order.
+
+    Steps that give no floating point tensor are left out.
+
+    Args:
+        model: the torch module.
+        image: (1, channels, height, width), as it takes it.
+        tensors: all that the file computed on the way, for the same image.
+        tolerance: up to which two results are the same.
+    """
     by_size: dict[int, list[np.ndarray]] = {}
     for tensor in tensors:
         by_size.setdefault(tensor.size, []).append(np.asarray(tensor, np.float64).reshape(-1))
-    nodes = [node for node in values if node.op == "call_function"]
-    right: set[Any] = set()
-    for node in reversed(nodes):
-        followed = any(user in right for user in node.users)
-        if followed or _is_among(values[node], by_size, tolerance):
-            right.add(node)
-    wrong = next((node for node in nodes if node not in right), None)
-    return None if wrong is None else _place(wrong)
+    values = _traced(model, torch.from_numpy(np.ascontiguousarray(image)))
+    passed: set[Any] = set()
+    found: list[Found] = []
+    for node, value in reversed(values.items()):
+        if node.op != "call_function":
+            continue
+        parts = [_nearest(part, by_size) for part in _floats(value)]
+        error = max((off for off, _ in parts), default=0.0)
+        if error <= tolerance or any(user in passed for user in node.users):
+            passed.add(node)
+        if isinstance(value, Tensor) and parts:
+            largest = float(value.abs().max())
+            nearest = parts[0][1]
+            found.append(Found(_place(node), largest, nearest, error, error <= tolerance, node in passed))
+        elif node not in passed:
+            found.append(Found(_place(node), 0.0, None, error, False, False))
+    return found[::-1]
+
+
+def _floats(value: Any) -> list[np.ndarray]:
+    """The floating point tensors that a step gives, float64."""
+    parts = value if isinstance(value, (tuple, list)) else [value]
+    tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+    return [tensor.detach().double().numpy() for tensor in tensors]
+
+
+def _nearest(
+    value: np.ndarray, by_size: Mapping[int, Sequence[np.ndarray]]
+) -> tuple[float, np.ndarray | None]:
+    """The tensor that differs least from a value, channels first or last, and `difference` to it."""
+    best: tuple[float, np.ndarray | None] = (float("inf"), None)
+    for candidate in by_size.get(value.size, ()):
+        for channels_last in (False, True) if value.ndim in (3, 4) else (False,):
+            way = np.moveaxis(value, 1, -1) if channels_last else value
+            off = difference(candidate, way.reshape(-1))
+            if off < best[0] or best[1] is None:
+                laid_out = candidate.reshape(way.shape)
+                best = off, np.moveaxis(laid_out, -1, 1) if channels_last else laid_out
+    return best
+
+
+def _traced(model: nn.Module, image: Tensor) -> dict[Any, Any]:
+    """Each step of a model's trace and its result."""
+    with torch.no_grad():
+        exported = torch.export.export(Plain(model), (image,))
+        return dict(_Values(exported.module()).of(image))
 
 
 class _Values(torch.fx.Interpreter):
@@ -230,27 +303,11 @@ class _Values(torch.fx.Interpreter):
         return self._kept[n]
 
 
-def _is_among(value: Any, by_size: dict[int, list[np.ndarray]], tolerance: float) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(_is_among(part, by_size, tolerance) for part in value)
-    if not isinstance(value, Tensor):
-        return True
-    if not value.is_floating_point():
-        return True
-    ways = [value]
-    if value.ndim in (3, 4):  # Channels last.
-        ways.append(value.movedim(1, -1))
-    flat = [way.detach().double().numpy().reshape(-1) for way in ways]
-    return any(
-        difference(candidate, way) <= tolerance
-        for candidate in by_size.get(value.numel(), ())
-        for way in flat
-    )
-
-
 def _place(node: Any) -> str:
     """A step by the module it is in, as the model names it, and its operation."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     name = str(stack[-1][0]).removeprefix("model").removeprefix(".") if stack else ""
     target = str(node.target).removeprefix("aten.").rsplit(".", 1)[0]
+    if not name and target == "clone":  # See `Plain`.
+        return "the image"
     return f"{name} ({target})" if name else target

@@ -6,7 +6,7 @@ A format is a folder `converters/<name>/` whose `format.py` has a class with wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,6 +61,13 @@ class Format(Protocol):
     local_runtimes: tuple[str, ...] | None
     no_times: str | None
     not_measured: str | None
+
+    def missing(self) -> str | None:
+        """What keeps this machine from using the format, in one line, and the command that mends it.
+
+        Returns:
+            None where nothing does; nothing is imported to find out.
+        """
 
     def prepare(self, model: nn.Module, example: Tensor, normalization: Normalization | None) -> Any:
         """What the files of one model for several targets share: the slow half of a conversion, for `write`.
@@ -126,6 +133,15 @@ class Format(Protocol):
     ) -> Verification:
         """Run a file wherever it can be run and compare; see `converters.verify.verify`."""
 
+    def tensors(self, path: Path, image: np.ndarray) -> list[np.ndarray]:
+        """All that a file computes on the way for one image (1, channels, h, w) as it takes it.
+
+        In any order, weights rounded as they are stored, arithmetic in float32 or better.
+
+        Raises:
+            UserError: it is no such file, or damaged, or it has an operation that cannot be followed here.
+        """
+
     def sparse_runtime(self, path: Path, target: Target) -> tuple[bool | None, str | None]:
         """Whether the target's runtime uses sparse kernels for a file that has sparse weights.
 
@@ -171,6 +187,15 @@ def format_of(path: Path) -> Format:
                 raise UserError(f"{path}: no such file")
             return format
     raise UserError(f"{path}: expected a {' or '.join(suffixes())}")
+
+
+def target_problems(targets: Iterable[Target]) -> list[str]:
+    """What keeps this machine from writing files for targets: a line for each format that cannot be used."""
+    wanted: dict[str, list[str]] = {}
+    for target in targets:
+        wanted.setdefault(target.format, []).append(target.name)
+    reasons = {name: FORMATS[name].missing() for name in wanted}
+    return [f"{', '.join(wanted[name])}: {reason}" for name, reason in reasons.items() if reason]
 
 
 def suffixes() -> list[str]:

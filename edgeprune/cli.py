@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeprune import processes
 from edgeprune.commands.output import INTERRUPTED, TOOL_FAILED, USER_MISTAKE
@@ -26,13 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(lambda: options.execute(options))
 
 
-def run_recipe(recipe: Recipe, description: str | None, arguments: Sequence[str] | None = None) -> int:
+def run_recipe(
+    recipe: Recipe,
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    datasets: tuple[Any, Any] | None = None,
+) -> int:
     """Run a recipe script: let the command line change `recipe`, then take it all the way.
 
     Args:
         recipe: the script's own.
         description: shown by `--help`; the script's docstring.
         arguments: of the command line; None for those of this process.
+        datasets: training images and held-out images from Python instead of the recipe's `data`:
+            torchvision's datasets, or any with a length whose items are (image, label).
 
     Returns:
         The exit status: 0 within budget, 1 over it, 2 for a mistake, 3 if a tool failed.
@@ -40,7 +48,9 @@ def run_recipe(recipe: Recipe, description: str | None, arguments: Sequence[str]
     from edgeprune.commands import run
     from edgeprune.recipe import from_command_line
 
-    return guarded(lambda: run.run_recipe(from_command_line(recipe, description or "", arguments)))
+    return guarded(
+        lambda: run.run_recipe(from_command_line(recipe, description or "", arguments), datasets=datasets)
+    )
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -14,12 +14,14 @@ from converters.targets import BLOCK, TARGETS, Storage
 from edgeprune import budget as budgets
 from edgeprune import parsing
 from edgeprune.budget import BENCHED, DROP, Budget, Limits
+from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
-from edgeprune.models.architecture import Architecture
+from edgeprune.models.architecture import Architecture, backbone_of
 from edgeprune.tasks import DEFAULT as DEFAULT_TASK
 from edgeprune.tasks import TASKS, metrics
-from edgeprune.training.config import SMALLEST_PX, Augment, TrainConfig
+from edgeprune.tasks.task import Task
+from edgeprune.training.config import PRESETS, SMALLEST_PX, Augment, TrainConfig
 
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
@@ -77,7 +79,7 @@ class Variant:
     fit: TrainConfig = field(default_factory=TrainConfig)
 
     def problems(self, where: str) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (0 <= self.channels < 1, f"channels {self.channels:g}: not in [0, 1); 0.5 removes half of them"),
             (0 <= self.sparsity < 1, f"sparsity {self.sparsity:g}: not in [0, 1); 0.8 means 80 % zeros"),
@@ -193,6 +195,10 @@ class Recipe:
     padding: str | None = None
     """Of a timm model's convolutions: same, as TensorFlow pads, for weights that come from there. None: the
     model's own."""
+    merge_branches: bool = False
+    """Of timm's MobileOne, RepVGG, FastViT, RepViT and the like: the branches of a block become one
+    convolution after the dense training, and variants start from that. Without it they stay, as large as in
+    training."""
     weights: str | None = None
     """Where training starts: default, what torchvision or timm publish; a name that they have for such
     weights; or a file of them, whoever wrote it. None: from nothing."""
@@ -215,6 +221,14 @@ class Recipe:
     """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
     std: tuple[float, float, float] | None = None
     """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
+    whole_image: bool | None = None
+    """Whether images are squeezed into the square, so that nothing of them is cropped. None: as suits the
+    task: boxes lie at the sides of images too."""
+    check_images: bool | None = None
+    """Decode every image once before training, where they are not kept in memory. None: up to 20,000 images;
+    of more, those that cannot be read are skipped and counted, up to 1 %."""
+    save_minutes: float = 10.0
+    """A training is kept after every epoch, and in the middle of one after so many minutes."""
     checkpoint: Path | None = None
     """File of the dense model's finished weights, of the same classes; it is then not trained."""
     augment: Augment = field(default_factory=Augment)
@@ -230,7 +244,7 @@ class Recipe:
     """Where files will run, and how weights are stored. Static int8 is dense: what ships on ARM otherwise."""
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
-    """Of everything random: the same seed on the same machine gives the same files."""
+    """Random seed. The same seed on the same machine reproduces the files byte for byte."""
     output: Path = Path("runs")
     """Folder of the run: new, empty, or an earlier run of the same recipe, which then goes on."""
 
@@ -240,7 +254,7 @@ class Recipe:
             raise UserError(problems)
 
     def problems(self) -> list[str]:
-        """Everything that makes no sense, one line each."""
+        """All validation errors, one message each."""
         problems = [
             f"unknown target {name!r}: choose from {', '.join(TARGETS)}"
             for name in self.targets
@@ -252,7 +266,8 @@ class Recipe:
                 f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
             ),
             (
-                self.padding is None or (self.padding == "same" and self.model.startswith("timm/")),
+                self.padding is None
+                or (self.padding == "same" and backbone_of(self.model).startswith("timm/")),
                 f"padding {self.padding!r}: same, of a timm model, or leave it out",
             ),
             (
@@ -268,6 +283,7 @@ class Recipe:
                 0 < self.body_learning_rate <= 1,
                 f"body_learning_rate {self.body_learning_rate:g}: above 0 to 1, a share of the head's",
             ),
+            (self.save_minutes > 0, f"save_minutes {self.save_minutes:g}: above 0"),
             (len(self.targets) > 0, "targets: name at least one"),
             (len(set(self.targets)) == len(self.targets), "targets: one is named twice"),
             ("dense" not in self.variants, "variants.dense: that name is the baseline's"),
@@ -324,7 +340,17 @@ class Recipe:
             for metric in limit.drop_points
             if metric != task.metric.key
         ]
-        return foreign + task.problems(self.augment)
+        return foreign + self._augment_problems(task) + task.problems(self.augment)
+
+    def _augment_problems(self, task: Task) -> list[str]:
+        """What augmentation would do to images without doing it to labels that lie in them."""
+        if task.labels is LabelKind.CLASS or self.augment.preset not in PRESETS:
+            return []
+        return [
+            f"augment.{name} of preset {self.augment.preset}: it changes images alone, and labels of a "
+            f"{self.task} lie in them"
+            for name in self.augment.alone
+        ]
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -334,6 +360,8 @@ class Recipe:
         filled it in, as in every run folder.
         """
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)}
+        if self.whole_image is None and self.resize_px is None and self.task in TASKS:
+            given["whole_image"] = TASKS[self.task].whole_image
         return Preprocessing(**{name: value for name, value in given.items() if value is not None})
 
     @property

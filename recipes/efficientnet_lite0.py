@@ -19,7 +19,8 @@ from edgeprune.recipe import Recipe, Variant
 from edgeprune.training.config import TrainConfig
 
 RECIPE = Recipe(
-    model="timm/efficientnet_lite0",
+    # Google's own variant: padded as TensorFlow pads, which is what LiteRT's convolutions do by themselves.
+    model="timm/tf_efficientnet_lite0",
     dense=TrainConfig(epochs=20, learning_rate=3e-3),
     variants={
         # 80 % zeros, one output by four input channels: small in both formats, and past the two thirds

@@ -14,6 +14,7 @@ def _repeatable() -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several processes: tests that share what is slow to make stay in one, and the longest begin."""
     for item in items:

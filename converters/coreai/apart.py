@@ -51,6 +51,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """Message: what does this program compute on the way? Gets arrays, float32."""
+
+    content: bytes
+    image: np.ndarray
+
+
+@dataclass(frozen=True)
 class Answer:
     """What is in a program.
 
@@ -85,6 +93,19 @@ def facts_of(path: Path, content: bytes) -> Answer:
     return answer
 
 
+def tensors_of(path: Path, content: bytes, image: np.ndarray) -> list[np.ndarray]:
+    """All that a file's program computes on the way for one image (1, channels, height, width), in float32.
+
+    Raises:
+        UserError: Apple's runtime refuses it, crashes on it or does not finish.
+    """
+    try:
+        tensors: list[np.ndarray] = _CHILD.ask(Trace(content, image), SECONDS_TO_MAKE_READY)
+    except RefusedError as reason:
+        raise DamagedFileError(path, str(reason)) from None
+    return tensors
+
+
 class RuntimeApart:
     """A file's program, made ready by Apple's runtime elsewhere."""
 
@@ -116,6 +137,10 @@ class RuntimeApart:
         if outputs is None:
             self._asked(self._ready, SECONDS_TO_MAKE_READY)
             outputs = self._asked(Run(self._ready.key, images), seconds)
+        if outputs is None:  # Twice it ended the process that had made it ready, and a new one was asked.
+            raise DamagedFileError(
+                self._path, f"Core AI crashes on it, or takes more than {SECONDS_PER_IMAGE:.0f} s an image"
+            )
         result: list[np.ndarray] = outputs
         return result
 

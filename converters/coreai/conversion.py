@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converters import arguments
+from converters import agreement, arguments
+from converters.arguments import FLOAT16_LIMIT
 from converters.coreai import encoding
 from converters.coreai.apart import facts_of
+from converters.coreai.checking import check_computes, check_narrow
 from converters.coreai.description import describe
 from converters.coreai.framework import mlir, quiet
 from converters.coreai.inspection import name_layers
@@ -33,7 +36,8 @@ from converters.targets import target as target_named
 FORMAT = "coreai"
 IMAGE_CHANNELS = 3
 INPUT = "image"
-FLOAT16_MAX = 65504.0
+# Of the program in messages, before it has a file.
+NAME = "the Core AI program"
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,39 @@ class Prepared:
     """A model converted once, to be written for several targets.
 
     Attributes:
-        model: in eval mode, as given, its head made of convolutions.
+        given: the model, in eval mode.
+        model: the same, its head made of convolutions.
         layers: its weighted layers in execution order.
         program: Apple's, in float32.
         normalization: done by the file, where there is any.
         shape: of the image, (channels, height, width).
         classes: that it gives values for; None where it gives none.
+        probe: images, and what the model gives for them.
     """
 
+    given: nn.Module
     model: nn.Module
     layers: tuple[WeightedLayer, ...]
     program: Any
     normalization: Normalization | None
     shape: tuple[int, int, int]
     classes: int | None
+    probe: agreement.Probe
+
+    def program_for(self, storage: Storage) -> Any:
+        """A copy of the program that computes as files of this storage do, weights not compressed."""
+        return copy.deepcopy(self.program if storage is Storage.FLOAT32 else self._narrowed)
+
+    @functools.cached_property
+    def _narrowed(self) -> Any:
+        """The program in float16, held against the model."""
+        _check_range(self.program)
+        program = copy.deepcopy(self.program)
+        with quiet():
+            narrow(module_of(program))
+            content = program_bytes(program)
+        check_narrow(content, self.given, self.probe, NAME)
+        return program
 
 
 def convert(
@@ -121,15 +144,18 @@ def prepare(
     ]
     if problems:
         raise UserError(problems)
-    model = with_pointwise_head(model)
-    given = arguments.results_of(arguments.outputs_of(model, example))
+    probe = agreement.probe(model, example, normalization)
+    changed = with_pointwise_head(model)
+    given = arguments.results_of(arguments.outputs_of(changed, example))
     results = named_results(given)
     first = next(iter(given.values()))
     classes = int(first.shape[1]) if len(results) == 1 and first.dim() in (2, 4) else None
-    program = _program(Deployed(model, normalization, results), example, list(results))
-    layers = tuple(weighted_layers(model, example))
+    program = _program(Deployed(changed, normalization, results), example, list(results))
+    check_computes(program_bytes(program), model, probe, NAME)
+    layers = tuple(weighted_layers(changed, example))
     _, channels, height, width = example.shape
-    return Prepared(model, layers, program, normalization, (channels, height, width), classes)
+    shape = (channels, height, width)
+    return Prepared(model, changed, layers, program, normalization, shape, classes, probe)
 
 
 def write(
@@ -189,11 +215,8 @@ def _program(deployed: Deployed, example: Tensor, outputs: list[str]) -> Any:
 
 def _encoded(prepared: Prepared, storage: Storage) -> tuple[bytes, list[encoding.Planned]]:
     """The program with each weight in its smallest encoding, as bytes, and what each is to be read as."""
-    program = copy.deepcopy(prepared.program)
+    program = prepared.program_for(storage)
     module = module_of(program)
-    _check_range(module, storage)
-    if storage is not Storage.FLOAT32:
-        narrow(module)
     meant = []
     with module.context, mlir.Location.unknown():
         for use in distinct(layer_uses(module)):
@@ -210,18 +233,17 @@ def _encoded(prepared: Prepared, storage: Storage) -> tuple[bytes, list[encoding
     return program_bytes(program), meant
 
 
-def _check_range(module: Any, storage: Storage) -> None:
+def _check_range(program: Any) -> None:
     """Refuse weights that float16, the type the Neural Engine computes with, cannot hold."""
-    if storage is Storage.FLOAT32:
-        return
+    module = module_of(program)
     with module.context:
         weights = [decode(use.source) for use in layer_uses(module)]
     largest = [float(np.abs(weight.value).max()) for weight in weights if weight is not None]
     problems = [
         f"layer {number} has weights up to {value:,.0f} once batch norms are folded in, and float16 ends at "
-        f"{FLOAT16_MAX:,.0f}"
+        f"{FLOAT16_LIMIT:,.0f}"
         for number, value in enumerate(largest)
-        if value > FLOAT16_MAX
+        if value > FLOAT16_LIMIT
     ]
     if problems:
         raise UserError(problems)
@@ -248,7 +270,7 @@ def _check_zeros(model: nn.Module, named: Sequence[tuple[LayerFacts, StoredWeigh
         if fact.name not in modules:
             continue
         original = modules[fact.name].get_parameter("weight").detach().cpu().numpy()
-        lost = np.count_nonzero(weight.value[original == 0])
+        lost = np.count_nonzero(weight.value[original.reshape(weight.value.shape) == 0])
         if lost:
             raise ToolError(f"{fact.name}: {lost:,} of its zeros are not zero as Core AI stored them")
 

@@ -39,6 +39,12 @@ class CoreAI:
         "Core AI files on a phone: Apple's runtime ran them on the machine, computing in float32"
     )
 
+    def missing(self) -> str | None:
+        """Apple's packages, where they are not installed or there are none."""
+        from converters.coreai.availability import missing
+
+        return missing()
+
     def prepare(self, model: nn.Module, example: Tensor, normalization: Normalization | None) -> Prepared:
         """Checked, exported, and turned into a float32 program."""
         from converters.coreai.conversion import prepare
@@ -103,6 +109,13 @@ class CoreAI:
         from converters.coreai.verification import verify
 
         return verify(path, images, model, normalization, runtimes, emulated_images, say)
+
+    def tensors(self, path: Path, image: np.ndarray) -> list[np.ndarray]:
+        """By Apple's runtime."""
+        from converters.coreai.apart import tensors_of
+        from converters.coreai.package import read_asset
+
+        return tensors_of(path, read_asset(path).program, image)
 
     def sparse_runtime(self, path: Path, target: Target) -> tuple[bool | None, str | None]:
         """Unknown: nothing tells."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import platform
-import sys
 import warnings
 from collections.abc import Iterator
 
+from converters.coreai.availability import INSTALL, missing
 from converters.errors import UserError
 
-INSTALL = "pip install 'edgeprune[coreai]'"
 _LOGGERS = ("torch.utils._pytree", "torch.utils.cpp_extension", "torch.export", "torchao", "coreai_torch")
 
 
@@ -40,15 +38,6 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def why_missing(error: ImportError) -> str:
-    """One line: what is missing, and the command that installs it, where there is one."""
-    machine = platform.machine().lower()
-    if (sys.platform, machine) not in {("linux", "x86_64"), ("darwin", "arm64")}:
-        return f"Core AI: Apple has no packages for {sys.platform} on {machine}: use macOS or x86-64 Linux"
-    what = error.name or str(error)
-    return f"Core AI needs Apple's coreai packages ({what} is not installed): {INSTALL}"
-
-
 try:
     with quiet():
         # coreai.authoring first: the dialect below imports it back.
@@ -59,7 +48,8 @@ try:
         from coreai._compiler.dialects.coreai.constant import create_elements_attr  # isort: skip
         from coreai.runtime import AIModelAssetMetadata, NDArray  # isort: skip
 except ImportError as error:
-    raise UserError(why_missing(error)) from None
+    reason = missing() or f"Core AI: Apple's packages cannot be imported ({error}): {INSTALL}"
+    raise UserError(reason) from None
 
 __all__ = [
     "AIModelAsset",

@@ -11,7 +11,7 @@ from converters.coreai.description import input_spec
 from converters.coreai.package import Asset, DamagedFileError, read_asset
 from converters.coreai.program import StoredWeight
 from converters.facts import InputSpec, LayerFacts, size_bytes
-from converters.layers import WeightedLayer
+from converters.layers import WeightedLayer, matching
 
 LOWEST_OS = "iOS 27, macOS 27"
 # Above this share, zeros that are stored like any other value deserve a word.
@@ -87,8 +87,8 @@ def spec_of(asset: Asset, answer: Answer) -> InputSpec:
 def name_layers(answer: Answer, layers: Sequence[WeightedLayer]) -> list[tuple[LayerFacts, StoredWeight]]:
     """Pair the weights in a file with the layers of the model.
 
-    Both are listed in execution order; where their shapes do not agree (the converter moved or merged
-    something), the next module of that shape is taken, or else the file's own name is kept.
+    A weight is known by its values, see `layers.matching`; one that is like no layer's keeps the file's own
+    name.
     """
     left = list(layers)
     # Two layers with the same weight are stored as one, and used as two.
@@ -96,7 +96,7 @@ def name_layers(answer: Answer, layers: Sequence[WeightedLayer]) -> list[tuple[L
     weights = [answer.weights[number] for number in answer.uses] if shared else answer.weights
     pairs = []
     for weight in weights:
-        match = next((layer for layer in left if layer.shape == weight.value.shape), None)
+        match = matching(weight.value, left)
         if match is not None:
             left.remove(match)
         name, kind = (match.name, match.kind) if match is not None else (weight.name, weight.kind)

@@ -6,6 +6,9 @@ and are done away with before many images are run, by rewriting the program in m
 - weights are decoded on every call: here the runtime decodes them once, and they become constants;
 - padding is done element by element: here by two products with matrices of zeros and ones, which is exact.
 
+Many images go through up to 64 at once, by a program written anew for them (`batching`), where all of its
+operations are known there.
+
 The program computes in float32 then, as stored weights are compared with; `activations="float16"` runs
 the file as it is, untouched.
 """
@@ -21,14 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from converters.coreai.framework import AIModelAsset, AIProgram, NDArray, mlir, ops
+from converters.coreai import batching
+from converters.coreai.batching import NotBatchedError
+from converters.coreai.framework import AIModelAsset, AIProgram, NDArray, mlir
 from converters.coreai.package import HASH, METADATA, PROGRAM
 from converters.coreai.precision import widen
 from converters.coreai.program import (
+    BUILD_SPARSE,
+    CONSTANT,
     DECODING,
+    LUT_TO_SPARSE,
     MAIN,
     constant,
-    constant_array,
     distinct,
     layer_uses,
     main_graph,
@@ -37,7 +44,12 @@ from converters.coreai.program import (
     shape_of,
 )
 
-PAD = "coreai.pad"
+# Images that go through at once: at most so many, and so many pixels.
+BATCH, BATCH_PX = 64, 2**18
+# Share of a batch from which it is quicker than its images one by one.
+WORTH = 0.25
+# Up to this, of the largest value, two programs give the same.
+SAME = 1e-4
 
 
 class Executable:
@@ -112,23 +124,89 @@ def of_module(module: Any) -> Any:
     return AIProgram._from_mlir_module(module)
 
 
-def quick(content: bytes) -> Any:
-    """The program of a file, rewritten to run many images here: see the module."""
-    program = read_program(content)
-    module = module_of(program)
-    decoded = weights_by_runtime(content)
-    with module.context, mlir.Location.unknown():
-        for value, weight in zip(_decoded_values(module), decoded, strict=True):
-            operation = producer(value)
-            with mlir.InsertionPoint(operation):
-                value.replace_all_uses_with(constant(weight, value.type.element_type))
-        _drop_unused(module)
-    widen(module)
-    with module.context, mlir.Location.unknown():
-        for operation in operations(module):
-            if operation.name == PAD:
-                _pad_by_products(operation)
-    return program
+class Quick:
+    """The program of a file that computes in float32, made ready for one image and, when needed, for many.
+
+    Attributes:
+        outputs: their names.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._decoded = weights_by_runtime(content)
+        self._one = Executable(self._program(1))
+        self._many: Executable | None = None
+        self._batches = True
+        self.outputs = self._one.outputs
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """See `Executable.run`."""
+        count = _batch_size(images)
+        parts = [self._batch(images[at : at + count], count) for at in range(0, len(images), count)]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+    def close(self) -> None:
+        """Give back what the runtime holds."""
+        for executable in (self._one, self._many):
+            if executable is not None:
+                executable.close()
+
+    def _batch(self, images: np.ndarray, count: int) -> list[np.ndarray]:
+        """Run up to `count` images at once; a few are quicker one by one."""
+        if len(images) < WORTH * count:
+            return self._one.run(images)
+        missing = np.zeros((count - len(images), *images.shape[1:]), np.float32)
+        full = np.concatenate([images, missing]) if len(missing) else images
+        if self._many is None and self._batches:
+            self._make_many(full)
+        if self._many is None:
+            return self._one.run(images)
+        return [values[: len(images)].astype(np.float32) for values in self._many.run_once(full)]
+
+    def _make_many(self, images: np.ndarray) -> None:
+        """Make the program of many images ready, if it gives for the first what that of one gives."""
+        self._batches = False
+        try:
+            many = Executable(self._program(len(images)))
+        except NotBatchedError:
+            return
+        found, wanted = many.run_once(images), self._one.run(images[:1])
+        if all(map(_alike, found, wanted)):
+            self._many, self._batches = many, True
+        else:
+            many.close()
+
+    def _program(self, count: int) -> Any:
+        """The program, rewritten to take so many images: see the module."""
+        program = read_program(self._content)
+        module = module_of(program)
+        with module.context, mlir.Location.unknown():
+            for value, weight in zip(_decoded_values(module), self._decoded, strict=True):
+                operation = producer(value)
+                with mlir.InsertionPoint(operation):
+                    value.replace_all_uses_with(constant(weight, value.type.element_type))
+            _drop_unused(module)
+        widen(module)
+        if count > 1:
+            batching.batch(module, count)
+        with module.context, mlir.Location.unknown():
+            for operation in operations(module):
+                if operation.name == batching.PAD:
+                    batching.pad_by_products(operation)
+        return program
+
+
+def _batch_size(images: np.ndarray) -> int:
+    """How many images go through at once."""
+    return max(1, min(BATCH, BATCH_PX // int(np.prod(images.shape[2:]))))
+
+
+def _alike(many: np.ndarray, one: np.ndarray) -> bool:
+    """Whether the first of many results is that of one image, but for the order of sums."""
+    if many.shape[1:] != one.shape[1:]:
+        return False
+    scale = float(np.abs(one).max(initial=0.0))
+    return bool(np.allclose(many[:1], one, rtol=0, atol=SAME * max(scale, 1e-30), equal_nan=True))
 
 
 def weights_by_runtime(content: bytes) -> list[np.ndarray]:
@@ -138,6 +216,26 @@ def weights_by_runtime(content: bytes) -> list[np.ndarray]:
     values = _decoded_values(module)
     if not values:
         return []
+    shape = shape_of(main_graph(module).regions[0].blocks[0].arguments[0])
+    return _computed(program, values, np.zeros(shape, np.float32))
+
+
+def tensors(content: bytes, image: np.ndarray) -> list[np.ndarray]:
+    """All that a program computes on the way for one image (1, channels, height, width), in float32."""
+    program = read_program(content)
+    module = module_of(program)
+    widen(module)
+    with module.context:
+        block = main_graph(module).regions[0].blocks[0]
+        stored = (CONSTANT, BUILD_SPARSE, LUT_TO_SPARSE, *DECODING)
+        made = [operation for operation in block.operations if operation.name not in stored]
+        values = [result for operation in made for result in operation.results if _is_float(result)]
+    return _computed(program, values, image)
+
+
+def _computed(program: Any, values: list[Any], image: np.ndarray) -> list[np.ndarray]:
+    """Run a program once, for what some of its values are instead of for its outputs."""
+    module = module_of(program)
     with module.context, mlir.Location.unknown():
         graph = main_graph(module)
         block = graph.regions[0].blocks[0]
@@ -149,17 +247,25 @@ def weights_by_runtime(content: bytes) -> list[np.ndarray]:
             [argument.type for argument in block.arguments], [v.type for v in values]
         )
         graph.attributes["function_type"] = mlir.TypeAttr.get(kind)
-        names = [mlir.StringAttr.get(f"weight_{number}") for number in range(len(values))]
+        names = [mlir.StringAttr.get(f"value_{number}") for number in range(len(values))]
         graph.attributes["res_attrs"] = mlir.ArrayAttr.get(
             [mlir.DictAttr.get({"coreai.name": name}) for name in names]
         )
-        shape = shape_of(block.arguments[0])
         _drop_unused(module)
     executable = Executable(program)
     try:
-        return executable.run_once(np.zeros(shape, np.float32))
+        return executable.run_once(image)
     finally:
         executable.close()
+
+
+def _is_float(value: Any) -> bool:
+    kind = value.type
+    return (
+        isinstance(kind, mlir.RankedTensorType)
+        and kind.has_static_shape
+        and isinstance(kind.element_type, (mlir.F32Type, mlir.F16Type))
+    )
 
 
 def _decoded_values(module: Any) -> list[Any]:
@@ -174,28 +280,3 @@ def _drop_unused(module: Any) -> None:
         unused = not any(len(list(result.uses)) for result in operation.results)
         if unused and operation.name != "coreai.output":
             operation.operation.erase()
-
-
-def _pad_by_products(operation: Any) -> None:
-    """Write a padding with zeros of the two spatial axes as two matrix products."""
-    amounts = [int(amount) for amount in constant_array(producer(operation.operands[1])).reshape(-1)]
-    filling = float(constant_array(producer(operation.operands[2])).reshape(-1)[0])
-    shape = shape_of(operation.operands[0])
-    mode = str(operation.attributes["padding_mode"])
-    if len(shape) != 4 or any(amounts[:4]) or filling or "constant" not in mode:
-        return
-    with mlir.InsertionPoint(operation):
-        element = operation.results[0].type.element_type
-        left = constant(_placing(shape[2], amounts[4], amounts[5]).T, element)
-        right = constant(_placing(shape[3], amounts[6], amounts[7]), element)
-        widened = ops.broadcasting_batch_matmul(operation.operands[0], right)
-        padded = ops.broadcasting_batch_matmul(left, widened)
-    operation.results[0].replace_all_uses_with(padded)
-    operation.operation.erase()
-
-
-def _placing(count: int, before: int, after: int) -> np.ndarray:
-    """(count, before + count + after) matrix that puts zeros around what it is multiplied with."""
-    matrix = np.zeros((count, before + count + after), np.float32)
-    matrix[np.arange(count), np.arange(count) + before] = 1
-    return matrix

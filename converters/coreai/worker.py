@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converters.child import RefusedError, serve
-from converters.coreai.apart import Answer, Facts, Ready, Run
+from converters.coreai.apart import Answer, Facts, Ready, Run, Trace
 from converters.coreai.program import (
     CONSTANT,
     DECODING,
@@ -23,7 +23,7 @@ from converters.coreai.program import (
     shape_of,
     stored_weights,
 )
-from converters.coreai.runtime import Executable, module_of, quick, read_program
+from converters.coreai.runtime import Executable, Quick, module_of, read_program, tensors
 from converters.errors import UserError
 
 EXECUTABLES_KEPT = 4
@@ -34,13 +34,15 @@ class Worker:
     """Keeps the executables that were used last."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], Executable] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Executable | Quick] = OrderedDict()
 
     def answer(self, message: Any) -> Any:
         """What a message gets; everything that goes wrong inside is the file's fault."""
         try:
             if isinstance(message, Facts):
                 return facts(message.content)
+            if isinstance(message, Trace):
+                return tensors(message.content, message.image)
             return self._run(message) if isinstance(message, Run) else self._ready(message)
         except RefusedError:
             raise
@@ -57,10 +59,10 @@ class Worker:
             else:
                 as_it_is.run(message.image)
                 as_it_is.close()
-                self._keep(message.key, Executable(quick(message.content)))
+                self._keep(message.key, Quick(message.content))
         return self._kept[message.key].outputs
 
-    def _keep(self, key: tuple[str, str], executable: Executable) -> None:
+    def _keep(self, key: tuple[str, str], executable: Executable | Quick) -> None:
         self._kept[key] = executable
         while len(self._kept) > EXECUTABLES_KEPT:
             self._kept.popitem(last=False)[1].close()

@@ -13,7 +13,7 @@ from converters import agreement, rounding
 from converters.agreement import Probe
 from converters.arguments import FLOAT16_LIMIT
 from converters.coreml.blobs import MalformedError
-from converters.coreml.constexpr import Stored
+from converters.coreml.constexpr import Constant
 from converters.coreml.evaluation import Evaluator, result_names, takes_bgr, well_formed
 from converters.coreml.package import Contents, read_package
 from converters.coreml.program import Operation, Program, layer_weights, read_program
@@ -64,7 +64,7 @@ def explained(
     """The error that the rounding of a program's constants explains; see `rounding.explained`."""
 
     def run(random: np.random.Generator) -> list[np.ndarray]:
-        def vary(_: str, stored: Stored) -> np.ndarray:
+        def vary(_: str, stored: Constant) -> np.ndarray:
             return rounding.moved(stored.value, rounding.half_steps(stored.value, stored.encoding), random)
 
         return _evaluator(contents, program, vary)(fed)

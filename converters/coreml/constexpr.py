@@ -16,7 +16,7 @@ from converters.coreml.blobs import ELEMENT_TYPES, ElementType, MalformedError, 
 
 
 @dataclass(frozen=True)
-class Stored:
+class Constant:
     """A constant tensor.
 
     Attributes:
@@ -32,10 +32,10 @@ class Stored:
     element: ElementType | None = None
 
 
-Arguments = Mapping[str, Stored | str | list[str]]
+Arguments = Mapping[str, Constant | str | list[str]]
 
 
-def decode(type: str, arguments: Arguments) -> tuple[Stored, ...]:
+def decode(type: str, arguments: Arguments) -> tuple[Constant, ...]:
     """Evaluate a `constexpr_*` operation.
 
     Raises:
@@ -48,14 +48,14 @@ def decode(type: str, arguments: Arguments) -> tuple[Stored, ...]:
     return _DECODERS[type](arguments)
 
 
-def _tensor(arguments: Arguments, name: str) -> Stored:
+def _tensor(arguments: Arguments, name: str) -> Constant:
     value = arguments.get(name)
-    if not isinstance(value, Stored):
+    if not isinstance(value, Constant):
         raise MalformedError(f"an encoded weight without its {name!r}")
     return value
 
 
-def _optional(arguments: Arguments, name: str) -> Stored | None:
+def _optional(arguments: Arguments, name: str) -> Constant | None:
     return _tensor(arguments, name) if name in arguments else None
 
 
@@ -78,17 +78,17 @@ def _flat_shape(arguments: Arguments, name: str = "shape") -> tuple[int, ...]:
     return shape
 
 
-def _repacked(stored: Stored, bits: int, shape: tuple[int, ...]) -> np.ndarray:
+def _repacked(stored: Constant, bits: int, shape: tuple[int, ...]) -> np.ndarray:
     """Read iOS 16's flat byte array as a tensor of `bits`-bit elements."""
     return unpack(stored.value.astype(np.uint8).tobytes(), ELEMENT_TYPES[f"UINT{bits}"], shape)
 
 
-def _sparse_to_dense(arguments: Arguments) -> tuple[Stored, ...]:
+def _sparse_to_dense(arguments: Arguments) -> tuple[Constant, ...]:
     values, mask = _tensor(arguments, "nonzero_data"), _tensor(arguments, "mask")
     kept = mask.value
     if "shape" in arguments:  # iOS 16: the mask is packed into bytes
         kept = _repacked(mask, 1, _flat_shape(arguments))
-    return (Stored(_scatter(values.value, kept), f"sparse {values.encoding}", values.bits + mask.bits),)
+    return (Constant(_scatter(values.value, kept), f"sparse {values.encoding}", values.bits + mask.bits),)
 
 
 def _spread(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -112,25 +112,25 @@ def _shift_scale(data: np.ndarray, scale: np.ndarray, offset: np.ndarray | None)
     return np.asarray(np.broadcast_to(shifted * _spread(scale, data.shape), data.shape))
 
 
-def _blockwise_shift_scale(arguments: Arguments) -> tuple[Stored, ...]:
+def _blockwise_shift_scale(arguments: Arguments) -> tuple[Constant, ...]:
     data, scale = _tensor(arguments, "data"), _tensor(arguments, "scale")
     offset = _optional(arguments, "offset")
     value = _shift_scale(data.value, scale.value, None if offset is None else offset.value)
     bits = data.bits + scale.bits + (offset.bits if offset else 0)
-    return (Stored(value, data.encoding, bits),)
+    return (Constant(value, data.encoding, bits),)
 
 
-def _sparse_blockwise_shift_scale(arguments: Arguments) -> tuple[Stored, ...]:
+def _sparse_blockwise_shift_scale(arguments: Arguments) -> tuple[Constant, ...]:
     mask, values = _tensor(arguments, "data_mask"), _tensor(arguments, "nonzero_data")
     scale, offset = _tensor(arguments, "scale"), _optional(arguments, "offset")
     dense = _shift_scale(
         _scatter(values.value, mask.value), scale.value, None if offset is None else offset.value
     )
     bits = values.bits + scale.bits + (offset.bits if offset else 0)
-    return mask, Stored(dense[mask.value != 0], values.encoding, bits)
+    return mask, Constant(dense[mask.value != 0], values.encoding, bits)
 
 
-def _affine_dequantize(arguments: Arguments) -> tuple[Stored, ...]:
+def _affine_dequantize(arguments: Arguments) -> tuple[Constant, ...]:
     """iOS 16's quantization: scale and zero point of one axis, or one for all."""
     data, scale, zero = (_tensor(arguments, name) for name in ("quantized_data", "scale", "zero_point"))
     axis = int(_tensor(arguments, "axis").value)
@@ -143,7 +143,7 @@ def _affine_dequantize(arguments: Arguments) -> tuple[Stored, ...]:
         return values.reshape(shape)
 
     value = _shift_scale(data.value, along_axis(scale.value), along_axis(zero.value))
-    return (Stored(value, data.encoding, data.bits + scale.bits + zero.bits),)
+    return (Constant(value, data.encoding, data.bits + scale.bits + zero.bits),)
 
 
 def _look_up(indices: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ def _look_up(indices: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.asarray(flat[np.broadcast_to(number, indices.shape), indices])
 
 
-def _lut_to_dense(arguments: Arguments) -> tuple[Stored, ...]:
+def _lut_to_dense(arguments: Arguments) -> tuple[Constant, ...]:
     indices, table = _tensor(arguments, "indices"), _tensor(arguments, "lut")
     bits = indices.bits + table.bits
     if "shape" in arguments:  # iOS 16: packed indices, one flat table of 2**bits entries
@@ -171,27 +171,27 @@ def _lut_to_dense(arguments: Arguments) -> tuple[Stored, ...]:
         if index_bits not in (1, 2, 4, 6, 8) or table.value.size != 2**index_bits:
             raise MalformedError(f"a table of {table.value.size} entries")
         numbers = _repacked(indices, index_bits, shape)
-        return (Stored(table.value.reshape(-1)[numbers], f"{index_bits}-bit table", bits),)
-    return (Stored(_look_up(indices.value, table.value), _table_name(indices), bits),)
+        return (Constant(table.value.reshape(-1)[numbers], f"{index_bits}-bit table", bits),)
+    return (Constant(_look_up(indices.value, table.value), _table_name(indices), bits),)
 
 
-def _lut_to_sparse(arguments: Arguments) -> tuple[Stored, ...]:
+def _lut_to_sparse(arguments: Arguments) -> tuple[Constant, ...]:
     mask, indices = _tensor(arguments, "indices_mask"), _tensor(arguments, "indices_nonzero_data")
     table = _tensor(arguments, "lut")
     dense = _look_up(_scatter(indices.value, mask.value), table.value)
-    return mask, Stored(dense[mask.value != 0], _table_name(indices), indices.bits + table.bits)
+    return mask, Constant(dense[mask.value != 0], _table_name(indices), indices.bits + table.bits)
 
 
-def _table_name(indices: Stored) -> str:
+def _table_name(indices: Constant) -> str:
     return f"{indices.element.bits}-bit table" if indices.element else "table"
 
 
-def _cast(arguments: Arguments) -> tuple[Stored, ...]:
+def _cast(arguments: Arguments) -> tuple[Constant, ...]:
     source = _tensor(arguments, "source_val")
-    return (Stored(source.value.astype(np.float32), source.encoding, source.bits),)
+    return (Constant(source.value.astype(np.float32), source.encoding, source.bits),)
 
 
-_DECODERS: dict[str, Callable[[Arguments], tuple[Stored, ...]]] = {
+_DECODERS: dict[str, Callable[[Arguments], tuple[Constant, ...]]] = {
     "constexpr_sparse_to_dense": _sparse_to_dense,
     "constexpr_blockwise_shift_scale": _blockwise_shift_scale,
     "constexpr_sparse_blockwise_shift_scale": _sparse_blockwise_shift_scale,

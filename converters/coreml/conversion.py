@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from converters import agreement, arguments
 from converters.coreml.checking import check_computes, check_stored
 from converters.coreml.compression import compress, contents_of
-from converters.coreml.description import describe, segmenter, summary
+from converters.coreml.description import describe, detector, segmenter, summary
 from converters.coreml.evaluation import load
 from converters.coreml.framework import ct, quiet, temporary_files
 from converters.coreml.inspection import layer_facts, name_layers
@@ -28,6 +28,7 @@ from converters.coreml.program import StoredWeight, layer_weights, read_program
 from converters.deployed import named_results
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
+from converters.head import with_pointwise_head
 from converters.layers import WeightedLayer, weighted_layers
 from converters.rewriting import Rewriting
 from converters.targets import Target
@@ -50,6 +51,7 @@ def convert(
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
     metadata: Mapping[str, str] | None = None,
+    pointwise_head: bool = False,
 ) -> Converted:
     """Convert a model, store its weights as small as the target allows, and write the package.
 
@@ -65,6 +67,9 @@ def convert(
         normalization: folded in, so that the file takes an RGB image with pixels in [0, 255].
         metadata: "short_description", "author", "license" and "version" go where Xcode shows them, any
             other key among the user-defined entries.
+        pointwise_head: write a head of linear layers and hard-swish, as MobileNetV3 has, as 1x1 convolutions:
+            the same in exact arithmetic, and right where the Neural Engine gets the former wrong; see
+            `converters.head`.
 
     Returns:
         What was written, the layers named as `model.named_modules()` names them.
@@ -74,7 +79,13 @@ def convert(
         ToolError: torch or coremltools cannot convert the model.
     """
     converted = convert_all(
-        model, example, {target: path}, labels=labels, normalization=normalization, metadata=metadata
+        model,
+        example,
+        {target: path},
+        labels=labels,
+        normalization=normalization,
+        metadata=metadata,
+        pointwise_head=pointwise_head,
     )
     return converted[target]
 
@@ -84,7 +95,7 @@ class Prepared:
     when the first of them needs it.
 
     Attributes:
-        model: as given.
+        model: as given, or with the head asked for.
         example: as given.
         normalization: to fold in.
         results: names of the outputs, see `deployed.named_results`.
@@ -109,6 +120,11 @@ class Prepared:
     def gives_maps(self) -> bool:
         """Whether it gives (1, classes, h, w)."""
         return len(self.given) == 1 and self._first.dim() == 4
+
+    @property
+    def gives_boxes(self) -> bool:
+        """Whether it gives the rows of a detector, (1, boxes, values)."""
+        return len(self.given) == 1 and self._first.dim() == 3
 
     @property
     def _first(self) -> Tensor:
@@ -142,19 +158,26 @@ class Prepared:
         return self._programs[platform, classifies]
 
 
-def prepare(model: nn.Module, example: Tensor, normalization: Normalization | None = None) -> Prepared:
+def prepare(
+    model: nn.Module,
+    example: Tensor,
+    normalization: Normalization | None = None,
+    *,
+    pointwise_head: bool = False,
+) -> Prepared:
     """What the packages of one model for several targets share; for `write`.
 
     Args:
         model: see `convert`, as for the other arguments.
         example: as there.
         normalization: as there.
+        pointwise_head: as there.
 
     Raises:
         UserError: the model, the example or the normalisation is not what it should be.
     """
     _refuse(_problems(model, example, normalization))
-    return Prepared(model, example, normalization)
+    return Prepared(with_pointwise_head(model) if pointwise_head else model, example, normalization)
 
 
 def write(
@@ -184,6 +207,8 @@ def write(
         prepared.check_labels(labels)
         if prepared.gives_maps:
             metadata, labels = {**segmenter(labels), **(metadata or {})}, None
+        elif prepared.gives_boxes:
+            metadata, labels = {**detector(labels), **(metadata or {})}, None
     program = prepared.program(chosen.platform, labels is not None, path.name)
     check = partial(_check_written, dense=contents_of(program), probe=prepared.probe)
     with temporary_files():
@@ -200,6 +225,7 @@ def convert_all(
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
     metadata: Mapping[str, str] | None = None,
+    pointwise_head: bool = False,
 ) -> dict[str, Converted]:
     """Convert a model for several targets: as `convert` does, sharing the steps that they have in common.
 
@@ -210,6 +236,7 @@ def convert_all(
         labels: as above.
         normalization: as above.
         metadata: as above.
+        pointwise_head: as above.
 
     Returns:
         What was written, by target.
@@ -222,7 +249,7 @@ def convert_all(
         target_named(name, FORMAT)
     problems = [problem for path in paths.values() for problem in _path_problems(Path(path))]
     _refuse([*problems, *_problems(model, example, normalization), *arguments.label_problems(labels)])
-    prepared = prepare(model, example, normalization)
+    prepared = prepare(model, example, normalization, pointwise_head=pointwise_head)
     return {
         target: write(prepared, target, path, labels=labels, metadata=metadata)
         for target, path in paths.items()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from converters.coreml.blobs import MalformedError
-from converters.coreml.constexpr import Stored
+from converters.coreml.constexpr import Constant
 from converters.coreml.description import map_labels
 from converters.coreml.framework import ct, proto, quiet
 from converters.coreml.operations import OPERATIONS
@@ -200,7 +200,7 @@ class _Step:
     forget: tuple[str, ...]
 
 
-Vary = Callable[[str, Stored], np.ndarray]
+Vary = Callable[[str, Constant], np.ndarray]
 
 
 class Evaluator:

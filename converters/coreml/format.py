@@ -37,6 +37,10 @@ class CoreML:
         "Core ML files on Apple's own runtime: their program was read back and evaluated on the machine"
     )
 
+    def missing(self) -> str | None:
+        """Nothing: its packages are edgeprune's own."""
+        return None
+
     def prepare(self, model: nn.Module, example: Tensor, normalization: Normalization | None) -> Prepared:
         """Checked; exported and turned into a program once for each platform, when first needed."""
         from converters.coreml.conversion import prepare
@@ -106,6 +110,17 @@ class CoreML:
         from converters.coreml.verification import verify
 
         return verify(path, images, model, normalization, runtimes, emulated_images, say)
+
+    def tensors(self, path: Path, image: np.ndarray) -> list[np.ndarray]:
+        """By the evaluator."""
+        from converters.coreml.checking import tensors
+        from converters.coreml.evaluation import well_formed
+        from converters.coreml.package import read_package
+        from converters.coreml.program import read_program
+
+        with well_formed(path):
+            contents = read_package(path)
+            return tensors(contents, read_program(contents), image)
 
     def sparse_runtime(self, path: Path, target: Target) -> tuple[bool | None, str | None]:
         """Unknown: nothing tells."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from converters.coreml.constexpr import Stored
+from converters.coreml.constexpr import Constant
 from converters.coreml.program import Operation, Program, Reference, StoredWeight
 
 # Zeros anywhere are skipped from this share on, rounded to whole weights in a layer's favour.
@@ -81,7 +81,7 @@ def why_it_leaves(operation: Operation, program: Program) -> str | None:
 def _numbers(operation: Operation, argument: str, program: Program) -> Sequence[int]:
     for value in operation.arguments.get(argument, ()):
         stored = program.constants.get(value.name) if isinstance(value, Reference) else value
-        array = stored.value if isinstance(stored, Stored) else stored
+        array = stored.value if isinstance(stored, Constant) else stored
         if isinstance(array, np.ndarray):
             return [int(number) for number in array.reshape(-1)]
     return []

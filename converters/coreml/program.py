@@ -15,7 +15,7 @@ import numpy as np
 
 from converters.coreml import constexpr
 from converters.coreml.blobs import ELEMENT_TYPES, ElementType, MalformedError, read_blob, unpack
-from converters.coreml.constexpr import Stored
+from converters.coreml.constexpr import Constant
 from converters.coreml.framework import proto
 from converters.coreml.package import Contents
 
@@ -105,7 +105,7 @@ class Program:
 
     inputs: tuple[TensorType, ...]
     operations: tuple[Operation, ...]
-    constants: Mapping[str, Stored]
+    constants: Mapping[str, Constant]
     texts: Mapping[str, str | list[str]]
     outputs: tuple[str, ...]
 
@@ -123,7 +123,7 @@ def read_program(contents: Contents) -> Program:
     if function.opset not in function.block_specializations:
         raise MalformedError(f"its program has no block for its own operation set, {function.opset!r}")
     block = function.block_specializations[function.opset]
-    constants: dict[str, Stored] = {}
+    constants: dict[str, Constant] = {}
     texts: dict[str, str | list[str]] = {}
     operations = []
     for message in block.operations:
@@ -135,7 +135,7 @@ def read_program(contents: Contents) -> Program:
             operations.append(_operation(message, contents))
             continue
         for name, value in _constants(message, contents, constants, texts):
-            if isinstance(value, Stored):
+            if isinstance(value, Constant):
                 constants[name] = value
             else:
                 texts[name] = value
@@ -176,12 +176,12 @@ def layer_uses(program: Program) -> tuple[StoredWeight, ...]:
     )
 
 
-def _weight(name: str, kind: str, stored: Stored) -> StoredWeight:
+def _weight(name: str, kind: str, stored: Constant) -> StoredWeight:
     zeros = float(np.count_nonzero(stored.value == 0) / stored.value.size)
     return StoredWeight(name, kind, stored.value, stored.encoding, stored.bits, zeros)
 
 
-def _kind(operation: Operation, argument: str, weight: np.ndarray, constants: Mapping[str, Stored]) -> str:
+def _kind(operation: Operation, argument: str, weight: np.ndarray, constants: Mapping[str, Constant]) -> str:
     """Kind of the layer whose weight this is, by the names of `converters.layers.kind_of`."""
     if operation.type not in LAYER_OPERATIONS or argument != "weight":
         return "other"
@@ -194,7 +194,7 @@ def _kind(operation: Operation, argument: str, weight: np.ndarray, constants: Ma
     return "conv1x1" if not grouped and math.prod(weight.shape[2:]) == 1 else "conv"
 
 
-def _groups(operation: Operation, constants: Mapping[str, Stored]) -> int:
+def _groups(operation: Operation, constants: Mapping[str, Constant]) -> int:
     for value in operation.arguments.get("groups", ()):
         if isinstance(value, Reference) and value.name in constants:
             value = constants[value.name].value
@@ -222,14 +222,17 @@ def _argument(binding: Any, contents: Contents) -> Argument:
     if binding.WhichOneof("binding") == "name":
         return Reference(binding.name)
     value = _value(binding.value, contents)
-    return value.value if isinstance(value, Stored) else value
+    return value.value if isinstance(value, Constant) else value
 
 
 def _constants(
-    message: Any, contents: Contents, constants: Mapping[str, Stored], texts: Mapping[str, str | list[str]]
-) -> Iterator[tuple[str, Stored | str | list[str]]]:
+    message: Any,
+    contents: Contents,
+    constants: Mapping[str, Constant],
+    texts: Mapping[str, str | list[str]],
+) -> Iterator[tuple[str, Constant | str | list[str]]]:
     """What a `const` or `constexpr_*` operation stands for, under the names of its outputs."""
-    arguments: dict[str, Stored | str | list[str]] = {
+    arguments: dict[str, Constant | str | list[str]] = {
         name: _value(message.attributes[name], contents) for name in message.attributes if name != "name"
     }
     for name in message.inputs:
@@ -245,7 +248,7 @@ def _constants(
             arguments[name] = _value(binding.value, contents)
     outputs = [output.name for output in message.outputs]
     if message.type == "const":
-        values: tuple[Stored | str | list[str], ...] = (arguments.get("val", ""),)
+        values: tuple[Constant | str | list[str], ...] = (arguments.get("val", ""),)
     else:
         values = constexpr.decode(message.type, arguments)
     if len(outputs) != len(values):
@@ -275,7 +278,7 @@ def _shape(tensor: Any) -> tuple[int, ...]:
     return shape
 
 
-def _value(message: Any, contents: Contents) -> Stored | str | list[str]:
+def _value(message: Any, contents: Contents) -> Constant | str | list[str]:
     """Decode a constant: a tensor, a text, or a list of texts."""
     kind = message.type.WhichOneof("type")
     if kind == "listType":
@@ -295,7 +298,7 @@ def _value(message: Any, contents: Contents) -> Stored | str | list[str]:
         value = read_blob(contents.weight_file(blob.fileName), blob.offset, element, shape)
     else:
         value = _immediate(message.immediateValue.tensor, element, shape)
-    return Stored(value, element.name, value.size * element.bits, element)
+    return Constant(value, element.name, value.size * element.bits, element)
 
 
 def _immediate(tensor: Any, element: ElementType, shape: tuple[int, ...]) -> np.ndarray:

@@ -25,7 +25,7 @@ INTEGER_TOLERANCE = 0.1
 STEP_SLACK = 1.01
 
 
-def run(content: bytes, graph: Graph, fed: np.ndarray, source: str) -> np.ndarray:
+def outputs_of(content: bytes, graph: Graph, fed: np.ndarray, source: str) -> np.ndarray:
     """What LiteRT here gives for images (n, channels, h, w) as the file takes them, laid out as torch does.
 
     Raises:
@@ -53,7 +53,7 @@ def check_computes(graph: Graph, content: bytes, model: nn.Module | None, of: Pr
     Raises:
         ToolError: the file is off, and by how much, and where first.
     """
-    found = run(content, graph, of.fed, source)
+    found = outputs_of(content, graph, of.fed, source)
     (wanted,) = of.wanted
     error = agreement.difference(found, wanted)
     if agreement.within(error, model, of):
@@ -95,7 +95,7 @@ def check_runs_as_stored(graph: Graph, content: bytes, of: Probe, integers: bool
     Raises:
         ToolError: it gives something else.
     """
-    found = run(content, graph, of.fed, source)
+    found = outputs_of(content, graph, of.fed, source)
     try:
         exact = reference(graph, of.fed)
     except UnknownOpError:

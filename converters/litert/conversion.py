@@ -300,7 +300,7 @@ def _probe(
         return agreement.probe(model, example, done_inside)
     # Pixels for a model that rescales them itself: as if nothing were to be done to them.
     plain = Normalization((0.0, 0.0, 0.0), (1 / MAX_PIXEL,) * 3) if own is not None else done_inside
-    return agreement.probe(keras_models.run(model), example, plain)
+    return agreement.probe(keras_models.runner(model), example, plain)
 
 
 def _read_lowered(content: bytes, name: str) -> Graph:

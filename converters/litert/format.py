@@ -40,6 +40,10 @@ class LiteRT:
     no_times: str | None = None
     not_measured: str | None = None
 
+    def missing(self) -> str | None:
+        """Nothing: its packages are edgeprune's own."""
+        return None
+
     def prepare(self, model: nn.Module, example: Tensor, normalization: Normalization | None) -> Prepared:
         """Checked; lowered to a flatbuffer once, when first needed."""
         from converters.litert.conversion import prepare
@@ -104,6 +108,12 @@ class LiteRT:
         from converters.litert.verification import verify
 
         return verify(path, images, model, normalization, runtimes, emulated_images, say)
+
+    def tensors(self, path: Path, image: np.ndarray) -> list[np.ndarray]:
+        """As the file's program says, by torch."""
+        from converters.litert.verification import tensors
+
+        return tensors(path, image)
 
     def sparse_runtime(self, path: Path, target: Target) -> tuple[bool | None, str | None]:
         """What the linter says."""

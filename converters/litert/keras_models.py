@@ -95,7 +95,7 @@ def lower(model: Any, shape: tuple[int, int, int], normalization: Normalization 
     return content
 
 
-def run(model: Any) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+def runner(model: Any) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     """What gives a model's outputs, (n, classes), for images (n, channels, height, width)."""
     return lambda images: (np.asarray(model(images.transpose(0, 2, 3, 1), training=False), np.float64),)
 

@@ -35,7 +35,7 @@ from converters.reference import (
 )
 from converters.rounding import rms
 from converters.runtimes.environments import RUNTIMES, WORKER, Runtime
-from converters.runtimes.running import Task, run
+from converters.runtimes.running import FileRun, run_files
 
 # Each layer may round a value one way or the other, and the next one starts from there.
 INTEGER_TOLERANCE = 0.1
@@ -65,7 +65,7 @@ def verify(
     fed = _laid_out(path, images if spec.range else normalized(images, normalization))
     say(f"{HOST}: {len(images)} images")
     try:
-        ran = run([Task(path, fed)], RUNTIMES[HOST], limit_s=LIMIT_S)
+        ran = run_files([FileRun(path, fed)], RUNTIMES[HOST], limit_s=LIMIT_S)
     except ToolError as error:
         raise UserError(f"{path}: LiteRT crashes on it: {error}") from None
     raw = ran.answers[0].outputs
@@ -78,7 +78,7 @@ def verify(
     for where in chosen:
         count = min(emulated_images, len(images)) if where.emulated else len(images)
         say(f"{where.name}: {count} images")
-        checks.append(_run_on(where, Task(path, fed[:count]), expected))
+        checks.append(_run_on(where, FileRun(path, fed[:count]), expected))
     order = list(KNOWN)
     return verification(
         path, expected, here, sorted([*checks, *missing], key=lambda c: order.index(c.runtime))
@@ -123,6 +123,18 @@ TENSORFLOW = Runtime(
 
 
 KNOWN = {**RUNTIMES, TENSORFLOW.name: TENSORFLOW}
+
+
+def tensors(path: Path, image: np.ndarray) -> list[np.ndarray]:
+    """All that a file computes on the way for one image (1, channels, height, width), as its program says.
+
+    Raises:
+        UserError: it is no such file, or damaged, or has an op that is not defined here.
+    """
+    try:
+        return checking.tensors(read_file(path), _laid_out(path, image))
+    except UnknownOpError as error:
+        raise UserError(f"{path}: it has an op not defined here, {error}") from None
 
 
 def _laid_out(path: Path, images: np.ndarray) -> np.ndarray:
@@ -208,9 +220,9 @@ def _computes_with_integers(path: Path) -> bool:
     )
 
 
-def _run_on(where: Runtime, task: Task, expected: Expected) -> Check:
+def _run_on(where: Runtime, task: FileRun, expected: Expected) -> Check:
     try:
-        ran = run([task], where, limit_s=LIMIT_S)
+        ran = run_files([task], where, limit_s=LIMIT_S)
     except ToolError as error:
         return Check(where.name, images=len(task.images), agrees=False, reason=str(error))
     answer = ran.answers[0]

@@ -35,21 +35,21 @@ STEPS = ("conv1x1", "depthwise", "depthwise", "residual", "unary", "gate", "mult
 
 
 @dataclass(frozen=True)
-class Pair:
+class DenseAndSparse:
     """One network twice: its file with dense weights, and with zeros in every 1x1 convolution."""
 
     dense: bytes
     sparse: bytes
 
 
-def pair(seed: int, *, convolutions: bool = False) -> Pair:
+def pair(seed: int, *, convolutions: bool = False) -> DenseAndSparse:
     """A random network of 3 to 8 steps.
 
     Args:
         seed: the same gives the same bytes.
         convolutions: whether there are also 3x3 convolutions over all channels, which no sparse kernel takes.
     """
-    return Pair(_network(seed, 0.0, convolutions), _network(seed, 1.0, convolutions))
+    return DenseAndSparse(_network(seed, 0.0, convolutions), _network(seed, 1.0, convolutions))
 
 
 def _network(seed: int, zeros: float, convolutions: bool) -> bytes:

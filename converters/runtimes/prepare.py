@@ -29,7 +29,7 @@ import numpy as np
 from converters.errors import EdgepruneError, ToolError, UserError
 from converters.files import explained, remove, replacing
 from converters.runtimes.environments import emulator, prepared, runtime
-from converters.runtimes.running import Task, run
+from converters.runtimes.running import FileRun, run_files
 
 # 2.2 and 2.3 crash under qemu 7.2 when an interpreter is made.
 LITERT = "2.1.6"
@@ -70,10 +70,10 @@ def prepare_arm64() -> None:
     if (folder / "site" / f"ai_edge_litert-{LITERT}.dist-info").is_dir():
         return
     _need("apt-get", "dpkg")
-    with _built(folder) as work:
+    with built(folder) as work:
         _say("arm64: fetching Debian's Python for ARM")
-        _unpack(_fetch("arm64", DEBIAN_PACKAGES, work / "debs"), work / "root")
-        _link_libraries(work / "root")
+        unpack(fetch("arm64", DEBIAN_PACKAGES, work / "debs"), work / "root")
+        link_libraries(work / "root")
         _say(f"arm64: fetching LiteRT {LITERT} for ARM")
         _unzip(_wheels(python_version(work / "root"), work / "wheels"), work / "site")
         for fetched in ("debs", "wheels"):
@@ -93,7 +93,7 @@ def check(name: str) -> str:
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         path = Path(folder, "check.tflite")
         path.write_bytes(_one_op(image.shape))
-        ran = run([Task(path, image)], runtime(name))
+        ran = run_files([FileRun(path, image)], runtime(name))
     outputs = ran.answers[0].outputs
     if outputs is None or not np.array_equal(outputs, np.maximum(image, 0)):
         raise ToolError(f"{name}: {ran.version} does not compute max(x, 0): {ran.answers[0]}")
@@ -123,16 +123,16 @@ def _prepare_emulator(name: str) -> None:
 def _fetch_emulator(name: str) -> None:
     for package in EMULATOR_PACKAGES:
         _say(f"qemu: fetching {package}")
-        with _built(prepared("qemu")) as work:
-            _unpack(_fetch(_own_architecture(), [package], work / "debs", alone=True), work / "root")
+        with built(prepared("qemu")) as work:
+            unpack(fetch(_own_architecture(), [package], work / "debs", alone=True), work / "root")
             shutil.rmtree(work / "debs")
-            _keep_emulators(work / "root" / "usr" / "bin")
+            keep_emulators(work / "root" / "usr" / "bin")
         if list((prepared("qemu") / "root" / "usr" / "bin").glob(f"{name}*")):
             return
     raise ToolError(f"no {name} in Debian's {' or '.join(EMULATOR_PACKAGES)}")
 
 
-def _keep_emulators(folder: Path) -> None:
+def keep_emulators(folder: Path) -> None:
     """Drop those of the other 30 processors: 10 MB each."""
     for program in folder.iterdir():
         if program.name.removesuffix("-static") not in EMULATORS:
@@ -149,21 +149,21 @@ def _own_architecture() -> str:
 # --- Debian packages ----------------------------------------------------------------------------------------
 
 
-def _fetch(architecture: str, packages: Sequence[str], folder: Path, alone: bool = False) -> list[Path]:
+def fetch(architecture: str, packages: Sequence[str], folder: Path, alone: bool = False) -> list[Path]:
     """Download packages, with all they depend on unless `alone`, without installing anything."""
     options = _private_state(architecture, folder)
     unlisted = (
         f"apt lists no {architecture} packages: are its mirrors reached, and do they have that architecture?"
     )
-    told = _tool(["apt-get", *options, "--quiet", "update"], unlisted)
+    told = run_tool(["apt-get", *options, "--quiet", "update"], unlisted)
     if not list((folder / "state" / "lists").glob("*_Packages*")):  # which apt calls a success
         raise ToolError("\n".join([unlisted, *told]))
     install = ["install", "--yes", "--download-only", "--no-install-recommends"]
     what = f"apt cannot download {', '.join(packages)} for {architecture}:"
     if alone:
-        _tool(["apt-get", *options, "--quiet", "download", *packages], what, folder / "cache" / "archives")
+        run_tool(["apt-get", *options, "--quiet", "download", *packages], what, folder / "cache" / "archives")
     else:
-        _tool(["apt-get", *options, "--quiet", *install, *packages], what)
+        run_tool(["apt-get", *options, "--quiet", *install, *packages], what)
     return sorted((folder / "cache" / "archives").glob("*.deb"))
 
 
@@ -185,14 +185,15 @@ def _private_state(architecture: str, folder: Path) -> list[str]:
     return [f"--option={key}={value}" for key, value in settings.items()]
 
 
-def _unpack(packages: Sequence[Path], root: Path) -> None:
+def unpack(packages: Sequence[Path], root: Path) -> None:
+    """Extract Debian packages into a new folder; nothing of theirs is run."""
     root.mkdir()
     for package in packages:
-        _tool(["dpkg", "--extract", str(package), str(root)], f"dpkg cannot unpack {package.name}:")
+        run_tool(["dpkg", "--extract", str(package), str(root)], f"dpkg cannot unpack {package.name}:")
 
 
-def _link_libraries(root: Path) -> None:
-    # Where packages no longer bring /lib themselves; the loader is looked for there.
+def link_libraries(root: Path) -> None:
+    """Add /lib where packages no longer bring it themselves: programs look for their loader there."""
     if not (root / "lib").exists():
         (root / "lib").symlink_to("usr/lib")
 
@@ -204,7 +205,7 @@ def _wheels(python: str, folder: Path) -> list[Path]:
     """Download LiteRT for ARM with what it depends on."""
     wanted = ["--platform", WHEEL_PLATFORM, "--python-version", python, "--only-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "--quiet", "download", *wanted, "--dest", str(folder)]
-    _tool(
+    run_tool(
         [*command, f"ai-edge-litert=={LITERT}"], f"pip cannot download LiteRT {LITERT} for Python {python}:"
     )
     return sorted(folder.glob("*.whl"))
@@ -237,7 +238,7 @@ def _one_op(shape: tuple[int, ...]) -> bytes:
 
 
 @contextmanager
-def _built(folder: Path) -> Iterator[Path]:
+def built(folder: Path) -> Iterator[Path]:
     """Give an empty folder to build in, moved to `folder` at the end; what a killed one left is removed."""
     with explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -256,8 +257,12 @@ def _need(*programs: str) -> None:
         )
 
 
-def _tool(command: Sequence[str], failure: str, folder: Path | None = None) -> list[str]:
-    """Run a program; returns the last lines it said, complaints before others."""
+def run_tool(command: Sequence[str], failure: str, folder: Path | None = None) -> list[str]:
+    """Run a program; returns the last lines it said, complaints before others.
+
+    Raises:
+        ToolError: it failed: `failure`, then those lines.
+    """
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     told = (done.stderr.strip() or done.stdout.strip()).splitlines()[-MESSAGE_LINES:]

@@ -23,7 +23,7 @@ SECONDS_TO_END = 5.0
 
 
 @dataclass(frozen=True)
-class Task:
+class FileRun:
     """One file, and what to feed it.
 
     Attributes:
@@ -54,15 +54,15 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunResult:
     """The answers to a job's tasks, in order, and the version of what gave them ("LiteRT 2.3.0")."""
 
     version: str
     answers: tuple[Answer, ...]
 
 
-def run(
-    tasks: Sequence[Task],
+def run_files(
+    tasks: Sequence[FileRun],
     runtime: Runtime,
     *,
     rounds: int = 0,
@@ -70,7 +70,7 @@ def run(
     threads: int = 1,
     limit_s: float = 1800.0,
     show: Callable[[int, int], None] | None = None,
-) -> Ran:
+) -> RunResult:
     """Run every task's images, then time all files in turns.
 
     Args:
@@ -110,10 +110,10 @@ def run(
             raise ToolError(f"{runtime.description} ended at {at}: {message}")
         told = json.loads(result.read_text())
         answers = tuple(_answer(entry, reply) for entry, reply in zip(entries, told["tasks"], strict=True))
-    return Ran(told["version"], answers)
+    return RunResult(told["version"], answers)
 
 
-def _entry(task: Task, folder: Path, number: int) -> dict[str, Any]:
+def _entry(task: FileRun, folder: Path, number: int) -> dict[str, Any]:
     images = folder / f"{number}.images"
     np.ascontiguousarray(task.images, "<f4").tofile(images)
     return {

@@ -1,4 +1,6 @@
-"""`edgeprune bench`: how fast files run on one runtime, timed in turns: what disturbs one disturbs all."""
+"""`edgeprune bench`: the latency of files on one runtime.
+
+Timings are interleaved, so that background load affects every file alike."""
 
 from __future__ import annotations
 
@@ -232,11 +234,11 @@ def time_files(plan: BenchPlan, show: Callable[[int], None] | None = None) -> Be
     Raises:
         ToolError: the runtime crashes; the message names the file it was at.
     """
-    from converters.runtimes.running import Task, run
+    from converters.runtimes.running import FileRun, run_files
     from edgeprune.pipeline.environment import processor
 
-    tasks = [Task(file.path, image(file)) for file in plan.files]
-    ran = run(
+    tasks = [FileRun(file.path, image(file)) for file in plan.files]
+    ran = run_files(
         tasks,
         plan.runtime,
         rounds=plan.rounds,
@@ -323,10 +325,12 @@ def _phone_timing(file: BenchFile, times: PhoneTimes, first: PhoneTimes, by_cpu:
 
 def load_memory(file: BenchFile) -> tuple[int | None, str | None]:
     """Bytes of memory a file adds to a fresh process of LiteRT on this machine, or why that is not known."""
-    from converters.runtimes.running import Task, run
+    from converters.runtimes.running import FileRun, run_files
 
     try:
-        (answer,) = run([Task(file.path, image(file))], runtime("host"), limit_s=SECONDS_TO_START).answers
+        (answer,) = run_files(
+            [FileRun(file.path, image(file))], runtime("host"), limit_s=SECONDS_TO_START
+        ).answers
     except ToolError as error:
         return None, str(error)
     if answer.refused is not None:

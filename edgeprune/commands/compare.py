@@ -182,16 +182,16 @@ def compare(before: Path, after: Path) -> Comparison:
 def match(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
     """BeforeAfter the files of two runs, and return what is left of each.
 
-    Files of one target pair by variant; where a run lacks a variant, by its name without the share of zeros
-    at its end, if that says which one is meant: "block80" with "block90".
+    Files of one target pair by variant; where each run has one variant that the other lacks, those two pair:
+    "block80" that has become "block90".
     """
     first = {(row.variant, row.target): row for row in before}
     second = {(row.variant, row.target): row for row in after}
     partners = {key: key for key in first if key in second}
-    left = [[key for key in keys if key not in partners] for keys in (first, second)]
-    stems = [Counter(map(_stem, keys)) for keys in left]
-    by_stem = {_stem(key): key for key in left[1]}
-    partners |= {key: by_stem[_stem(key)] for key in left[0] if [s[_stem(key)] for s in stems] == [1, 1]}
+    renamed = [{variant for variant, _ in keys} for keys in (first.keys() - second, second.keys() - first)]
+    if [len(names) for names in renamed] == [1, 1]:
+        (new,) = renamed[1]
+        partners |= {key: (new, key[1]) for key in first if key not in partners and (new, key[1]) in second}
     taken = set(partners.values())
     return (
         [(row, second[partners[key]]) for key, row in first.items() if key in partners],
@@ -256,11 +256,6 @@ def _row_change(before: Row, after: Row) -> RowChange:
         same_content=before.sha256 == after.sha256,
         layers=tuple(layer_changes(before.layers, after.layers)),
     )
-
-
-def _stem(key: tuple[str, str]) -> tuple[str, str]:
-    variant, target = key
-    return variant.rstrip("0123456789"), target
 
 
 def _recipe_changes(before: Report, after: Report) -> dict[str, BeforeAfter]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from converters import arguments
 from converters.facts import IMAGENET, InputSpec, Normalization
-from converters.format import FORMATS
+from converters.format import FORMATS, target_problems
 from converters.targets import TARGETS, Storage
-from edgeprune.commands.options import add_json, add_normalization, normalization_given
+from edgeprune.commands.options import add_json, add_normalization, add_padding, normalization_given
 from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
 from edgeprune.commands.verify import random_images
 from edgeprune.errors import ToolError, UserError
@@ -64,6 +64,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--image-size-px", type=int, default=224, metavar="N", help="%(default)s if not given"
     )
+    add_padding(command)
     add_normalization(command)
     command.add_argument("--labels", type=Path, metavar="FILE", help="a class name a line, in output order")
     add_json(command)
@@ -78,6 +79,7 @@ def execute(options: argparse.Namespace) -> int:
             options.output,
             model=options.model,
             targets=tuple(options.target or DEFAULT_TARGETS),
+            padding=options.padding,
             image_size_px=options.image_size_px,
             labels=options.labels,
             **normalization_given(options),
@@ -98,6 +100,7 @@ class ConvertOptions:
         output: folder for the files, made if it is not there.
         model: architecture of a checkpoint, by name.
         targets: names in `TARGETS`.
+        padding: of a checkpoint's convolutions: "same", TensorFlow's, for a timm model; None: its own.
         image_size_px: side of the square images.
         mean: of RGB in [0, 1]; folded into the files.
         std: of RGB in [0, 1]; folded into the files.
@@ -108,13 +111,14 @@ class ConvertOptions:
     output: Path
     model: str | None = None
     targets: Sequence[str] = DEFAULT_TARGETS
+    padding: str | None = None
     image_size_px: int = 224
     mean: tuple[float, ...] = IMAGENET.mean
     std: tuple[float, ...] = IMAGENET.std
     labels: Path | None = None
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         unknown = [name for name in self.targets if name not in TARGETS]
         static = [
             name for name in self.targets if name in TARGETS and TARGETS[name].storage is Storage.STATIC_INT8
@@ -130,6 +134,10 @@ class ConvertOptions:
             (self.image_size_px >= 1, f"--image-size-px {self.image_size_px}: 1 or more"),
             (all(value > 0 for value in self.std), f"--std {self.std}: each above 0"),
             (
+                self.padding is None or (self.model or "").startswith("timm/"),
+                "--padding is for a checkpoint of a timm model: --model timm/NAME",
+            ),
+            (
                 self._is_checkpoint or self.model is None,
                 "--model is for a checkpoint; PACKAGE.MODULE:NAME brings its own",
             ),
@@ -143,7 +151,8 @@ class ConvertOptions:
                 f"--output {self.output} is a file: name a folder",
             ),
         ]
-        return [message for fine, message in checks if not fine]
+        known = [TARGETS[name] for name in self.targets if name in TARGETS]
+        return [message for fine, message in checks if not fine] + target_problems(known)
 
     @property
     def _is_checkpoint(self) -> bool:
@@ -203,6 +212,7 @@ def convert(options: ConvertOptions, progress: Progress) -> tuple[ConvertedFile,
     example = torch.zeros(1, 3, options.image_size_px, options.image_size_px)
     normalization = Normalization(*(_triple(values) for values in (options.mean, options.std)))
     _refuse_misfits(model, example, labels)
+    metadata = _metadata(options)
 
     @functools.cache  # The slow half of a conversion, the same for every target of a format.
     def prepared(format: str) -> Any:
@@ -214,7 +224,7 @@ def convert(options: ConvertOptions, progress: Progress) -> tuple[ConvertedFile,
         format = FORMATS[target.format]
         path = options.output / f"{options.stem}-{target.name}{format.suffix}"
         with progress.track(f"writing {path.name}", 1):
-            converted = format.write(prepared(target.format), target, path, labels=labels)
+            converted = format.write(prepared(target.format), target, path, labels=labels, metadata=metadata)
         sparse, reason = sparse_runtime(converted, target)
         error, agreement = _compared(path, model, normalization, options.image_size_px)
         made.append(
@@ -245,7 +255,9 @@ def load(options: ConvertOptions) -> nn.Module:
     from edgeprune.models import weights
 
     if options.model is not None:
-        return weights.from_checkpoint(options.model, Path(options.source), options.image_size_px)
+        return weights.from_checkpoint(
+            options.model, Path(options.source), options.image_size_px, options.padding
+        )
     module_name, _, name = options.source.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))  # As `python -m` finds modules.
     try:
@@ -261,6 +273,18 @@ def load(options: ConvertOptions) -> nn.Module:
             "that gives one"
         )
     return model.eval()
+
+
+def _metadata(options: ConvertOptions) -> dict[str, str]:
+    """What the files say of outputs whose meaning is the architecture's."""
+    from edgeprune.models.architecture import Architecture
+    from edgeprune.tasks import TASKS
+
+    if options.model is None:
+        return {}
+    architecture = Architecture(options.model, options.image_size_px)
+    task = next(task for task in TASKS.values() if task.takes_model(options.model))
+    return task.bound(architecture).metadata()
 
 
 def to_plain(files: Sequence[ConvertedFile]) -> dict[str, Any]:
@@ -325,14 +349,14 @@ def _refuse_misfits(model: nn.Module, example: torch.Tensor, labels: Sequence[st
         raise UserError(
             f"the model does not take {tuple(example.shape)} images: {error}; set --image-size-px"
         ) from error
-    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4):
+    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
         raise UserError(
-            "the model must give (n, classes), or maps (n, classes, h, w), a single tensor: "
-            "wrap it in a module that does"
+            "the model must give (n, classes), or maps (n, classes, h, w), or a detector's rows "
+            "(n, boxes, 4 + classes), a single tensor: wrap it in a module that does"
         )
-    if labels is not None and len(labels) != output.shape[1]:
+    if labels is not None and output.ndim != 3 and len(labels) != output.shape[1]:
         raise UserError(f"--labels has {len(labels)} names, the model gives {output.shape[1]} classes")
-    if problems := arguments.label_problems(labels):
+    if problems := arguments.label_problems(labels, output.shape):
         raise UserError(problems)
 
 

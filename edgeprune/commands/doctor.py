@@ -24,8 +24,17 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PYTHON = ((3, 10), (3, 13))
 # What adds packages that a run can do without.
-EXTRAS = ("tensorflow", *(format.extra for format in FORMATS.values() if format.extra))
-
+EXTRAS = ("tensorflow", "datasets", *(format.extra for format in FORMATS.values() if format.extra))
+# What depends on each other's versions, as constraints.txt has them: tested together.
+TESTED = {
+    "torch": "2.14.1",
+    "torchvision": "0.29.1",
+    "timm": "1.0.31",
+    "coremltools": "9.0",
+    "litert-torch": "0.10.0",
+    "ai-edge-litert": "2.3.0",
+    "ai-edge-quantizer": "0.10.0",
+}
 RUNTIMES = {
     "host": ("ai-edge-litert",),
     "x86-sparse": ("an x86-64 machine", "qemu-x86_64"),
@@ -57,6 +66,8 @@ class Part(str, Enum):
 
     PYTHON = "python"
     PACKAGE = "package"
+    VERSIONS = "version"
+    WEIGHTS = "weights file"
     TARGET = "target"
     RUNTIME = "runtime"
 
@@ -87,12 +98,35 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at this installation; a runtime that is prepared is tried."""
     packages = _packages()
-    return [_python(), *packages, *_targets(packages), *_runtimes()]
+    return [_python(), *packages, *_tested(), *target_findings(packages), *_runtimes(), *_weights()]
 
 
 def complete(findings: list[Finding]) -> bool:
     """Whether all that a run needs is there."""
     return all(finding.ok for finding in findings if finding.needed)
+
+
+def _tested() -> list[Finding]:
+    """Whether what is installed is what was tested together, for each package that it matters for."""
+    from edgeprune.pipeline.environment import package_version
+
+    found = []
+    for name, tested in TESTED.items():
+        here = package_version(name)
+        same = here is not None and here.partition("+")[0] == tested
+        remedy = None if same else f"{here or 'missing'} here, {tested} was tested with the others"
+        found.append(Finding(Part.VERSIONS, f"{name} {tested}", here, same, False, remedy))
+    return found
+
+
+def _weights() -> list[Finding]:
+    """Published weights that need no network: what torchvision and timm have fetched into their caches."""
+    from edgeprune.models.pretrained import cached
+
+    return [
+        Finding(Part.WEIGHTS, name, f"{size_bytes / 1e6:.1f} MB", True, False)
+        for name, size_bytes in cached()
+    ]
 
 
 def _python() -> Finding:
@@ -114,16 +148,17 @@ def _packages() -> list[Finding]:
         package for package in listed if package.marker is None or package.marker.evaluate({"extra": ""})
     ]
     extras = [
-        _package(package, extra)
+        package_finding(package, extra)
         for extra in EXTRAS
         for package in listed
         if package not in needed and package.marker and package.marker.evaluate({"extra": extra})
     ]
     own = Finding(Part.PACKAGE, "edgeprune", __version__, True, True)
-    return [own, *(_package(package) for package in needed), *extras]
+    return [own, *(package_finding(package) for package in needed), *extras]
 
 
-def _package(package: Requirement, extra: str | None = None) -> Finding:
+def package_finding(package: Requirement, extra: str | None = None) -> Finding:
+    """Whether a package is installed in a version that fits; of an `extra` it is not needed."""
     from edgeprune.pipeline.environment import package_version
 
     found = package_version(package.name)
@@ -133,16 +168,18 @@ def _package(package: Requirement, extra: str | None = None) -> Finding:
     return Finding(Part.PACKAGE, package.name, found, ok, extra is None, remedy)
 
 
-def _targets(packages: list[Finding]) -> list[Finding]:
+def target_findings(packages: list[Finding]) -> list[Finding]:
     """Each target can be written where the packages of its format are there."""
     usable = {package.name for package in packages if package.ok}
     findings = []
     for target in TARGETS.values():
         format = FORMATS[target.format]
         missing = [name for name in format.packages if name not in usable]
-        remedy = f"{', '.join(missing)} cannot be used: see above" if missing else None
+        remedy = format.missing() or (f"{', '.join(missing)} cannot be used: see above" if missing else None)
         needed = format.extra is None
-        findings.append(Finding(Part.TARGET, target.name, None, not missing, needed, remedy, format.packages))
+        findings.append(
+            Finding(Part.TARGET, target.name, None, remedy is None, needed, remedy, format.packages)
+        )
     return findings
 
 
@@ -201,6 +238,6 @@ def _conclusion(findings: list[Finding]) -> str:
     missing = [finding.name for finding in findings if finding.needed and not finding.ok]
     if missing:
         return f"A run needs what is missing: {', '.join(missing)}"
-    optional = [finding.name for finding in findings if not finding.ok]
-    more = f"; bench and verify could also use {', '.join(optional)}" if optional else ""
+    optional = [f.name for f in findings if not f.ok and f.part is not Part.VERSIONS]
+    more = f"; what could be used besides: {', '.join(optional)}" if optional else ""
     return f"All that a run needs is there{more}."

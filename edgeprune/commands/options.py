@@ -35,3 +35,10 @@ def add_normalization(command: argparse.ArgumentParser) -> None:
 def normalization_given(options: argparse.Namespace) -> dict[str, Any]:
     """`mean` and `std` as far as they were given."""
     return {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
+
+
+def add_padding(command: argparse.ArgumentParser) -> None:
+    """Add `--padding`."""
+    command.add_argument(
+        "--padding", choices=("same",), help="how a timm model pads: same, as TensorFlow; else its own way"
+    )

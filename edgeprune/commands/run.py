@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeprune import processes
 from edgeprune.commands.options import add_json
@@ -46,8 +46,11 @@ def execute(options: argparse.Namespace) -> int:
     )
 
 
-def run_recipe(recipe: Recipe, output: Path | None = None) -> int:
-    """Take a recipe all the way, show its report, and return the exit status; `output` is for its JSON."""
+def run_recipe(recipe: Recipe, output: Path | None = None, datasets: tuple[Any, Any] | None = None) -> int:
+    """Take a recipe all the way, show its report, and return the exit status.
+
+    `output` is for its JSON; `datasets` are images from Python instead of the recipe's `data`.
+    """
     from rich.console import Console
 
     from edgeprune.pipeline.environment import command_line
@@ -56,7 +59,7 @@ def run_recipe(recipe: Recipe, output: Path | None = None) -> int:
 
     console = Console(quiet=not processes.is_first(), stderr=output == STDOUT)
     try:
-        report = run(recipe, Progress(console), command_line())
+        report = run(recipe, Progress(console), command_line(), datasets)
     except KeyboardInterrupt:
         processes.complain("the same command goes on from the last finished epoch")
         raise

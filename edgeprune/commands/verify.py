@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.facts import IMAGENET, InputSpec, Normalization
+from converters.format import format_of
 from converters.targets import TARGETS
 from edgeprune.commands.options import (
     FILE_HELP,
     RUNTIME_NAMES,
     add_json,
     add_normalization,
+    add_padding,
     normalization_given,
 )
 from edgeprune.commands.output import DIFFERS, DONE, deliver, json_text, progress, refuse_unwritable
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from converters.reference import Check, Verification
+    from converters.side_by_side import SideBySide
     from edgeprune.recipe import Recipe
 
 SCHEMA = 1
@@ -36,9 +39,11 @@ IMAGES = 100
 SEED = 0
 # Random pictures are enlarged from this: a network answers to noise of single pixels with nearly one answer.
 COARSE_PX = 8
+STEPS_SHOWN = 5
 EXAMPLES = """\
   edgeprune verify runs/mine/files/block80-litert-arm64.tflite
   edgeprune verify model.tflite --model mobilenet_v3_small --checkpoint mine.safetensors
+  edgeprune verify files/dense-coreml-ios16.mlpackage --against files/dense-coreai-ios27.aimodel
   edgeprune verify model.tflite --runtime host --runtime arm64 --images 20 --json -
 
 A file in a run folder is compared with that run's torch model on its held-out
@@ -58,6 +63,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME", help="torch model by name, as a recipe's; with --checkpoint"
     )
     command.add_argument("--checkpoint", type=Path, metavar="WEIGHTS", help="its state dict")
+    add_padding(command)
     add_normalization(command)
     command.add_argument("--run", type=Path, help="run folder it was made in, if it lies elsewhere")
     command.add_argument("--variant", help="of the run, if the file's name does not say it")
@@ -70,31 +76,46 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--images", type=int, metavar="N", help="on each runtime; 100, or 4 where emulated, if not given"
     )
+    command.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="another file of the same model, of any format: both are verified, then compared step by step",
+    )
     add_json(command)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Verify and show."""
     refuse_unwritable(options.json)
-    result, source = verify_file(
-        VerifyOptions(
-            options.file,
-            model=options.model,
-            checkpoint=options.checkpoint,
-            run=options.run,
-            variant=options.variant,
-            runtimes=None if options.runtime is None else tuple(options.runtime),
-            images=options.images,
-            **normalization_given(options),
-        ),
-        progress().say,
+    chosen = VerifyOptions(
+        options.file,
+        model=options.model,
+        checkpoint=options.checkpoint,
+        padding=options.padding,
+        run=options.run,
+        variant=options.variant,
+        runtimes=None if options.runtime is None else tuple(options.runtime),
+        images=options.images,
+        against=options.against,
+        **normalization_given(options),
     )
+    say = progress().say
+    result, source = verify_file(chosen if chosen.against is None else _one_of_two(chosen, chosen.file), say)
+    if chosen.against is None:
+        text = json_text(to_plain(result, source))
+        deliver(text, options.json, lambda console: print_result(result, source, console))
+        return DONE if result.agrees else DIFFERS
+    other, its_source = verify_file(_one_of_two(chosen, chosen.against), say)
+    if its_source.told != source.told:
+        raise UserError(f"--against compares files of one model: {source.told}; {its_source.told}")
+    compared = beside(chosen, source, say)
     deliver(
-        json_text(to_plain(result, source)),
+        json_text(both_plain(result, other, compared, source)),
         options.json,
-        lambda console: print_result(result, source, console),
+        lambda console: print_both(result, other, compared, source, console),
     )
-    return DONE if result.agrees else DIFFERS
+    return DONE if result.agrees and other.agrees else DIFFERS
 
 
 @dataclass(frozen=True)
@@ -104,29 +125,37 @@ class VerifyOptions:
     Attributes:
         file: of any format.
         model, checkpoint: name and weights of the torch model; both or neither.
+        padding: of that model: "same", TensorFlow's, for a timm model; None: its own.
         mean, std: what that model wants done to RGB in [0, 1].
         run: run folder that the file was made in; None: the one it lies in, if it does.
         variant: of the run; None: as the file's name says.
         runtimes: names; None for all there are.
         images: how many, on every runtime; None: fewer where they are emulated.
+        against: another file of the same model.
     """
 
     file: Path
     model: str | None = None
     checkpoint: Path | None = None
+    padding: str | None = None
     mean: tuple[float, float, float] = IMAGENET.mean
     std: tuple[float, float, float] = IMAGENET.std
     run: Path | None = None
     variant: str | None = None
     runtimes: tuple[str, ...] | None = None
     images: int | None = None
+    against: Path | None = None
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (
                 (self.model is None) == (self.checkpoint is None),
                 "--model and --checkpoint: give both, or none",
+            ),
+            (
+                self.padding is None or (self.model or "").startswith("timm/"),
+                "--padding is for a timm model: --model timm/NAME",
             ),
             (self.model is None or self.run is None, "--model and --run: give one of them"),
             (self.variant is None or self.model is None, "--variant is of a run: leave out --model"),
@@ -134,6 +163,12 @@ class VerifyOptions:
             (all(value > 0 for value in self.std), f"--std {self.std}: each above 0"),
         ]
         return [message for fine, message in checks if not fine]
+
+
+def _one_of_two(options: VerifyOptions, file: Path) -> VerifyOptions:
+    """What is asked of one of two files: runtimes by name where its format takes names."""
+    takes_names = format_of(file).local_runtimes is not None
+    return replace(options, file=file, against=None, runtimes=options.runtimes if takes_names else None)
 
 
 @dataclass(frozen=True)
@@ -178,6 +213,21 @@ def verify_file(options: VerifyOptions, say: Callable[[str], None]) -> tuple[Ver
     return result, found
 
 
+def beside(options: VerifyOptions, found: ReferenceModel, say: Callable[[str], None]) -> SideBySide:
+    """Compare the two files with each other.
+
+    Raises:
+        UserError: there is no torch model, or the files are not of one model.
+    """
+    from converters.side_by_side import side_by_side
+
+    assert options.against is not None
+    if found.model is None:
+        raise UserError("--against needs the torch model: name a run, or --model and --checkpoint")
+    say(f"{options.file} beside {options.against}: {len(found.images)} images")
+    return side_by_side((options.file, options.against), found.images, found.model, found.normalization)
+
+
 def find_source(options: VerifyOptions, spec: InputSpec, values: int) -> ReferenceModel:
     """The torch model and images to compare with.
 
@@ -195,7 +245,7 @@ def find_source(options: VerifyOptions, spec: InputSpec, values: int) -> Referen
     count = options.images or IMAGES
     folder = options.run or _run_around(options.file)
     if options.model is not None and options.checkpoint is not None:
-        model = models.build(options.model, values, spec.shape[1]).eval()
+        model = models.build(options.model, values, spec.shape[1], options.padding).eval()
         weights.load_checkpoint(model, options.checkpoint)
         told = f"{options.model} with the weights of {options.checkpoint}, random images"
         return ReferenceModel(
@@ -229,6 +279,56 @@ def to_plain(result: Verification, found: ReferenceModel) -> dict[str, Any]:
     return plain
 
 
+def both_plain(
+    result: Verification, other: Verification, compared: SideBySide, found: ReferenceModel
+) -> dict[str, Any]:
+    """As `to_plain`, the second file and how the two compare beside it."""
+    plain = to_plain(result, found)
+    against = to_plain(other, found)
+    paths = [str(path) for path in compared.paths]
+    side = dataclasses.asdict(compared) | {"paths": paths}
+    return plain | {"agrees": result.agrees and other.agrees, "against": against, "side_by_side": side}
+
+
+def print_both(
+    result: Verification, other: Verification, compared: SideBySide, found: ReferenceModel, console: Console
+) -> None:
+    """Print both tables, and how the files compare: where they are furthest apart, step by step."""
+    for each in (result, other):
+        print_result(each, found, console)
+        console.print()
+    console.print(_step_table(compared))
+    same = f"{100 * compared.same_class:.1f} %"
+    apart = "not finite" if compared.apart is None else f"{compared.apart:.1e}"
+    lines = [
+        f"the two files' answers are {apart} apart on {compared.images} images, "
+        f"with the same class for {same}; steps that both have: {len(compared.steps)}"
+    ]
+    if compared.parting is None:
+        lines.append("at no step are they further apart than the better of the two is off at the end")
+    else:
+        lines.append(f"the first step where they part: {compared.parting.place}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _step_table(compared: SideBySide) -> Table:
+    """The step where the files part, and those where they are furthest apart, in the model's order."""
+    from rich import box
+    from rich.table import Table
+
+    widest = sorted(compared.steps, key=lambda step: -step.apart)[:STEPS_SHOWN]
+    shown = [step for step in compared.steps if step in widest or step == compared.parting]
+    title = f"{compared.paths[0].name} beside {compared.paths[1].name}: where they are furthest apart"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("step of the model")
+    for heading in ("first to torch", "second to torch", "apart"):
+        table.add_column(heading, justify="right")
+    for step in shown:
+        table.add_row(step.place, *(f"{value:.1e}" for value in (*step.errors, step.apart)))
+    return table
+
+
 def print_result(result: Verification, found: ReferenceModel, console: Console) -> None:
     """Print the table and what must be known to read it."""
     console.print(_table(result))
@@ -252,7 +352,9 @@ def notes(result: Verification, found: ReferenceModel) -> list[str]:
     lines += [f"{check.runtime}: {check.reason}" for check in result.checks if check.reason]
     lines += result.problems
     right = "the file computes what it must" if found.model is not None else "the runtimes agree"
-    lines.append(right if result.agrees else "THE FILE DOES NOT COMPUTE WHAT IT MUST")
+    lines.append(
+        right if result.agrees else "MISMATCH: outputs differ from the torch model by more than the tolerance"
+    )
     return lines
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Change = Callable[[int, Tensor], Tensor]
+"""Makes of an image (3, h, w) uint8, by its index in the split, another of the same size."""
 
 
 class Split(Protocol):
@@ -37,6 +40,13 @@ class Split(Protocol):
         """Images (k, 3, size, size) uint8, RGB in [0, 255], and their labels, of k indices (k,) int64."""
         ...
 
+    def batches(self, parts: Sequence[Tensor], change: Change | None = None) -> Iterator[tuple[Tensor, Any]]:
+        """What `batch` gives for each of `parts`, in order; what is not in memory is decoded ahead.
+
+        `change` is done to each image, of whose labels nothing must follow from where things are in it.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class InMemory:
@@ -61,6 +71,14 @@ class InMemory:
     def batch(self, indices: Tensor) -> tuple[Tensor, Any]:
         """See `Split`."""
         return self.images[indices], pick(self.labels, indices)
+
+    def batches(self, parts: Sequence[Tensor], change: Change | None = None) -> Iterator[tuple[Tensor, Any]]:
+        """See `Split`."""
+        for part in parts:
+            images, labels = self.batch(part)
+            if change is not None:
+                images = torch.stack([change(index, images[k]) for k, index in enumerate(part.tolist())])
+            yield images, labels
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,10 @@ class Subset:
         """See `Split`."""
         return self.whole.batch(self.indices[indices])
 
+    def batches(self, parts: Sequence[Tensor], change: Change | None = None) -> Iterator[tuple[Tensor, Any]]:
+        """See `Split`."""
+        return self.whole.batches([self.indices[part] for part in parts], change)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -98,7 +120,7 @@ class Data:
         classes: names, in label order.
         source: for people.
         photographs: whether mirroring left to right keeps the meaning.
-        sha256: over all pixels and labels.
+        sha256: over all pixels and labels; of images decoded as needed over names, bytes and labels.
     """
 
     train: Split
@@ -120,8 +142,7 @@ def pick(labels: Any, indices: Tensor) -> Any:
 
 def batches(split: Split, size: int) -> Iterator[tuple[Tensor, Any]]:
     """All images in order, `size` at a time, with their labels."""
-    for part in torch.split(torch.arange(len(split)), size):
-        yield split.batch(part)
+    return split.batches(torch.split(torch.arange(len(split)), size))
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -159,6 +180,15 @@ def as_split(images: np.ndarray, labels: np.ndarray) -> InMemory:
     return InMemory(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
 
 
+def _label_parts(labels: Any) -> Iterator[Tensor]:
+    """All numbers of labels: a tensor, or of a list what each entry holds."""
+    if isinstance(labels, Tensor):
+        yield labels
+        return
+    for entry in labels:
+        yield from (value for value in vars(entry).values() if isinstance(value, Tensor))
+
+
 def as_data(
     train: InMemory, held_out: InMemory, classes: Sequence[str], source: str, *, photographs: bool
 ) -> Data:
@@ -166,5 +196,6 @@ def as_data(
     digest = hashlib.sha256("\n".join(classes).encode())
     for split in (train, held_out):
         digest.update(split.images.numpy().data)
-        digest.update(split.labels.numpy().data)
+        for part in _label_parts(split.labels):
+            digest.update(part.numpy().data)
     return Data(train, held_out, tuple(classes), source, photographs, digest.hexdigest())

@@ -11,7 +11,9 @@ import numpy as np
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 
-HELD_OUT_FOLDERS = ("val", "test")
+TRAINING_FOLDERS = ("train", "training")
+HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
+HEIF_SUFFIXES = (".heic", ".heif")
 DECODED_LIMIT_FRACTION = 0.5  # of the machine's memory that decoded images may fill
 PROBLEMS_SHOWN = 10
 
@@ -27,13 +29,29 @@ def find_splits(path: Path, each: str = "one folder of images a class") -> tuple
         raise UserError(
             f"data folder {path}: {'not a folder' if path.exists() else 'no such folder'}; {expected}"
         )
-    held_out = next((path / name for name in HELD_OUT_FOLDERS if (path / name).is_dir()), None)
-    missing = [] if (path / "train").is_dir() else ["train/"]
+    train, held_out = (_folder_named(path, names) for names in (TRAINING_FOLDERS, HELD_OUT_FOLDERS))
+    missing = [] if train else ["train/"]
     missing += [] if held_out else ["val/ or test/"]
-    if missing or held_out is None:
+    if train is None or held_out is None:
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing, it is empty"
         raise UserError(f"data folder {path}: no {' and no '.join(missing)}; found {there}; {expected}")
-    return path / "train", held_out
+    return train, held_out
+
+
+def _folder_named(path: Path, names: Sequence[str]) -> Path | None:
+    """The first of the folders with one of these names, in upper or lower case.
+
+    Raises:
+        UserError: two differ in their case alone.
+    """
+    folders = [entry for entry in visible(path) if entry.is_dir()]
+    for name in names:
+        found = sorted(entry.name for entry in folders if entry.name.lower() == name)
+        if len(found) > 1:
+            raise UserError(f"data folder {path}: {' and '.join(found)}: which of them? Rename one")
+        if found:
+            return path / found[0]
+    return None
 
 
 def visible(folder: Path) -> Iterator[Path]:
@@ -47,15 +65,29 @@ def refuse_too_many(needed_bytes: int, what: str) -> None:
     Raises:
         UserError: that they do; `what` they are comes before "take".
     """
-    import psutil
-
-    memory_bytes = psutil.virtual_memory().total
-    if needed_bytes > memory_bytes * DECODED_LIMIT_FRACTION:
+    available_bytes = memory_bytes()
+    if needed_bytes > available_bytes * DECODED_LIMIT_FRACTION:
         raise UserError(
             f"{what} take {needed_bytes / 1e9:.1f} GB decoded, "
-            f"this machine has {memory_bytes / 1e9:.1f} GB of memory: "
+            f"this machine has {available_bytes / 1e9:.1f} GB of memory: "
             "use fewer or smaller images (--image-size-px)"
         )
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or less where a container or a limit says so."""
+    import psutil
+
+    found = [psutil.virtual_memory().total]
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        found.append(int(text))
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits.
+        return min(found)
+    found += [limit for limit in (resource.getrlimit(resource.RLIMIT_AS)[0],) if limit > 0]
+    return min(found)
 
 
 def decode(
@@ -88,15 +120,17 @@ def in_threads(
                 advance(done)
 
 
-def unreadable(path: Path, error: Exception) -> str:
-    """The problem of a file that Pillow cannot read."""
+def unreadable(path: Path | str, error: Exception) -> str:
+    """The problem of an image that Pillow cannot read."""
+    if Path(path).suffix.lower() in HEIF_SUFFIXES:
+        return f"{path}: HEIF images are not read: convert them to JPEG (heif-convert, sips, ImageMagick)"
     return f"{path}: not an image that can be read ({_reason(error)}); replace or remove it"
 
 
 def _reason(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
-    return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
 
 
 def shortened(problems: list[str]) -> list[str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from edgeprune.data.dataset import Data, Split, as_data, as_split, spread
-from edgeprune.data.files import decode, find_splits, refuse_too_many, shortened, visible
+from edgeprune.data.dataset import Data, Split
+from edgeprune.data.files import find_splits, shortened, visible
 from edgeprune.data.labels import LabelKind
+from edgeprune.data.loading import Found, Listed, listed_files, loaded, some
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 
 LABELS = LabelKind.CLASS
+INNER = "images"  # Within a class folder, as Tiny-ImageNet has it.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def takes(path: Path | None) -> bool:
@@ -28,21 +32,10 @@ def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
         UserError: every fault of the folder, in one message.
     """
     assert path is not None  # What `takes` says.
-    train_folder, held_out_folder = find_splits(path)
-    classes = _find_classes(train_folder, held_out_folder)
-    files = {folder: _find_files(folder, classes) for folder in (train_folder, held_out_folder)}
-    count = sum(len(found) for found in files.values())
-    size_px = prepare.image_size_px
-    refuse_too_many(count * 3 * size_px**2, f"{count:,} images at {size_px} px")
-    splits = []
-    problems: list[str] = []
-    for folder, found in files.items():
-        with progress.track(f"reading {folder.name}/", len(found)) as advance:
-            images = decode([file for file, _ in found], prepare, problems, advance)
-        splits.append(as_split(images, np.array([label for _, label in found], dtype=np.int64)))
-    if problems:
-        raise UserError(shortened(problems))
-    return as_data(splits[0], splits[1], classes, path.name, photographs=True)
+    folders = find_splits(path)
+    classes = _find_classes(*folders)
+    train, held_out = (_listed(folder, classes, prepare) for folder in folders)
+    return loaded(train, held_out, classes, path.name, prepare, progress)
 
 
 def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
@@ -53,13 +46,8 @@ def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     """
     assert path is not None  # What `takes` says.
     train_folder, held_out_folder = find_splits(path)
-    found = _find_files(held_out_folder, _find_classes(train_folder, held_out_folder))
-    found = [found[place] for place in spread(len(found), count)]
-    problems: list[str] = []
-    images = decode([file for file, _ in found], prepare, problems, lambda _: None)
-    if problems:
-        raise UserError(shortened(problems))
-    return as_split(images, np.array([label for _, label in found], dtype=np.int64))
+    listed = _listed(held_out_folder, _find_classes(train_folder, held_out_folder), prepare)
+    return some(listed, prepare, count)
 
 
 def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
@@ -72,6 +60,7 @@ def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
         extra = sorted(set(names[one]) - set(names[other]))
         if extra:
             problems.append(f"classes in {one.name}/ but not in {other.name}/: {', '.join(extra[:5])}")
+    problems += _unusable_names(names[train])
     for folder in (train, held_out):
         loose = [entry.name for entry in visible(folder) if not entry.is_dir()]
         if loose:
@@ -81,10 +70,47 @@ def _find_classes(train: Path, held_out: Path) -> tuple[str, ...]:
     return tuple(names[train])
 
 
-def _find_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    found = [(file, label) for label, name in enumerate(classes) for file in sorted(visible(folder / name))]
-    counts = np.bincount([label for _, label in found], minlength=len(classes))
-    empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if count == 0]
-    if empty:
-        raise UserError(shortened([f"{name}: no images" for name in empty]))
-    return found
+def _beside(folder: Path) -> list[str]:
+    """Images of a class that lie beside the folder images/ which holds the others."""
+    left = sorted(entry.name for entry in visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES)
+    return [f"{folder}: images both in it and in {INNER}/: {', '.join(left[:3])}"] if left else []
+
+
+def _unusable_names(names: Sequence[str]) -> list[str]:
+    """What is wrong with class names that become lines of files which apps read."""
+    problems = [
+        f"class folder {name!r}: its name is not UTF-8, or has a line break or another control character in "
+        "it; rename it"
+        for name in names
+        if not name.isprintable()  # What is not UTF-8 has surrogates, which are not printable either.
+    ]
+    lower = Counter(name.lower() for name in names)
+    alike = [name for name in names if lower[name.lower()] > 1]
+    if alike:
+        problems.append(
+            f"class folders {', '.join(alike[:6])}: they differ in upper and lower case only, which other "
+            "file systems and apps take for one; rename them"
+        )
+    return problems
+
+
+def _listed(folder: Path, classes: tuple[str, ...], prepare: Preprocessing) -> Listed:
+    """The images of a folder, class by class, in the order of their names."""
+    found: list[Found] = []
+    problems: list[str] = []
+    for label, name in enumerate(classes):
+        inside = f"{name}/{INNER}" if (folder / name / INNER).is_dir() else name
+        try:
+            with os.scandir(folder / inside) as entries:
+                shown = sorted(
+                    (entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name
+                )
+            found += [Found(f"{inside}/{entry.name}", label, entry.stat()) for entry in shown]
+        except OSError as error:
+            problems.append(f"{error.filename}: {error.strerror}")
+            continue
+        problems += [] if shown else [f"{folder / inside}: no images"]
+        problems += _beside(folder / name) if inside != name else []
+    if problems:
+        raise UserError(shortened(problems))
+    return listed_files(folder, found, prepare)

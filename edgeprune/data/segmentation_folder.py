@@ -4,6 +4,8 @@ FOLDER/
   train/images/NAME.jpg or .png    train/masks/NAME.png    grey or palette: the index of each pixel's class
   val/ (or test/)                  likewise                255: a pixel that does not count
   classes.txt                      optional: a name a line, in the order of the indices
+
+Masks that are all black and white, with the values 0 and 255 alone, have two classes: 255 is the foreground.
 """
 
 from __future__ import annotations
@@ -35,17 +37,32 @@ LABELS = LabelKind.MAP
 FOLDERS = f"{IMAGES}/ and {MASKS}/ in it"
 SUFFIXES = (".jpg", ".jpeg", ".png")
 UNLABELLED = 255  # in a mask
-MASK_MODES = ("L", "P")  # as Pillow calls grey and palette of 8 bits
+BLACK_AND_WHITE = {0, UNLABELLED}
+FOREGROUND = ("background", "foreground")
+MASK_MODES = ("L", "P", "1")  # as Pillow calls grey and palette of 8 bits, and black and white of one
 EXIF_ORIENTATION, EXIF_ON_ITS_SIDE = 0x0112, range(5, 9)
 OUTPUTS_AT_ONCE = 5  # maps of all held-out images in memory: each variant's, a file's, and one on the way
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImageAndMask:
     """An image, and the mask with the classes of its pixels."""
 
     image: Path
     mask: Path
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """What the values of masks mean.
+
+    Attributes:
+        names: of the classes, in the order of their indices; empty where nothing says them.
+        black_and_white: whether 255 is the second class, not a pixel that does not count.
+    """
+
+    names: tuple[str, ...]
+    black_and_white: bool
 
 
 def takes(path: Path | None) -> bool:
@@ -69,12 +86,14 @@ def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
     refuse_too_many(
         5 * pixels, f"{pixels // image_size_px**2:,} images at {image_size_px} px with their masks"
     )
+    values = _values(names, [pair for own in pairs.values() for pair in own])
     train, held_out = (
-        _read(own, names, prepare, problems, progress, folder.name) for folder, own in pairs.items()
+        _read(own, values, prepare, problems, progress, folder.name) for folder, own in pairs.items()
     )
     if problems:
         raise UserError(shortened(problems))
-    classes = names or _numbered((train, held_out))
+    classes = values.names or _numbered((train, held_out))
+    _refuse_absent(train, classes, folders[0] / MASKS)
     _refuse_large_maps(len(held_out), len(classes), image_size_px)
     return as_data(train, held_out, classes, path.name, photographs=True)
 
@@ -87,17 +106,18 @@ def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
     """
     assert path is not None  # What `takes` says.
     problems: list[str] = []
-    folder = find_splits(path, FOLDERS)[1]
+    training, folder = find_splits(path, FOLDERS)
     pairs = _pairs(folder, problems)
     names = _read_classes(path / CLASSES_FILE, problems)
+    values = _values(names, [*pairs, *_pairs(training, [])])
     chosen = [pairs[place] for place in spread(len(pairs), count)]
-    found = _read(chosen, names, prepare, problems, Progress(Console(quiet=True)), folder.name)
+    found = _read(chosen, values, prepare, problems, Progress(Console(quiet=True)), folder.name)
     if problems:
         raise UserError(shortened(problems))
     return found
 
 
-def _pairs(folder: Path, problems: list[str]) -> list[Pair]:
+def _pairs(folder: Path, problems: list[str]) -> list[ImageAndMask]:
     """The images of a folder with their masks, by name; what is missing is added to `problems`."""
     missing = [f"{folder / name}: no such folder" for name in (IMAGES, MASKS) if not (folder / name).is_dir()]
     if missing:
@@ -119,7 +139,7 @@ def _pairs(folder: Path, problems: list[str]) -> list[Pair]:
     ]
     if not files:
         problems.append(f"{folder / IMAGES}: no images")
-    return [Pair(images[name], masks[name]) for name in images if name in masks]
+    return [ImageAndMask(images[name], masks[name]) for name in images if name in masks]
 
 
 def _read_classes(path: Path, problems: list[str]) -> tuple[str, ...]:
@@ -138,8 +158,8 @@ def _read_classes(path: Path, problems: list[str]) -> tuple[str, ...]:
 
 
 def _read(
-    pairs: Sequence[Pair],
-    names: Sequence[str],
+    pairs: Sequence[ImageAndMask],
+    values: MaskValues,
     prepare: Preprocessing,
     problems: list[str],
     progress: Progress,
@@ -150,19 +170,19 @@ def _read(
         images = decode([pair.image for pair in pairs], prepare, problems, advance)
     masks = np.zeros((len(pairs), prepare.image_size_px, prepare.image_size_px), np.int16)
     with progress.track(f"reading {title}/{MASKS}/", len(pairs)) as advance:
-        in_threads(_reader(pairs, masks, names, prepare), len(pairs), problems, advance)
+        in_threads(_reader(pairs, masks, values, prepare), len(pairs), problems, advance)
     return as_split(images, masks)
 
 
 def _reader(
-    pairs: Sequence[Pair], masks: np.ndarray, names: Sequence[str], prepare: Preprocessing
+    pairs: Sequence[ImageAndMask], masks: np.ndarray, values: MaskValues, prepare: Preprocessing
 ) -> Callable[[int], str | None]:
     """What reads one mask into its place and says what is wrong with it."""
 
     def read(index: int) -> str | None:
         pair = pairs[index]
         try:
-            masks[index] = _read_mask(pair, prepare, len(names) or UNLABELLED)
+            masks[index] = _read_mask(pair, prepare, values)
         except UserError as error:
             return f"{pair.mask}: {error}"
         except Exception as error:  # Pillow raises many types on a bad file.
@@ -172,7 +192,7 @@ def _reader(
     return read
 
 
-def _read_mask(pair: Pair, prepare: Preprocessing, classes: int) -> np.ndarray:
+def _read_mask(pair: ImageAndMask, prepare: Preprocessing, values: MaskValues) -> np.ndarray:
     """A mask cut out as its image is, (size, size) int16.
 
     Raises:
@@ -181,16 +201,20 @@ def _read_mask(pair: Pair, prepare: Preprocessing, classes: int) -> np.ndarray:
     from PIL import Image
 
     with Image.open(pair.mask) as mask:
-        mode, size, indices = mask.mode, mask.size, np.asarray(mask)
+        mode, size = mask.mode, mask.size
+        indices = np.asarray(mask.convert("L") if mode == "1" else mask)
     if mode not in MASK_MODES:
         raise UserError(f"its mode is {mode}: expected grey or palette, 8 bits, the index of a class a pixel")
     wanted = _size(pair.image)
     if wanted is not None and size != wanted:
         raise UserError(f"{size[0]}x{size[1]} pixels, its image has {wanted[0]}x{wanted[1]}")
+    classes = len(values.names) or UNLABELLED
     wrong = sorted(set(np.unique(indices).tolist()) - {*range(classes), UNLABELLED})
     if wrong:
         shown = ", ".join(map(str, wrong[:5]))
         raise UserError(f"indices {shown} of classes, of which there are {classes} (0 to {classes - 1})")
+    if values.black_and_white:
+        indices = (indices == UNLABELLED).astype(np.uint8)
     # Nearest: between two classes there is none.
     fitted = prepare.fitted(Image.fromarray(indices), "nearest")
     labels = np.asarray(fitted).astype(np.int16)
@@ -211,6 +235,44 @@ def _size(path: Path) -> tuple[int, int] | None:
     except Exception:  # Pillow raises many types on a bad file; whoever reads the image itself says so.
         return None
     return (height, width) if turned else (width, height)
+
+
+def _values(names: tuple[str, ...], pairs: Sequence[ImageAndMask]) -> MaskValues:
+    black_and_white = len(names) in (0, len(FOREGROUND)) and _are_black_and_white(pairs)
+    return MaskValues(names or (FOREGROUND if black_and_white else ()), black_and_white)
+
+
+def _are_black_and_white(pairs: Sequence[ImageAndMask]) -> bool:
+    """Whether the values 0 and 255, and no others, are in these masks; another one ends the search."""
+    from PIL import Image
+
+    seen: set[int] = set()
+    for pair in pairs:
+        try:
+            with Image.open(pair.mask) as mask:
+                counts = mask.histogram()[: UNLABELLED + 1]
+        except Exception:  # Pillow raises many types on a bad file; whoever reads the mask itself says so.
+            continue
+        seen |= {value for value, count in enumerate(counts) if count}
+        if seen - BLACK_AND_WHITE:
+            return False
+    return seen == BLACK_AND_WHITE
+
+
+def _refuse_absent(train: InMemory, classes: Sequence[str], masks: Path) -> None:
+    """Refuse classes that no training pixel has: nothing can be learnt of them.
+
+    Raises:
+        UserError: there are some.
+    """
+    counts = np.bincount(train.labels[train.labels != IGNORED].numpy().ravel(), minlength=len(classes))
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if absent:
+        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        raise UserError(
+            f"{masks}: {len(absent)} of {len(classes)} classes have no pixel in the training masks: {shown}; "
+            "a mask holds the index of each pixel's class, from 0 without gaps, or 0 and 255 alone"
+        )
 
 
 def _numbered(splits: Sequence[InMemory]) -> tuple[str, ...]:

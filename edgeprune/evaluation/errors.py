@@ -55,7 +55,7 @@ def examine(variant: Analysed, dense: Analysed, data: Data, advance: Callable[[i
         samples=()
         if variant.name == DENSE
         else samples(variant.outputs, dense.outputs, held_out.labels, data.classes),
-        robustness=corruptions.measure(
+        robustness=corruptions.robustness(
             variant.module, subset, source, data.classes, variant.normalization, advance
         ),
     )

@@ -127,6 +127,25 @@ def _hub_folder(hub: str | None) -> Path:
     return Path(constants.HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}"
 
 
+def cached() -> list[tuple[str, int]]:
+    """Weights in the caches of torch's and Hugging Face's hubs: the name of each, and its bytes."""
+    import torch
+    from huggingface_hub import constants
+
+    checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
+    files = sorted(file for file in checkpoints.glob("*") if file.suffix in SUFFIXES)
+    found = [(file.name, file.stat().st_size) for file in files]
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        newest = {
+            file.name: file.stat().st_size
+            for file in sorted(folder.glob("snapshots/*/*"))
+            if file.suffix in SUFFIXES and file.exists()
+        }
+        name = folder.name.removeprefix("models--").replace("--", "/")
+        found += [(f"{name}, {file}", size_bytes) for file, size_bytes in newest.items()]
+    return found
+
+
 def _reason(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {text[:80]}".rstrip(": ")

@@ -7,17 +7,25 @@ import copy
 import torch
 from torch import nn
 
+from converters.format import target_problems
+from converters.targets import TARGETS
 from edgeprune import pruning
+from edgeprune.data.checked import keep_checked, was_checked
+from edgeprune.data.dataset import Data
+from edgeprune.data.loading import readable_splits
 from edgeprune.errors import UserError
 from edgeprune.models import cost
 from edgeprune.models.weights import Loaded, load_checkpoint, load_weights
 from edgeprune.pipeline import variants
+from edgeprune.processes import shared
+from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.tasks import TASKS
 from edgeprune.training.loop import Setting, cpp_compiler
 
 # Training images that tell which channels matter: a few are enough to find out whether it can be done.
 TRIAL_IMAGES = 16
+CHECKED_IMAGES = 20_000  # Up to so many are decoded once before a training, if it is not said otherwise.
 SPARE_BYTES = 5_000_000
 
 
@@ -33,6 +41,16 @@ def refuse_task(recipe: Recipe) -> None:
     raise UserError(
         f"model {recipe.model} and task {recipe.task} do not fit: it is a {' or '.join(fitting)} model"
     )
+
+
+def refuse_targets(recipe: Recipe) -> None:
+    """Refuse targets whose files this machine cannot write: an extra that is not installed.
+
+    Raises:
+        UserError: it names the command that installs it.
+    """
+    if problems := target_problems(TARGETS[name] for name in recipe.targets):
+        raise UserError(problems)
 
 
 def refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:
@@ -65,6 +83,39 @@ def refuse_misfits(recipe: Recipe, dense: nn.Module, setting: Setting) -> None:
             problems += [f"variant {name}: {problem}" for problem in error.problems]
     if problems:
         raise UserError(problems)
+
+
+def refuse_unreadable(recipe: Recipe, data: Data, progress: Progress) -> None:
+    """Decode what is not in memory once, where the recipe or the number of images says so.
+
+    Under `accelerate launch` the first process does it for all.
+
+    Raises:
+        UserError: names the images that cannot be read.
+    """
+    splits = readable_splits(data)
+    count = sum(len(split) for _, split in splits)
+    wanted = count <= CHECKED_IMAGES if recipe.check_images is None else recipe.check_images
+    if not splits or not wanted:
+        return
+    problems: list[str] = []
+
+    def check() -> None:
+        for name, split in splits:
+            if was_checked(split.version):
+                progress.say(f"  {name} images: unchanged since all of them could be read")
+                continue
+            with progress.track(f"checking {name} images", len(split)) as advance:
+                try:
+                    for done in split.check():
+                        advance(done)
+                    keep_checked(split.version)
+                except UserError as error:
+                    problems.extend(error.problems)
+        if problems:
+            raise UserError(problems)
+
+    shared(check)
 
 
 def needed_bytes(recipe: Recipe, dense: nn.Module) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 
 from edgeprune import __version__, processes
 from edgeprune.data.dataset import Data
+from edgeprune.data.files import shortened
+from edgeprune.data.loading import readable_splits
 
 PACKAGES = (
     "torch", "torchvision", "coremltools", "litert-torch", "ai-edge-litert", "litert-quantizer",
@@ -39,8 +41,19 @@ def describe(data: Data, image_size_px: int, command: str) -> dict[str, Any]:
             "classes": len(data.classes),
             "image_size_px": image_size_px,
             "sha256": data.sha256,
+            **_decoded(data),
         },
     }
+
+
+def _decoded(data: Data) -> dict[str, Any]:
+    """Where images were, and which of them training left out because they cannot be read."""
+    streamed = readable_splits(data)
+    if not streamed:
+        return {"images": "in memory"}
+    faults = [fault for _, split in streamed for _, fault in sorted(split.faults.items())]
+    told: dict[str, Any] = {"images": "decoded as needed", "skipped_images": len(faults)}
+    return told | ({"skipped": shortened(faults)} if faults else {})
 
 
 def training_hardware() -> str:

@@ -7,7 +7,7 @@ RUN/
   variants/NAME.partial                    state after the last epoch, while NAME trains
   files/NAME-TARGET.tflite, .mlpackage     what ships
   rows/NAME-TARGET.json                    what was measured on it
-  examinations/NAME.json                   what NAME gets wrong, and on worse images
+  examinations/NAME.json                   what NAME gets wrong, and under image corruptions
   thumbnails/PLACE.jpg                     the held-out images that an examination shows
   sensitivity.json, bench*.json            shown in the report where the user put them
   environment.json       versions, machine and data of the measurements
@@ -34,7 +34,7 @@ ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
 SUBFOLDERS = ("variants", "files", "rows", "examinations", "thumbnails")
 # What may differ between a run and its continuation: nothing that was trained or measured depends on it.
-FREE_FIELDS = ("budget", "targets", "output")
+FREE_FIELDS = ("budget", "targets", "output", "check_images", "save_minutes")
 
 
 class Run:

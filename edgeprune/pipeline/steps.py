@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from edgeprune import recipe as recipes
-from edgeprune.data import sources
+from edgeprune.data import map_style, sources
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
+from edgeprune.models.branches import has_branches, merged
+from edgeprune.parsing import read_json
 from edgeprune.pipeline import checks, environment, files, starting_point, variants
 from edgeprune.pipeline.context import RunContext, setting_of
 from edgeprune.pipeline.run_folder import (
@@ -21,16 +23,23 @@ from edgeprune.pipeline.run_folder import (
     under_kept_names,
     write_json,
 )
-from edgeprune.pipeline.store import analysis_of, row_of, training_of
+from edgeprune.pipeline.store import ADVICE, analysis_of, keep_picture, row_of, training_of
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.report import alongside, records, render
+from edgeprune.report.alongside import AUGMENTED
 from edgeprune.report.records import Report
 from edgeprune.tasks import TASKS
+from edgeprune.training.loop import augmented_examples
+from edgeprune.training.mosaic import mosaic
+
+AUGMENTED_IMAGES = 16  # Training images that the report shows as training sees them.
 
 
-def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
+def run(
+    recipe: Recipe, progress: Progress, command: str, datasets: tuple[Any, Any] | None = None
+) -> Report | None:
     """Take a recipe all the way, or go on with a run of it that was stopped.
 
     Everything that can be refused is refused before the first file is written. Under `accelerate launch`
@@ -40,6 +49,7 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
         recipe: what to do.
         progress: whom to tell.
         command: how to repeat it, for the report.
+        datasets: training and held-out images from Python; None: the recipe's `data`.
 
     Returns:
         The report; None in all processes but the first.
@@ -50,19 +60,30 @@ def run(recipe: Recipe, progress: Progress, command: str) -> Report | None:
     given = recipe
     recipe = shared(lambda: under_kept_names(given, given.output))
     checks.refuse_task(recipe)
+    checks.refuse_targets(recipe)
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
     recipe, told = starting_point.resolved(recipe)
-    data = source.load(recipe.data, recipe.preprocessing, progress)
+    if datasets is None:
+        data = source.load(recipe.data, recipe.preprocessing, progress)
+    else:
+        map_style.refuse_labels(TASKS[recipe.task].labels)
+        data = map_style.load(datasets, recipe.preprocessing, progress)
     dense, loaded = checks.untrained(recipe, len(data.classes))
     for line in (*loaded.notes, *told):
         progress.say(line)
-    checks.refuse_misfits(recipe, dense, setting_of(recipe, data))
+    starts_from = merged(dense) if recipe.merge_branches else dense
+    if not recipe.merge_branches and has_branches(dense):
+        progress.say(f"{recipe.model} has branches that training alone needs: --merge-branches merges them")
+    checks.refuse_misfits(recipe, starts_from, setting_of(recipe, data))
+    checks.refuse_unreadable(recipe, data, progress)
 
     with ExitStack() as opened:
         needed_bytes = checks.needed_bytes(recipe, dense)
         folder = shared(lambda: opened.enter_context(open_run(recipe, needed_bytes)))
         context = RunContext(recipe, data, folder, progress)
         context.store.pin_inputs(data.sha256, recipe.checkpoint, starting_point.file_of(recipe))
+        if is_first():
+            keep_picture(folder, AUGMENTED, mosaic(augmented_examples(context.setting, AUGMENTED_IMAGES)))
         baseline = variants.dense(context, dense, loaded.new_head)
         made = {"": baseline}
         for name, variant in recipe.variants.items():
@@ -109,7 +130,7 @@ def _report(recipe: Recipe, folder: Run, rows: Sequence[Row], trainings: Sequenc
     )
     report = Report(
         recipe=recipes.to_data(recipe),
-        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
+        environment=read_json(folder.environment, ADVICE),
         rows=tuple(rows),
         trainings=tuple(trainings),
         analyses=tuple(found for found in analyses.values() if found),

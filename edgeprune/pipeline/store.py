@@ -116,11 +116,16 @@ def training_of(run: Run, variant: str) -> Training:
     return from_plain(Training, read_json(path, ADVICE), str(path))
 
 
+def keep_picture(run: Run, name: str, content: bytes) -> None:
+    """Keep a JPEG file by its path in the run folder."""
+    with replacing(run.folder / name) as temporary:
+        temporary.write_bytes(content)
+
+
 def keep_analysis(run: Run, variant: str, analysis: Analysis) -> None:
     """Keep what a variant gets wrong; the pictures first: what names them comes after."""
     for name, content in analysis.pictures.items():
-        with replacing(run.folder / name) as temporary:
-            temporary.write_bytes(content)
+        keep_picture(run, name, content)
     write_json(run.examination(variant), dataclasses.asdict(analysis.record))
 
 

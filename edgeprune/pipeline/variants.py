@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgeprune import pruning
 from edgeprune.evaluation.records import Training
 from edgeprune.models import cost
+from edgeprune.models.branches import merged
 from edgeprune.models.resize import resize
 from edgeprune.pipeline import allocation as allocating
 from edgeprune.pipeline import environment
@@ -20,7 +21,7 @@ from edgeprune.pipeline.context import RunContext
 from edgeprune.processes import shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
-from edgeprune.tasks.task import score
+from edgeprune.tasks.task import scored
 from edgeprune.training.loop import Epochs, Hooks, Setting, steps_per_epoch, train
 from edgeprune.training.predict import normalized, predict
 from edgeprune.training.transfer import Transfer
@@ -62,6 +63,8 @@ def dense(context: RunContext, module: nn.Module, new_head: tuple[str, ...] = ()
                 history, seconds = train(
                     module, context.setting, context.recipe.dense, hooks, transfer=transfer
                 )
+        if context.recipe.merge_branches:
+            module = merged(module)
         _keep(context, DENSE, module, history, seconds, {})
     return _read(context, DENSE)
 
@@ -108,7 +111,7 @@ def remove_channels(module: nn.Module, variant: Variant, setting: Setting, image
         return
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setting.seed))[:images]
     batches = [
-        (normalized(pixels, setting.normalization), labels.long())
+        (normalized(pixels, setting.normalization), labels)
         for pixels, labels in (train.batch(part) for part in torch.split(order, SHRINKING_BATCH))
     ]
     cut = shared(  # Gradients of different machines differ in their last bits.
@@ -118,6 +121,7 @@ def remove_channels(module: nn.Module, variant: Variant, setting: Setting, image
             variant.macs_left or variant.parameters_left,
             of="macs" if variant.macs_left else "parameters",
             calibration=batches,
+            loss=lambda outputs, labels: setting.task.loss(outputs, labels, 0.0),
             round_to=variant.round_to,
         )
     )
@@ -177,7 +181,12 @@ def _shown(context: RunContext, name: str, epochs: int) -> Iterator[Hooks]:
     if done:
         context.progress.say(f"  {name}: goes on after epoch {done} of {epochs}")
     with context.progress.track(f"training {name}", epochs, done) as show:
-        yield Hooks(load=lambda: state, save=lambda state: context.store.keep_partial(name, state), show=show)
+        yield Hooks(
+            load=lambda: state,
+            save=lambda state: context.store.keep_partial(name, state),
+            show=show,
+            save_seconds=60 * context.recipe.save_minutes,
+        )
 
 
 def _keep(
@@ -191,11 +200,12 @@ def _keep(
     """Measure a trained variant and keep it."""
     task, held_out = context.task, context.data.held_out
     outputs = predict(module, held_out, context.normalization)
+    reached, details = scored(task, outputs, held_out.labels, len(context.data.classes))
     side = context.recipe.preprocessing.image_size_px
     record = Training(
         variant=name,
         metric=task.metric.key,
-        score=score(task, outputs, held_out.labels, len(context.data.classes)),
+        score=reached,
         parameters=cost.count_parameters(module),
         macs=cost.count_macs(module, torch.zeros(1, 3, side, side)),
         seconds=seconds,
@@ -203,6 +213,7 @@ def _keep(
         left_dense=left_dense,
         not_measured=dict(task.metric.instead_of),
         trained_on=environment.training_hardware() if history else "",
+        details=details,
     )
     context.store.keep_variant(record, module)
 
@@ -221,5 +232,6 @@ def _read(context: RunContext, name: str) -> Model:
 def rebuilt(recipe: Recipe, classes: int, state: dict[str, Tensor]) -> nn.Module:
     """The torch model of a variant, from its weights in a run folder, in eval mode."""
     module = recipe.architecture.build(classes).eval()
+    module = merged(module) if recipe.merge_branches else module
     resize(module, state)
     return module

@@ -21,9 +21,9 @@ from converters.layers import batch_norms
 from edgeprune.errors import UserError
 
 Layer = nn.Conv2d | nn.Linear
-Calibration = Iterable[Tensor | Sequence[Tensor]]
-Loss = Callable[[Any, Tensor], Tensor]
-Batch = tuple[Tensor, Tensor | None]
+Calibration = Iterable[Tensor | Sequence[Any]]
+Loss = Callable[[Any, Any], Tensor]
+Batch = tuple[Tensor, Any]
 
 PATCH_ELEMENTS = 1 << 24  # Unfolded inputs held at a time: 64 MiB.
 # Least squares has seen enough with so many images, and so many places for each of a layer's columns.
@@ -32,10 +32,10 @@ ENOUGH_PLACES = 40
 
 
 def read_batches(calibration: Calibration | None, criterion: str) -> list[Batch]:
-    """Read calibration batches: images, or (images, labels).
+    """Read calibration batches: images, or (images, labels), labels in whatever form the loss takes them.
 
     Raises:
-        UserError: none, or not tensors.
+        UserError: none, or images that are not tensors.
     """
     if calibration is None:
         raise UserError(
@@ -50,7 +50,7 @@ def read_batches(calibration: Calibration | None, criterion: str) -> list[Batch]
 
 def _read_batch(batch: object) -> Batch:
     parts = [batch] if isinstance(batch, Tensor) else list(batch) if isinstance(batch, (tuple, list)) else []
-    if not parts or not all(isinstance(part, Tensor) for part in parts):
+    if not parts or not isinstance(parts[0], Tensor):
         raise UserError(
             f"calibration: a batch is a tensor of images or (images, labels), not {type(batch).__name__}"
         )
@@ -104,7 +104,12 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
             norm.running_mean, norm.running_var = mean, variance
 
 
-def run(model: nn.Module, images: Tensor) -> Any:
+def beside(labels: Any, tensor: Tensor) -> Any:
+    """Labels on the device of a tensor, where they are one themselves."""
+    return labels.to(tensor.device) if isinstance(labels, Tensor) else labels
+
+
+def run_model(model: nn.Module, images: Tensor) -> Any:
     """Run `model` on images brought to its device and type."""
     return model(as_taken(model, images))
 
@@ -129,7 +134,7 @@ def input_norms(model: nn.Module, layers: Mapping[str, Layer], batches: Sequence
 
     with watching(model, watch, layers):
         for images, _ in batches:
-            run(model, images)
+            run_model(model, images)
     refuse_idle(layers, sums)
     return {name: _per_weight(sums[name].sqrt(), layer) for name, layer in layers.items()}
 
@@ -146,7 +151,7 @@ def calls_in_order(model: nn.Module, layers: Mapping[str, Layer], batches: Seque
         calls[name] = calls.get(name, 0) + 1
 
     with watching(model, watch, layers):
-        run(model, batches[0][0][:1])
+        run_model(model, batches[0][0][:1])
     refuse_idle(layers, calls)
     return calls
 
@@ -175,7 +180,7 @@ def second_moments(model: nn.Module, layer: Layer, calls: int, batches: Sequence
     with watching(model, watch, {"": layer}):
         for images, _ in batches:
             with suppress(_ReachedError):
-                run(model, images)
+                run_model(model, images)
     return sums[""] / places
 
 
@@ -248,7 +253,7 @@ def _reached(
     watched: dict[str, Any] = {"outputs" if outputs else "inputs": lambda _, __, tensor: note(tensor)}
     watching_it = torch_layers.watching({"": layer}, **watched)
     with evaluating(model), torch.no_grad(), watching_it, suppress(_ReachedError):
-        run(model, images)
+        run_model(model, images)
     return seen
 
 
@@ -291,8 +296,8 @@ def gradients(
             weight.requires_grad_(True)
         try:
             for images, labels in labelled:
-                outputs = run(model, images)
-                value = loss(outputs, labels.to(weights[0].device))
+                outputs = run_model(model, images)
+                value = loss(outputs, beside(labels, weights[0]))
                 found = torch.autograd.grad(value, weights, allow_unused=True)
                 for (name, layer), gradient in zip(layers.items(), found, strict=True):
                     if gradient is not None:

@@ -89,6 +89,11 @@ class Sparsifier:
         final = sum(s.rule.sparsity * s.layer.weight.numel() for s in self._layers) / max(weights, 1)
         return final * self._schedule.progress(max(self._step - 1, 0))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the schedule asks for all zeros."""
+        return self._schedule.progress(max(self._step - 1, 0)) >= 1
+
     @torch.no_grad()
     def step(self) -> None:
         """Choose masks anew where the schedule says so, and zero what they drop.

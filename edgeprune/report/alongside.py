@@ -12,6 +12,7 @@ from edgeprune.report.records import Bench, LayerDrops, Sensitivity, Timing
 
 SENSITIVITY = "sensitivity.json"
 BENCHES = "bench*.json"
+AUGMENTED = "thumbnails/augmented.jpg"  # Training images as training sees them.
 # What the report says of a measurement as it was.
 SHARED = ("runtime", "description", "version", "emulated", "processor", "threads", "rounds")
 

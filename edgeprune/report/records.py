@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from converters.files import write_text
 from edgeprune import parsing
@@ -266,14 +266,7 @@ def read(folder: Path) -> Report:
         UserError: it is not there, is not JSON, or is not a report of this schema; see `from_json`.
     """
     path = folder / FILE_NAME
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror}): name the folder of a finished run, it holds {FILE_NAME}"
-        ) from error
-    except ValueError as error:  # not UTF-8, not JSON, or NaN in it
-        raise UserError(f"{path} is not JSON: {error}") from error
+    data = parsing.read_json(path, f"name the folder of a finished run, it holds {FILE_NAME}")
     try:
         return from_json(data)
     except UserError as error:
@@ -357,7 +350,3 @@ def _lists(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _lists(value) for key, value in data.items()}
     return [_lists(value) for value in data] if isinstance(data, (list, tuple)) else data
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number JSON knows")

@@ -13,6 +13,7 @@ from converters.files import write_text
 from edgeprune import tasks
 from edgeprune.evaluation.records import Examination, thumbnail
 from edgeprune.report import formatting, summary
+from edgeprune.report.alongside import AUGMENTED
 from edgeprune.report.records import Report
 from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS
 from edgeprune.tasks import TASKS
@@ -57,7 +58,9 @@ def write_pages(report: Report, folder: Path) -> tuple[Path, Path]:
         UserError: `folder` cannot be written to, or the budget in the report's recipe makes no sense.
     """
     pictures, maps = embedded_pictures(report, folder), embedded_maps(report, folder)
-    page, text = html(report, pictures, maps), markdown(report)
+    augmented = folder / AUGMENTED
+    seen = data_address(augmented.read_bytes()) if augmented.is_file() else ""
+    page, text = html(report, pictures, maps, seen), markdown(report)
     return write_text(folder / HTML_NAME, page), write_text(folder / MARKDOWN_NAME, text)
 
 
@@ -106,7 +109,10 @@ def data_address(jpeg: bytes) -> str:
 
 
 def html(
-    report: Report, pictures: Mapping[int, str] | None = None, maps: Mapping[str, str] | None = None
+    report: Report,
+    pictures: Mapping[int, str] | None = None,
+    maps: Mapping[str, str] | None = None,
+    augmented: str = "",
 ) -> str:
     """Return the report as one HTML page that needs no network and no JavaScript.
 
@@ -114,6 +120,7 @@ def html(
         report: what it says.
         pictures: of held-out images, as `embedded_pictures` gives them; None: the page has none.
         maps: of maps, as `embedded_maps` gives them, likewise.
+        augmented: address of a picture of training images as training sees them; "" for none.
     """
     from jinja2 import Environment as Jinja
     from jinja2 import FileSystemLoader, StrictUndefined
@@ -143,6 +150,7 @@ def html(
         },
         pictures=pictures or {},
         map_pictures=maps or {},
+        augmented=augmented,
         images_missing=not set(_shown(report)) <= set(pictures or {}),
         thumbnail=thumbnail,
         glyphs=plots.GLYPHS,

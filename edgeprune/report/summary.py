@@ -1,4 +1,4 @@
-"""What follows from a report: how much smaller than dense, what to recommend, what breaks on worse images."""
+"""What follows from a report: sizes against dense, what to recommend, what image corruptions break."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
 
 
 @dataclass(frozen=True)
-class File:
+class RankedFile:
     """One file among those of its target.
 
     Attributes:
@@ -95,7 +95,7 @@ class Group:
     target: str
     description: str
     verdict: TargetVerdict
-    files: tuple[File, ...]
+    files: tuple[RankedFile, ...]
     recommended: Recommendation
 
 
@@ -120,7 +120,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class ClassLoss:
-    """One class of a variant on worse images, `points` below the dense model."""
+    """One class of a variant on corrupted images, `points` below the dense model."""
 
     name: str
     images: int
@@ -186,8 +186,9 @@ def _fastest(target: str, rows: Sequence[Row], bench: Bench) -> Fastest | None:
 
 def _runtimes(target: str) -> tuple[str | None, ...]:
     """Whose times are those of a target: the emulator's, and a phone's where it runs on one."""
-    on_phone = target in TARGETS and TARGETS[target].platform == PHONE_PLATFORM
-    return (_runtime(target), PHONE) if on_phone else (_runtime(target),)
+    known = TARGETS.get(target)  # A report may be of a version that had others.
+    phones = (PHONE,) if known and known.platform == PHONE_PLATFORM else ()
+    return (_runtime(target), *phones)
 
 
 def _runtime(target: str) -> str | None:
@@ -261,7 +262,7 @@ def worst_trial(report: Report, variant: str) -> Trial | None:
 
 
 def classes_lost(report: Report, variant: str) -> list[ClassLoss]:
-    """The classes in which a variant loses most against the dense model on worse images; only losses."""
+    """The classes in which a variant loses most against the dense model on corrupted images; only losses."""
     dense, own = (_classes(report, name) for name in (DENSE, variant))
     losses = [
         ClassLoss(
@@ -375,13 +376,13 @@ def variants(report: Report) -> list[str]:
     return sorted(dict.fromkeys(names), key=lambda name: name != DENSE)
 
 
-def _files(target: TargetVerdict, rows: Sequence[Row]) -> Iterable[File]:
+def _files(target: TargetVerdict, rows: Sequence[Row]) -> Iterable[RankedFile]:
     dense = next((file.row for file in target.files if file.row.variant == DENSE), None)
     ship = target.ship
     for verdict in target.files:
         row = verdict.row
         smaller = dense.bytes / row.bytes if dense else None
-        yield File(row, smaller, is_efficient(row, rows), verdict, row is ship)
+        yield RankedFile(row, smaller, is_efficient(row, rows), verdict, row is ship)
 
 
 def _description(target: str) -> str:

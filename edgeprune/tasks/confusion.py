@@ -49,6 +49,10 @@ class ConfusionEvaluator:
         """The metric, 0 to 1."""
         return self._of(self.counts)
 
+    def details(self) -> dict[str, float]:
+        """None."""
+        return {}
+
 
 def top1(counts: Tensor) -> float:
     """Share of answers that are right."""
@@ -71,8 +75,17 @@ def same_class(outputs: Tensor, others: Tensor) -> float:
     return float((outputs.argmax(1) == others.argmax(1)).double().mean())
 
 
-def cross_entropy(outputs: Tensor, labels: Any, label_smoothing: float) -> Tensor:
-    """Mean cross entropy of outputs (n, classes, ...) and labels (n, ...)."""
+def divergence(outputs: Tensor, others: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of answers (n, classes, ...) from others, added up over an image's."""
     from torch.nn import functional as F
 
-    return F.cross_entropy(outputs, labels.long(), label_smoothing=label_smoothing)
+    given, wanted = (F.log_softmax(of, dim=1) for of in (outputs, others))
+    return F.kl_div(given, wanted, reduction="batchmean", log_target=True)
+
+
+def cross_entropy(outputs: Tensor, labels: Any, label_smoothing: float) -> Tensor:
+    """Mean cross entropy of outputs (n, classes, ...) and labels (n, ...), or shares (n, classes) of them."""
+    from torch.nn import functional as F
+
+    wanted = labels if labels.is_floating_point() else labels.long()
+    return F.cross_entropy(outputs, wanted, label_smoothing=label_smoothing)

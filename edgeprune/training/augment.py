@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,10 +34,24 @@ def size_px(epoch: int, fit: TrainConfig, full_px: int) -> int:
     return fit.first_px + SIZE_STEP_PX * steps
 
 
-def random_shift(images: Tensor, most_px: int, generator: torch.Generator) -> Move:
+@dataclass(frozen=True)
+class Own:
+    """Which images of a batch this process has: what is drawn is drawn for all, so that all go on alike.
+
+    Attributes:
+        whole: images in the batch, in all processes.
+        places: of this process's own among them.
+    """
+
+    whole: int
+    places: Tensor
+
+
+def random_shift(images: Tensor, most_px: int, generator: torch.Generator, own: Own | None = None) -> Move:
     """A shift of each image by up to `most_px` in both directions; edges are repeated."""
     count, _, height, width = images.shape
-    shifts = torch.randint(-most_px, most_px + 1, (2, count, 1), generator=generator)
+    own = own or Own(count, torch.arange(count))
+    shifts = torch.randint(-most_px, most_px + 1, (2, own.whole, 1), generator=generator)[:, own.places]
     rows = (torch.arange(height) + shifts[0]).clamp(0, height - 1)[:, None, :, None]  # (n, 1, h, 1)
     columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)[:, None, None, :]  # (n, 1, 1, w)
 
@@ -70,6 +85,7 @@ def resize(from_px: int, to_px: int) -> Move:
         # Nearest: between two classes there is none.
         lambda maps: F.interpolate(maps[:, None].float(), size, mode="nearest-exact")[:, 0].long(),
         lambda points: points * (to_px / from_px),
+        to_px,
     )
 
 
@@ -78,13 +94,16 @@ def _as_maps(pixels: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda maps: pixels(maps[:, None])[:, 0]
 
 
-def erased(images: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
+def erased(images: Tensor, side_px: int, generator: torch.Generator, own: Own | None = None) -> Tensor:
     """Make a square of this side grey in each image, partly outside of it where it lies at the edge."""
     if not side_px:
         return images
     count, _, height, width = images.shape
-    top = torch.randint(-side_px // 2, height - side_px // 2, (count, 1), generator=generator)
-    left = torch.randint(-side_px // 2, width - side_px // 2, (count, 1), generator=generator)
+    own = own or Own(count, torch.arange(count))
+    top, left = (
+        torch.randint(-side_px // 2, side - side_px // 2, (own.whole, 1), generator=generator)[own.places]
+        for side in (height, width)
+    )
     rows = (torch.arange(height) >= top) & (torch.arange(height) < top + side_px)  # (n, h)
     columns = (torch.arange(width) >= left) & (torch.arange(width) < left + side_px)  # (n, w)
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], GREY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import shutil
 import time
@@ -14,17 +16,20 @@ from torch import Tensor, nn
 
 from converters.facts import Normalization
 from edgeprune import processes
-from edgeprune.data.dataset import Data, Subset
+from edgeprune.data.dataset import Data, Split, Subset
 from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
 from edgeprune.tasks.task import Move, Task
-from edgeprune.training.augment import erased, mirror, random_shift, resize, size_px
+from edgeprune.training.augment import Own, erased, mirror, random_shift, resize, size_px
 from edgeprune.training.batches import generator_of, whole_batches
 from edgeprune.training.config import Augment, TrainConfig
+from edgeprune.training.optimizer import optimizer_of, schedule_of
 from edgeprune.training.predict import EVALUATION_BATCH, normalized
 from edgeprune.training.recover import copy_parameters, recalibrate, running_average
 from edgeprune.training.transfer import Transfer
+from edgeprune.training.transforms import change_of, mixed
 
+NOTEWORTHY_FRACTION = 0.05  # Of the time, spent waiting for images.
 Epochs = tuple[dict[str, float], ...]
 FROM_NOTHING = Transfer()
 
@@ -54,18 +59,30 @@ class Hooks:
 
     Attributes:
         load: gives the state saved last, or None.
-        save: keeps the state, after every epoch.
+        save: keeps the state, after every epoch and in the middle of one.
         show: called with (epochs done, remark).
+        save_seconds: after so many of an epoch the state is kept before its end.
     """
 
     load: Callable[[], dict[str, Any] | None]
     save: Callable[[dict[str, Any]], None]
     show: Callable[..., None]
+    save_seconds: float = math.inf
 
 
 def steps_per_epoch(setting: Setting, config: TrainConfig) -> int:
     """Optimizer steps in one pass; what is left after the last whole step goes to the next pass's shuffle."""
-    return max(len(setting.data.train) // (config.batch_size * config.accumulate), 1)
+    images = len(divided(setting.data.train, config.validation_fraction, setting.seed)[0])
+    return max(images // (config.batch_size * config.accumulate), 1)
+
+
+def divided(train: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
+    """What is trained on, and so much of the training images set aside to choose the best epoch by."""
+    if not fraction:
+        return train, None
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    aside = max(round(fraction * len(train)), 1)
+    return Subset(train, order[aside:].sort().values), Subset(train, order[:aside].sort().values)
 
 
 def train(
@@ -81,11 +98,12 @@ def train(
 ) -> tuple[Epochs, float]:
     """Train `model` in place and recalibrate its batch norms.
 
-    Everything random follows from the seed and the epoch, so that a training resumed after any epoch ends
-    with the very weights of one that was never stopped.
+    Everything random follows from the seed and the epoch, so that a training resumed after any epoch, or in
+    the middle of one, ends with the very weights of one that was never stopped.
 
-    Under `accelerate launch` every process calls this. Each takes its part of every batch, gradients are
+    Under `accelerate launch` every process calls this. Each reads its part of every batch, gradients are
     averaged, so that weights and masks stay the same in all of them; batch norms see a process's own part.
+    Their state is kept after whole epochs only.
 
     Args:
         model: in float32.
@@ -102,11 +120,14 @@ def train(
 
     Returns:
         One record an epoch ("epoch", "loss", the task's metric on held-out images of the epoch's size,
-        "learning_rate", "sparsity"), and the seconds spent.
+        "learning_rate", "sparsity", "images_per_second" trained, "waiting_fraction" of the time for images;
+        "validation" where training images were set aside), and the seconds spent.
     """
-    session = _Session(model, setting, config, teacher, distill, sparsifier, transfer)
+    session = _Session(model, setting, config, teacher, distill, sparsifier, transfer, hooks)
     session.load(hooks.load())
     for epoch in range(session.epochs_done, config.epochs):
+        if session.patience_is_over():
+            break
         remark = session.run_epoch(epoch)
         hooks.save(session.state())
         hooks.show(epoch + 1, remark=remark)
@@ -132,6 +153,7 @@ class _Session:
         distill: float,
         sparsifier: Sparsifier | None,
         transfer: Transfer,
+        hooks: Hooks,
     ) -> None:
         from accelerate import Accelerator
 
@@ -140,14 +162,11 @@ class _Session:
         )
         _refuse_batches(setting, config, self.accelerator.num_processes)
         self.model, self.setting, self.config, self.sparsifier = model, setting, config, sparsifier
-        self.transfer = transfer
+        self.transfer, self.hooks = transfer, hooks
+        self.train, self.validation = divided(setting.data.train, config.validation_fraction, setting.seed)
         groups = transfer.groups(model, config.learning_rate, config.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            [group["lr"] for group in groups],
-            total_steps=steps_per_epoch(setting, config) * config.epochs,
-        )
+        self.optimizer = optimizer_of(groups, config)
+        self.schedule = schedule_of(self.optimizer, config, steps_per_epoch(setting, config) * config.epochs)
         _placed(model, self.accelerator.device, torch.channels_last)  # A third faster on the CPU.
         if teacher is not None:
             _placed(teacher, self.accelerator.device, torch.channels_last).eval()
@@ -161,6 +180,9 @@ class _Session:
         )
         self.history: list[dict[str, float]] = []
         self.seconds, self.epochs_done = 0.0, 0
+        self.within: dict[str, Any] | None = None  # How far an epoch was when its state was kept.
+        self.best: dict[str, Any] | None = None
+        self.read = Reading()
 
     def load(self, state: dict[str, Any] | None) -> None:
         """Go on from what `state` gave; None: begin."""
@@ -168,86 +190,171 @@ class _Session:
             return
         self.history, self.seconds = list(state["history"]), state["seconds"]
         self.epochs_done = state["epoch"]
+        self.within, self.best = state.get("within"), state.get("best")
         for name, part in self._kept().items():
             part.load_state_dict(state[name])
 
-    def state(self) -> dict[str, Any]:
-        """All that a training goes on from."""
+    def state(self, within: dict[str, Any] | None = None, seconds: float = 0.0) -> dict[str, Any]:
+        """All that a training goes on from, `within` an epoch that has taken so many seconds."""
         states = {name: part.state_dict() for name, part in self._kept().items()}
-        return {"epoch": self.epochs_done, "history": self.history, "seconds": self.seconds, **states}
+        told = {"epoch": self.epochs_done, "history": self.history, "seconds": self.seconds + seconds}
+        return {**told, "within": within, "best": self.best, **states}
+
+    def patience_is_over(self) -> bool:
+        """Whether the best epoch is so long ago that training stops."""
+        if not self.config.patience or self.best is None:
+            return False
+        return self.epochs_done - int(self.best["epoch"]) >= self.config.patience
 
     def run_epoch(self, epoch: int) -> str:
         """Go through the images once, score the model, and say how it went."""
         began = time.monotonic()
-        learning_rate = self.schedule.get_last_lr()[0]
         self.transfer.freeze(self.model, epoch)
         loss = self._train_epoch(epoch)
-        reached = self._score(epoch)
+        trained = time.monotonic() - began
+        reached = self._score(self.setting.data.held_out, epoch)
         metric = self.setting.task.metric
         self.history.append(
             {
                 "epoch": float(epoch + 1),
                 "loss": loss,
                 metric.key: reached,
-                "learning_rate": float(learning_rate),
+                "learning_rate": float(self.rate),
                 "sparsity": self.sparsifier.sparsity if self.sparsifier is not None else 0.0,
+                "images_per_second": self.read.images / max(trained, 1e-9),
+                "waiting_fraction": min(self.read.waited / max(trained, 1e-9), 1.0),
             }
         )
-        self.seconds += time.monotonic() - began
+        told = f"{self.read.images / max(trained, 1e-9):.0f} images/s"
+        if self.read.waited > NOTEWORTHY_FRACTION * trained:
+            told += f", {self.read.waited / trained:.0%} of the time waiting for them"
         self.epochs_done = epoch + 1
-        return f"loss {loss:.3f}, {metric.heading} {100 * reached:.1f} %"
+        if self.validation is not None:
+            self._remember_best(self._score(self.validation, epoch))
+        self.seconds += time.monotonic() - began
+        return f"loss {loss:.3f}, {metric.heading} {100 * reached:.1f} %, {told}"
+
+    def _remember_best(self, validated: float) -> None:
+        """Keep the epoch if it is the best that could be the last: of a full size and with all its zeros."""
+        self.history[-1]["validation"] = validated
+        full = size_px(self.epochs_done - 1, self.config, self.train.size_px) == self.train.size_px
+        complete = self.sparsifier is None or self.sparsifier.is_complete
+        if full and complete and (self.best is None or validated > self.best["validation"]):
+            states = {name: part.state_dict() for name, part in self._finished().items()}
+            self.best = copy.deepcopy({"epoch": self.epochs_done, "validation": validated, **states})
 
     def finish(self) -> None:
         """Leave the model as it will be used: averaged, its zeros exact, its batch norms recalibrated."""
         self.transfer.freeze(self.model, self.transfer.freeze_epochs)
+        if self.best is not None:
+            for name, part in self._finished().items():
+                part.load_state_dict(self.best[name])
         if self.averaged is not None:
             copy_parameters(self.averaged.module, self.model)
         if self.sparsifier is not None:
             self.sparsifier.finalize()  # Averages reach back to when pruned weights were not zero yet.
         setting = self.setting
-        recalibrate(
-            self.model, setting.data.train, setting.normalization, setting.seed, self.config.batch_size
-        )
+        recalibrate(self.model, self.train, setting.normalization, setting.seed, self.config.batch_size)
         _placed(self.model, torch.device("cpu"), torch.contiguous_format).eval()
 
     def _kept(self) -> dict[str, Any]:
-        parts = {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "sparsifier": self.sparsifier,
-            "averaged": self.averaged,
-        }
+        return {"optimizer": self.optimizer, "schedule": self.schedule, **self._finished()}
+
+    def _finished(self) -> dict[str, Any]:
+        """What an epoch leaves behind if it is the last."""
+        parts = {"model": self.model, "sparsifier": self.sparsifier, "averaged": self.averaged}
         return {name: part for name, part in parts.items() if part is not None}
 
     def _train_epoch(self, epoch: int) -> float:
-        """Take every step of an epoch; return the mean loss."""
+        """Take every step of an epoch, or those that are left of it; return the mean loss."""
         accelerator, accumulate = self.accelerator, self.config.accumulate
-        rank, together = accelerator.process_index, accelerator.num_processes
+        together = accelerator.num_processes
         self.objective.model.train()
-        losses = []
-        most = accumulate * steps_per_epoch(self.setting, self.config)
-        batches = _training_batches(self.setting, self.config, epoch, accelerator.device, rank)
-        for number, (images, labels) in enumerate(batches, start=1):
-            if number > most:
-                break
-            whole = len(labels) * accumulate
-            images, labels = images[rank::together], labels[rank::together]
+        generator, order = self._order(epoch)
+        done, losses = self._begun(generator)
+        self.read = Reading()
+        began = kept = time.monotonic()
+        batches = self._batches(epoch, generator, order[done:])
+        for number, (images, labels, whole) in enumerate(batches, start=done + 1):
             with accelerator.autocast():
                 loss = self.objective(images, labels)
             losses.append(loss.detach())
             # Each image counts alike, however a step's images are divided.
-            share = len(labels) * together / whole
+            share = len(images) * together / (whole * accumulate)
             accelerator.backward(loss if share == 1 else loss * share)
-            if number % accumulate == 0:
-                self._step()
+            if number % accumulate:
+                continue
+            self._step()
+            now = time.monotonic()
+            if together == 1 and now - kept > self.hooks.save_seconds:
+                kept = now
+                self.hooks.save(self.state(self._within(number, losses, generator), now - began))
         if together > 1:
             _average([b for b in self.model.buffers() if b.is_floating_point()], accelerator)
         return float(torch.stack(losses).mean())
 
+    def _order(self, epoch: int) -> tuple[torch.Generator, list[Tensor]]:
+        """What an epoch draws from, and its batches, the same in every process."""
+        generator = generator_of(self.setting.seed, epoch)
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        torch.manual_seed(seed + self.accelerator.process_index)  # Dropout draws from the global one.
+        count = len(self.train)
+        if self.config.balanced:
+            order = torch.multinomial(shares(self.train.labels), count, True, generator=generator)
+        else:
+            order = torch.randperm(count, generator=generator)
+        steps = steps_per_epoch(self.setting, self.config)
+        return generator, whole_batches(order, self.config.batch_size)[: steps * self.config.accumulate]
+
+    def _begun(self, generator: torch.Generator) -> tuple[int, list[Tensor]]:
+        """How many batches of the epoch are done, and their losses; what is drawn goes on from there."""
+        within, self.within = self.within, None
+        if within is None:
+            self.rate = float(self.schedule.get_last_lr()[0])
+            return 0, []
+        self.rate = within["rate"]
+        generator.set_state(within["generator"])
+        torch.set_rng_state(within["torch"])
+        return within["batches"], list(within["losses"])
+
+    def _within(self, batches: int, losses: list[Tensor], generator: torch.Generator) -> dict[str, Any]:
+        """How far an epoch is, for `_begun`."""
+        return {
+            "batches": batches,
+            "losses": torch.stack(losses),
+            "rate": self.rate,
+            "generator": generator.get_state(),
+            "torch": torch.get_rng_state(),
+        }
+
+    def _batches(
+        self, epoch: int, generator: torch.Generator, parts: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Any, int]]:
+        """This process's images and labels of each batch, and how many images the batch has in all."""
+        rank, together = self.accelerator.process_index, self.accelerator.num_processes
+        setting, train, device = self.setting, self.train, self.accelerator.device
+        side_px = size_px(epoch, self.config, train.size_px)
+        mix = mixed(setting.augment.filled(), len(setting.data.classes))
+        read = train.batches(
+            [part[rank::together] for part in parts],
+            change_of(setting.augment.filled(), setting.seed, epoch),
+        )
+        for part, (images, labels) in zip(parts, self.read.timed(read), strict=True):
+            # What could not be read is missing.
+            own = Own(len(part), torch.arange(len(part))[rank::together][: len(images)])
+            images, labels = _augmented(images, labels, setting, generator, own)
+            images, labels = _sized(images, labels, side_px, setting.task)
+            taken = normalized(images.to(device), setting.normalization)
+            labels = _to(labels, device)
+            if mix is not None:
+                taken, labels = mix(taken, labels)
+            yield taken, labels, len(part)
+
     def _step(self) -> None:
         if self.accelerator.num_processes > 1:
             _average([p.grad for p in self.model.parameters() if p.grad is not None], self.accelerator)
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         if self.sparsifier is not None:
@@ -257,16 +364,15 @@ class _Session:
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def _score(self, epoch: int) -> float:
-        """The metric on the held-out images, as large as the epoch's; each process runs its part of them."""
-        setting, held_out = self.setting, self.setting.data.held_out
-        side_px = size_px(epoch, self.config, held_out.size_px)
-        indices = torch.arange(len(held_out))
-        own = Subset(held_out, indices[self.accelerator.process_index :: self.accelerator.num_processes])
+    def _score(self, split: Split, epoch: int) -> float:
+        """The metric on images as large as the epoch's; each process runs its part of them."""
+        setting = self.setting
+        side_px = size_px(epoch, self.config, split.size_px)
+        indices = torch.arange(len(split))[self.accelerator.process_index :: self.accelerator.num_processes]
         evaluator = setting.task.evaluator(len(setting.data.classes))
         self.model.eval()
-        for part in torch.split(torch.arange(len(own)), EVALUATION_BATCH):
-            images, labels = _sized(*own.batch(part), side_px, setting.task)
+        for images, labels in split.batches(torch.split(indices, EVALUATION_BATCH)):
+            images, labels = _sized(images, labels, side_px, setting.task)
             taken = normalized(images.to(self.accelerator.device), setting.normalization)
             evaluator.update(self.model(taken).float().cpu(), labels)
         evaluator.merge(processes.gathered(evaluator.state()))
@@ -313,33 +419,73 @@ def _compiled(model: nn.Module, config: TrainConfig) -> nn.Module:
 
 def _average(tensors: Sequence[Tensor], accelerator: Any) -> None:
     """Replace each tensor by its mean over all processes, which all get the very same numbers."""
+    if not tensors:  # A network without batch norms has no buffers.
+        return
     together = accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduction="mean")
     for tensor, mean in zip(tensors, together.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(mean.view(tensor.shape))
 
 
-def _training_batches(
-    setting: Setting, config: TrainConfig, epoch: int, device: torch.device, rank: int
-) -> Iterator[tuple[Tensor, Any]]:
-    """Whole batches, the same in every process; only dropout differs by `rank`."""
-    generator = generator_of(setting.seed, epoch)
-    torch.manual_seed(
-        int(torch.randint(2**62, (1,), generator=generator)) + rank
-    )  # Dropout draws from the global one.
-    train, task, augment = setting.data.train, setting.task, setting.augment
+@dataclass
+class Reading:
+    """How many images an epoch has read, and the seconds that training waited for them."""
+
+    images: int = 0
+    waited: float = 0.0
+
+    def timed(self, batches: Iterator[tuple[Tensor, Any]]) -> Iterator[tuple[Tensor, Any]]:
+        """The same batches, counted."""
+        while True:
+            began = time.monotonic()
+            found = next(batches, None)
+            self.waited += time.monotonic() - began
+            if found is None:
+                return
+            self.images += len(found[0])
+            yield found
+
+
+def shares(labels: Any) -> Tensor:
+    """How likely each image is drawn so that every class comes equally often.
+
+    Raises:
+        UserError: images have no single class.
+    """
+    if not isinstance(labels, Tensor) or labels.ndim > 1:
+        raise UserError("balanced: these images have no single class each: leave it out")
+    return 1 / torch.bincount(labels).double()[labels]
+
+
+def augmented_examples(setting: Setting, count: int) -> Tensor:
+    """Training images (count, 3, size, size) uint8 as a training would see them: what people look at."""
+    train, augment = setting.data.train, setting.augment.filled()
+    generator = generator_of(setting.seed, 0)
+    part = torch.randperm(len(train), generator=generator)[:count]
+    ((images, labels),) = train.batches([part], change_of(augment, setting.seed, 0))
+    images, labels = _augmented(
+        images, labels, setting, generator, Own(len(images), torch.arange(len(images)))
+    )
+    mix = mixed(augment, len(setting.data.classes))
+    if mix is None:
+        return images
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setting.seed)
+        shared, _ = mix(images.float(), labels)
+    return shared.round().clamp(0, 255).to(torch.uint8)
+
+
+def _augmented(
+    images: Tensor, labels: Any, setting: Setting, generator: torch.Generator, own: Own
+) -> tuple[Tensor, Any]:
+    """What a batch goes through besides `change_of`: labels that lie in images move with them."""
+    augment, task = setting.augment.filled(), setting.task
     flip = setting.data.photographs if augment.flip is None else augment.flip
-    side_px = size_px(epoch, config, train.size_px)
-    order = torch.randperm(len(train), generator=generator)
-    for part in whole_batches(order, config.batch_size):
-        images, labels = train.batch(part)
-        if augment.shift_px:
-            images, labels = _moved(images, labels, random_shift(images, augment.shift_px, generator), task)
-        if flip:
-            which = torch.rand(len(part), generator=generator) < 0.5
-            images, labels = _moved(images, labels, mirror(which, train.size_px), task)
-        images = erased(images, augment.erase_px, generator)
-        images, labels = _sized(images, labels, side_px, task)
-        yield normalized(images.to(device), setting.normalization), _to(labels, device)
+    if augment.shift_px:
+        images, labels = _moved(images, labels, random_shift(images, augment.shift_px, generator, own), task)
+    if flip:
+        which = torch.rand(own.whole, generator=generator)[own.places] < 0.5
+        images, labels = _moved(images, labels, mirror(which, images.shape[-1]), task)
+    return erased(images, augment.erase_px, generator, own), labels
 
 
 def _moved(images: Tensor, labels: Any, move: Move, task: Task) -> tuple[Tensor, Any]:

@@ -65,8 +65,8 @@ def recalibrate(
     with torch.no_grad():
         update_bn(
             (
-                normalized(train.batch(part)[0].to(device), normalization)
-                for part in whole_batches(order, batch_size)
+                normalized(images.to(device), normalization)
+                for images, _ in train.batches(whole_batches(order, batch_size))
             ),
             model,
         )

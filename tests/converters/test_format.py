@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from timm.models import register_model
 from torch import nn
 
 from converters.facts import IMAGENET, Converted, FileFacts, InputSpec, LayerFacts, size_bytes
@@ -17,14 +19,18 @@ from converters.format import FORMATS, format_of
 from converters.layers import weighted_layers
 from converters.reference import Expected, Reference, checked, normalized, verification
 from converters.targets import TARGETS, Storage, Target
-from edgeprune.cli import main
+from edgeprune.budget import Budget
+from edgeprune.cli import main, run_recipe
 from edgeprune.data.dataset import InMemory
 from edgeprune.evaluation import exported_file
 from edgeprune.progress import Progress
+from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import records, render, summary
 from edgeprune.tasks import TASKS
+from edgeprune.training.config import TrainConfig
+from tests.support.images import write_folder
 
-SIZE_PX = 8
+SIZE_PX = 32
 
 
 class Toy:
@@ -34,24 +40,28 @@ class Toy:
     packages, extra, local_runtimes = ("torch",), None, None
     no_times, not_measured = "toys are not timed", "Toys at play: they were run on the machine"
 
+    def missing(self):
+        return None
+
     def prepare(self, model, example, normalization):
-        return model[-1], weighted_layers(model, example), tuple(example.shape[1:]), normalization
+        return model[-1], weighted_layers(model, example)[0].name, example.shape[1:]
 
     def write(self, prepared, target, path, *, labels=None, metadata=None, calibration=None):
-        linear, layers, shape, _ = prepared
-        plain = {"layer": layers[0].name, "shape": shape, "labels": labels}
-        path.write_text(json.dumps({**plain, "w": linear.weight.tolist(), "b": linear.bias.tolist()}))
+        linear, layer, shape = prepared
+        plain = {"w": linear.weight.tolist(), "b": linear.bias.tolist(), "layer": layer}
+        path.write_text(json.dumps({**plain, "shape": shape, "labels": labels}))
         return Converted(path, target.name, size_bytes(path), self.inspect(path).layers)
 
     def load(self, path):
-        return ToyModel(json.loads(path.read_text()))
+        plain = json.loads(path.read_text())
+        weight, bias = (np.array(plain[key], np.float32) for key in "wb")
+        taken = InputSpec(tuple(plain["shape"]), None, plain["labels"] and tuple(plain["labels"]))
+        return SimpleNamespace(input=taken, predict=lambda x: x.reshape(len(x), -1) @ weight.T + bias)
 
     def inspect(self, path):
         plain = json.loads(path.read_text())
-        weight = np.array(plain["w"])
-        layer = LayerFacts(
-            plain["layer"], "linear", weight.shape, float((weight == 0).mean()), 64.0, "digits"
-        )
+        zeros, shape = float((np.array(plain["w"]) == 0).mean()), np.shape(plain["w"])
+        layer = LayerFacts(plain["layer"], "linear", shape, zeros, 64.0, "digits")
         return FileFacts(path, (layer,), {"format": self.name}, (f"{size_bytes(path):,} bytes",), {})
 
     def verify(self, path, images, model, normalization, runtimes, emulated_images, say):
@@ -60,23 +70,12 @@ class Toy:
         expected = Expected(wanted, Reference.MODEL, None, 1e-5, wanted)
         return verification(path, expected, outputs, [checked("toy", "1", outputs, expected, None)])
 
-    def sparse_runtime(self, path, target):
-        return False, "toys have no kernels"
+    def tensors(self, path, image):
+        return [self.load(path).predict(image)]
 
-    def layer_bytes(self, target, layer, kept, block):
-        return 20.0 * kept
-
-    def timing_input(self, path, runtime):
-        raise AssertionError
-
-
-class ToyModel:
-    def __init__(self, plain: dict[str, Any]) -> None:
-        self.input = InputSpec(tuple(plain["shape"]), None, plain["labels"] and tuple(plain["labels"]))
-        self._weight, self._bias = (np.array(plain[key], np.float32) for key in "wb")
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        return np.asarray(images.reshape(len(images), -1) @ self._weight.T + self._bias, np.float32)
+    sparse_runtime = staticmethod(lambda path, target: (False, "toys have no kernels"))
+    layer_bytes = staticmethod(lambda target, layer, kept, block: 20.0 * kept)
+    timing_input = None  # No runtime takes a toy.
 
 
 @pytest.fixture
@@ -113,10 +112,34 @@ def test_the_commands_take_a_toy_format(toy: Target, tmp_path: Path, monkeypatch
     assert made["max_relative_error"] < 1e-5
     assert main(["inspect", made["path"], "--json", "-"]) == 0
     assert '"format": "toy"' in capsys.readouterr().out
-    Path("budget.toml").write_text("[bytes]\ntoy-here = 100_000\n")
+    Path("budget.toml").write_text("[bytes]\ntoy-here = 1_000_000\n")
     assert main(["check", made["path"], "--budget", "budget.toml"]) == 0
     assert main(["bench", made["path"]]) == 2
     assert "expected a .tflite file" in capsys.readouterr().err
+
+
+@register_model
+def toy_linear_for_a_test(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE_PX * SIZE_PX, kwargs["num_classes"]))
+
+
+def test_a_recipe_takes_a_toy_format(toy: Target, tmp_path: Path) -> None:
+    fit = TrainConfig(epochs=1, batch_size=16)
+    recipe = Recipe(
+        model="timm/toy_linear_for_a_test",
+        data=write_folder(tmp_path / "images"),
+        image_size_px=SIZE_PX,
+        dense=fit,
+        variants={"block80": Variant(sparsity=0.8, fit=fit, layers={"1": 0.8})},
+        targets=("toy-here",),
+        budget=Budget(bytes={"toy-here": 1_000_000}),
+        output=tmp_path / "run",
+    )
+    assert run_recipe(recipe, "", []) == 0
+    dense, block = records.read(tmp_path / "run").rows
+    assert (dense.path, block.zero_fraction) == ("files/dense-toy-here.toy", pytest.approx(0.8, abs=0.01))
+    assert all(0 <= row.score <= 1 and row.max_relative_error < 1e-5 for row in (dense, block))
+    assert "Toys at play" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_toy_file_is_a_row_of_a_report(toy: Target, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from edgeprune import recipe as recipes
 from edgeprune.recipe import Recipe, Variant
 from edgeprune.report import records
 from edgeprune.training.config import TrainConfig
+from tests.support.images import write_folder, write_shards
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -110,12 +112,12 @@ def test_two_processes_make_one_run(tmp_path: Path, image_folder: Path):
     ]
     fit = TrainConfig(epochs=1, batch_size=8)
     recipe = Recipe(
-        model="mobilenet_v3_small",
+        model="timm/test_efficientnet",
         data=image_folder,
         image_size_px=32,
         dense=fit,
         variants={"block80": Variant(sparsity=0.8, fit=fit)},
-        targets=("litert-arm64",),
+        targets=("coreml-ios16",),
     )
     (tmp_path / "recipe.toml").write_text(recipes.to_toml(recipe))
     assert wait(start(command, 2)) == [0, 0]
@@ -128,3 +130,66 @@ def test_two_processes_make_one_run(tmp_path: Path, image_folder: Path):
     refused = start(command, 2)
     assert wait(refused) == [2, 2]
     assert "holds a run of another recipe" in refused[0].stderr.read()
+
+
+DISJOINT = """
+import sys, json, os
+import torch
+from torch import nn
+from pathlib import Path
+from rich.console import Console
+from converters.facts import Normalization
+from edgeprune.data import loading, sources
+from edgeprune.data.labels import LabelKind
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.data.streamed import Streamed
+from edgeprune.progress import Progress
+from edgeprune.tasks import TASKS
+from edgeprune.training import loop as training
+from edgeprune.training.config import Augment, TrainConfig
+from edgeprune.training.loop import Hooks, Setting
+import dataclasses
+
+
+asked = []
+
+class Noted(Streamed):
+    def batches(self, parts, change=None):
+        asked.append(torch.cat(list(parts)).tolist())
+        return super().batches(parts, change)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    loading.IN_MEMORY_FRACTION = 1e-9
+    path = Path(sys.argv[2])
+    data = sources.source(path, LabelKind.CLASS).load(path, Preprocessing(32), Progress(Console(quiet=True)))
+    assert isinstance(data.train, Streamed)
+    own = Noted(**{f.name: getattr(data.train, f.name) for f in dataclasses.fields(Streamed)})
+    data = dataclasses.replace(data, train=own)
+    setting = Setting(data, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(), seed=0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 3))
+    hooks = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
+    training.train(model, setting, TrainConfig(epochs=2, batch_size=16), hooks)
+    rank = os.environ["RANK"]
+    told = json.dumps([asked[:2], len(own), float(model[0].weight.sum())])
+    Path(sys.argv[1], f"{rank}.json").write_text(told)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+def test_two_processes_read_disjoint_parts_which_together_are_all(tmp_path: Path, kind: str):
+    root = write_folder(tmp_path / "images", train=16, held_out=4)  # 48: three batches of 16.
+    if kind == "shards":
+        root = write_shards(root, tmp_path / "shards")
+    (tmp_path / "script.py").write_text(DISJOINT)
+    assert wait(start([str(tmp_path / "script.py"), str(tmp_path), str(root)], 2)) == [0, 0]
+    (first, count, weight), (second, _, other) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
+    )
+    for one, two in zip(first, second, strict=True):  # Each epoch.
+        assert not set(one) & set(two)
+        assert sorted([*one, *two]) == list(range(count))
+    assert first[0] != first[1]
+    assert weight == other

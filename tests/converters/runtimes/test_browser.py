@@ -9,7 +9,7 @@ import pytest
 
 from converters.errors import ToolError, UserError
 from converters.runtimes.environments import RUNTIMES
-from converters.runtimes.running import Task, run
+from converters.runtimes.running import FileRun, run_files
 from converters.targets import Storage
 from tests.support.networks import eligible
 
@@ -20,7 +20,7 @@ LIMIT = 1e-4  # of the largest value: each runtime adds up in its own order
 @pytest.fixture(scope="module", autouse=True)
 def _prepared() -> None:
     try:
-        run([], BROWSER)  # starts Chromium, which may be missing where all else is there
+        run_files([], BROWSER)  # starts Chromium, which may be missing where all else is there
     except (UserError, ToolError) as reason:
         pytest.skip(str(reason))
 
@@ -36,8 +36,8 @@ def test_a_sparse_file_gives_the_same_values_as_here(storage: Storage, tmp_path:
     path = tmp_path / "sparse.tflite"
     output = net.linear(net.flatten(net.mean(net.last)), 10)  # type: ignore[attr-defined]
     path.write_bytes(net.finish(output, storage))
-    task = Task(path, images(3))
-    browser, host = run([task], BROWSER), run([task], RUNTIMES["host"])
+    task = FileRun(path, images(3))
+    browser, host = run_files([task], BROWSER), run_files([task], RUNTIMES["host"])
     assert browser.version.startswith("LiteRT.js ")
     assert "Chromium" in browser.version
     given, wanted = browser.answers[0].outputs, host.answers[0].outputs
@@ -51,9 +51,9 @@ def test_a_sparse_file_gives_the_same_values_as_here(storage: Storage, tmp_path:
 def test_files_that_are_refused_or_crash_do_not_stop_the_others(
     refused: Path, crashes: Path, runs: Path
 ) -> None:
-    tasks = [Task(path, images(1)) for path in (refused, crashes, runs)]
+    tasks = [FileRun(path, images(1)) for path in (refused, crashes, runs)]
     steps: list[tuple[int, int]] = []
-    first, second, third = run(
+    first, second, third = run_files(
         tasks, BROWSER, rounds=2, warmup=1, show=lambda *step: steps.append(step)
     ).answers
     assert first.outputs is None

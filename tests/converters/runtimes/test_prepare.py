@@ -32,7 +32,7 @@ def test_without_debians_tools_the_message_says_what_is_needed(name: str, tmp_pa
 
 def test_a_stopped_preparation_starts_again(tmp_path: Path) -> None:
     (tmp_path / "r" / ".arm64.new.tmp" / "debs").mkdir(parents=True)
-    with prepare._built(tmp_path / "r" / "arm64") as work:
+    with prepare.built(tmp_path / "r" / "arm64") as work:
         assert list(work.iterdir()) == []
         (work / "root").mkdir()
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["arm64"]
@@ -43,7 +43,7 @@ def test_a_failed_preparation_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "arm64" / "site").mkdir(parents=True)
 
     def fail() -> None:
-        with prepare._built(tmp_path / "arm64") as work:
+        with prepare.built(tmp_path / "arm64") as work:
             (work / "half").touch()
             raise ToolError("no network")
 
@@ -55,7 +55,7 @@ def test_a_failed_preparation_leaves_what_was_there(tmp_path: Path) -> None:
 def test_a_failing_tool_is_quoted() -> None:
     code = "import sys; print('out'); sys.exit('E: no mirror answers')"
     with pytest.raises(ToolError, match=r"^apt cannot download python3:\nE: no mirror answers$"):
-        prepare._tool([sys.executable, "-c", code], "apt cannot download python3:")
+        prepare.run_tool([sys.executable, "-c", code], "apt cannot download python3:")
 
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs apt-get")
@@ -65,7 +65,7 @@ def test_an_apt_that_lists_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     settings.write_text('Dir::Etc::sourcelist "/dev/null"; Dir::Etc::sourceparts "/dev/null";')
     monkeypatch.setenv("APT_CONFIG", str(settings))
     with pytest.raises(ToolError, match="apt lists no arm64 packages: are its mirrors reached"):
-        prepare._fetch("arm64", ["python3"], tmp_path / "debs")
+        prepare.fetch("arm64", ["python3"], tmp_path / "debs")
 
 
 def test_pythons_version_is_that_of_the_package(tmp_path: Path) -> None:
@@ -89,15 +89,15 @@ def test_a_package_is_unpacked_and_its_libraries_are_found(tmp_path: Path) -> No
     (tree / "DEBIAN" / "control").write_text(control)
     package = tmp_path / "loader.deb"
     subprocess.run(["dpkg-deb", "--build", str(tree), str(package)], check=True, capture_output=True)
-    prepare._unpack([package], tmp_path / "root")
-    prepare._link_libraries(tmp_path / "root")
+    prepare.unpack([package], tmp_path / "root")
+    prepare.link_libraries(tmp_path / "root")
     assert (tmp_path / "root" / "lib" / "ld.so").read_text() == "loader"
 
 
 def test_only_the_emulators_needed_are_kept(tmp_path: Path) -> None:
     for name in ("qemu-x86_64-static", "qemu-aarch64", "qemu-aarch64_be-static", "qemu-m68k"):
         (tmp_path / name).touch()
-    prepare._keep_emulators(tmp_path)
+    prepare.keep_emulators(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"qemu-x86_64-static", "qemu-aarch64"}
 
 
@@ -105,6 +105,6 @@ def test_an_own_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"cannot write .*file/arm64"),
-        prepare._built(tmp_path / "file" / "arm64"),
+        prepare.built(tmp_path / "file" / "arm64"),
     ):
         pytest.fail("built")

@@ -174,3 +174,21 @@ def test_weights_of_another_architecture_are_named(dense, tmp_path):
     torch.save(dense.state_dict(), tmp_path / "small.pt")
     with pytest.raises(UserError, match="does not fit mobilenet_v3_large"):
         weights.from_checkpoint("mobilenet_v3_large", tmp_path / "small.pt")
+
+
+def test_a_model_that_pads_as_tensorflow_does_is_converted_and_verified_as_one(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = models.build("timm/lcnet_035", 5, 64, "same").train()
+    with torch.no_grad():
+        for _ in range(5):
+            model(torch.randn(8, 3, 64, 64))
+    torch.save(model.state_dict(), tmp_path / "same.pt")
+    named = ["--model", "timm/lcnet_035", "--padding", "same"]
+    given = [*named, "--image-size-px", "64", "--target", "litert-arm64", "--output", str(tmp_path)]
+    assert main(["convert", str(tmp_path / "same.pt"), *given]) == 0
+    (file,) = tmp_path.glob("*.tflite")
+    verify = ["verify", str(file), "--checkpoint", str(tmp_path / "same.pt"), "--runtime", "host"]
+    assert main([*verify, *named]) == 0
+    assert main([*verify, *named[:2]]) == 1
+    assert main([*verify, "--model", "mobilenet_v2", "--padding", "same"]) == 2
+    assert "--padding is for a timm model" in capsys.readouterr().err

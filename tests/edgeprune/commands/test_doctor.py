@@ -61,10 +61,10 @@ def test_a_runtime_that_is_not_prepared_comes_with_its_command(
 
 
 def test_packages_that_are_missing_or_of_another_version() -> None:
-    missing = doctor._package(Requirement("not-a-package-of-anyone>=2,<3"))
+    missing = doctor.package_finding(Requirement("not-a-package-of-anyone>=2,<3"))
     assert (missing.ok, missing.version) == (False, None)
     assert missing.remedy == "pip install 'not-a-package-of-anyone<3,>=2'"
-    old = doctor._package(Requirement("numpy<1"))
+    old = doctor.package_finding(Requirement("numpy<1"))
     assert (old.ok, old.version) == (False, version("numpy"))
     assert old.remedy == "pip install 'numpy<1'"
 
@@ -75,7 +75,7 @@ def test_without_a_package_its_targets_cannot_be_written(findings: list[doctor.F
         for finding in findings
         if finding.part is Part.PACKAGE
     ]
-    targets = {finding.name: finding for finding in doctor._targets(without)}
+    targets = {finding.name: finding for finding in doctor.target_findings(without)}
     assert targets["coreml-ios16"].remedy == "coremltools cannot be used: see above"
     assert targets["litert-arm64"].ok
     assert not doctor.complete(without)
@@ -93,3 +93,36 @@ def test_the_list_says_what_to_do(findings: list[doctor.Finding], capsys: Any) -
     assert "✕ torch" in told
     assert "pip install torch" in told
     assert told.rstrip().endswith("A run needs what is missing: torch")
+
+
+def test_what_was_tested_together_is_what_constraints_say(findings: list[doctor.Finding]) -> None:
+    lines = (Path(__file__).parents[3] / "constraints.txt").read_text().splitlines()
+    exact = dict(
+        line.partition(";")[0].strip().split("==") for line in lines if "==" in line.partition(";")[0]
+    )
+    assert {name: exact[name] for name in doctor.TESTED} == doctor.TESTED
+    versions = named(findings, Part.VERSIONS)
+    assert versions[f"torch {doctor.TESTED['torch']}"].ok == (
+        version("torch").partition("+")[0] == doctor.TESTED["torch"]
+    )
+    assert all(finding.ok == (finding.remedy is None) for finding in versions.values())
+
+
+def test_weights_in_the_caches_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    snapshot = tmp_path / "hf" / "models--timm--lcnet_050.ra2_in1k" / "snapshots" / "abc"
+    for folder, name in (
+        (tmp_path / "hub" / "checkpoints", "resnet18-f37072fd.pth"),
+        (snapshot, "model.safetensors"),
+    ):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(bytes(2_500_000))
+    (snapshot / "config.json").write_text("{}")
+    weights = named(doctor.examine(), Part.WEIGHTS)
+    assert {name: finding.version for name, finding in weights.items()} == {
+        "resnet18-f37072fd.pth": "2.5 MB",
+        "timm/lcnet_050.ra2_in1k, model.safetensors": "2.5 MB",
+    }

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +28,39 @@ def test_test_folder_serves_where_there_is_no_val(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "val").rename(tmp_path / "test")
     assert len(load(tmp_path).held_out) == 24
+
+
+@pytest.mark.parametrize(("train", "held_out"), [("Train", "valid"), ("training", "Validation")])
+def test_folders_by_other_usual_names_are_understood(tmp_path, train, held_out):
+    write_folder(tmp_path)
+    (tmp_path / "train").rename(tmp_path / train)
+    (tmp_path / "val").rename(tmp_path / held_out)
+    assert len(load(tmp_path).train) == 72
+
+
+def test_classes_may_keep_their_images_in_a_folder_of_that_name(tmp_path):
+    """As Tiny-ImageNet does, with a file of boxes beside it."""
+    write_folder(tmp_path)
+    for folder in [*(tmp_path / "train").iterdir()]:
+        files_of = list(folder.iterdir())
+        (folder / "images").mkdir()
+        (folder / f"{folder.name}_boxes.txt").write_text("000.jpg 0 0 9 9")
+        for file in files_of:
+            file.rename(folder / "images" / file.name)
+    found = load(tmp_path)
+    assert (len(found.train), len(found.held_out)) == (72, 24)
+    (tmp_path / "train" / "red" / "extra.jpg").touch()
+    with pytest.raises(UserError, match=r"train/red: images both in it and in images/: extra\.jpg"):
+        load(tmp_path)
+
+
+def test_names_as_long_as_a_file_system_takes(tmp_path):
+    write_folder(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / split / "red").rename(tmp_path / split / ("r" * 255))
+        image = tmp_path / split / "blue" / "000.jpg"
+        image.rename(image.with_name("b" * 251 + ".jpg"))
+    assert load(tmp_path).classes == ("blue", "green", "r" * 255)
 
 
 def test_grey_and_transparent_images_become_rgb_and_hidden_files_are_passed_over(tmp_path):
@@ -81,7 +116,7 @@ def broken_text(root):
 
 def broken_no_held_out(root):
     write_folder(root)
-    (root / "val").rename(root / "validation")
+    (root / "val").rename(root / "checking")
     return root
 
 
@@ -104,14 +139,58 @@ def broken_loose_file(root):
     return root
 
 
+def renamed(root, name):
+    write_folder(root)
+    for split in ("train", "val"):
+        (root / split / "red").rename(root / split / os.fsdecode(name))
+    return root
+
+
+def broken_not_utf8(root):
+    return renamed(root, b"caf\xe9")
+
+
+def broken_line_break(root):
+    return renamed(root, b"red\nwine")
+
+
+def broken_case(root):
+    return renamed(root, b"Blue")
+
+
+def broken_two_trainings(root):
+    write_folder(root)
+    (root / "Train").mkdir()
+    return root
+
+
+def broken_heic(root):
+    write_folder(root)
+    (root / "train" / "red" / "IMG_1.HEIC").write_bytes(b"x")
+    return root
+
+
+def broken_link(root):
+    write_folder(root)
+    loop = root / "train" / "red" / "loop.jpg"
+    loop.symlink_to(loop)
+    return root
+
+
 BROKEN = {
+    broken_not_utf8: "class folder 'caf\\udce9': its name is not UTF-8",
+    broken_line_break: "class folder 'red\\nwine': its name is not UTF-8, or has a line break",
+    broken_case: "class folders Blue, blue: they differ in upper and lower case only",
+    broken_two_trainings: "Train and train: which of them? Rename one",
+    broken_heic: "train/red/IMG_1.HEIC: HEIF images are not read: convert them to JPEG",
+    broken_link: "train/red/loop.jpg: Too many levels of symbolic links",
     broken_missing: "no such folder; expected train/ and val/ (or test/)",
     broken_empty: "no train/ and no val/ or test/; found nothing, it is empty",
     broken_file: "not a folder",
     broken_one_class: "one class, 'blue'; a classifier needs two or more",
     broken_truncated: "val/red/003.jpg: not an image that can be read (",
     broken_text: "train/red/notes.txt: not an image that can be read (unknown format)",
-    broken_no_held_out: "no val/ or test/; found train, validation",
+    broken_no_held_out: "no val/ or test/; found checking, train",
     broken_classes_differ: "classes in train/ but not in val/: red",
     broken_class_without_images: "train/yellow: no images",
     broken_loose_file: "files beside the class folders: labels.csv",
@@ -133,8 +212,3 @@ def test_many_broken_images_are_named_in_one_message(tmp_path):
         load(tmp_path)
     assert len(caught.value.problems) == files.PROBLEMS_SHOWN + 1
     assert caught.value.problems[-1] == "and 3 more"
-
-
-def test_images_that_would_not_fit_in_memory_are_refused(tmp_path):
-    with pytest.raises(UserError, match="GB decoded, this machine has"):
-        load(write_folder(tmp_path), size_px=200_000)

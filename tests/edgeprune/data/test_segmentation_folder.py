@@ -65,6 +65,46 @@ def test_palettes_numbers_for_names_and_pixels_that_do_not_count(tmp_path):
     assert not (folder.train.labels[0, 17:] == IGNORED).any()
 
 
+def in_two_colours(root, other, mode="L", names=None):
+    """Masks with the first two classes alone, the second drawn as `other`."""
+    write_masks(root, names=False)
+    for file in [*root.glob("*/masks/*.png")]:
+        drawn = np.where(np.asarray(Image.open(file)) > 0, other, 0).astype(np.uint8)
+        Image.fromarray(drawn).convert(mode).save(file)
+    if names:
+        (root / "classes.txt").write_text("\n".join(names))
+    return root
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+@pytest.mark.parametrize("names", [None, ("wall", "cat")])
+def test_masks_in_black_and_white_have_two_classes(tmp_path, mode, names):
+    folder = load(in_two_colours(tmp_path, 255, mode, names))
+    assert folder.classes == (names or ("background", "foreground"))
+    for split in (folder.train, folder.held_out, masks.held_out(tmp_path, Preprocessing(32), 3)):
+        assert split.labels.unique().tolist() == [0, 1]
+    # The background is grey: there all colours are the same, but for noise.
+    spread = folder.train.images.float().std(1)
+    assert spread[folder.train.labels == 1].mean() > 2 * spread[folder.train.labels == 0].mean()
+
+
+def test_white_does_not_count_where_masks_have_other_values_too(tmp_path):
+    write_masks(in_two_colours(tmp_path / "a", 255).parent / "b")
+    ordinary = tmp_path / "b"
+    indices = np.asarray(Image.open(ordinary / "train" / "masks" / "000.png"))
+    save_mask(ordinary, "000", np.where(indices > 0, 255, 0))
+    assert load(ordinary).train.labels[0].unique().tolist() == [IGNORED, 0]
+
+
+def test_classes_that_no_training_pixel_has_are_refused(tmp_path):
+    with pytest.raises(UserError, match="127 of 129 classes have no pixel in the training masks: 1, 2, 3, 4"):
+        load(in_two_colours(tmp_path / "grey", 128))
+    with pytest.raises(UserError, match="1 of 3 classes have no pixel in the training masks: dog"):
+        load(in_two_colours(tmp_path / "named", 1, names=("wall", "cat", "dog")))
+    with pytest.raises(UserError, match="1 of 2 classes have no pixel in the training masks: 1"):
+        load(in_two_colours(tmp_path / "one", 0))
+
+
 def test_images_turned_by_their_camera_fit_masks_that_are_upright(tmp_path):
     write_masks(tmp_path)
     image = tmp_path / "train" / "images" / "000.jpg"

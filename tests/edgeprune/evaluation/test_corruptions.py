@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from converters.facts import Normalization
 from edgeprune.data.dataset import InMemory
-from edgeprune.evaluation import corruptions as robustness
+from edgeprune.evaluation import corruptions
 from edgeprune.evaluation.corruptions import CORRUPTIONS, corrupt
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -88,10 +88,10 @@ def test_what_is_counted():
     greys = torch.tensor([30, 60, 130, 250]).view(4, 1, 1, 1)
     split = InMemory(greys.expand(4, 3, 32, 32).to(torch.uint8).contiguous(), torch.tensor([0, 0, 1, 1]))
     done = []
-    found = robustness.measure(
+    found = corruptions.robustness(
         BrightHalf().eval(), split, "greys", ("dark", "bright", "none"), PLAIN, done.append
     )
-    assert done == list(range(1, robustness.steps() + 1))
+    assert done == list(range(1, corruptions.steps() + 1))
     assert (found.images, found.image_source, found.top1) == (4, "greys", 1.0)
     top1 = {(c.corruption, c.strength): c.top1 for c in found.conditions}
     assert len(top1) == 18

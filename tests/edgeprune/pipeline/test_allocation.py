@@ -96,7 +96,6 @@ def test_a_time_becomes_zeros_where_they_save_it(setting: Setting):
     assert 0.65 < allocation.time_fractions["arm64"] <= 0.7
     assert allocation.sparsities["classifier.0"] == 0, "a layer that no sparse kernel runs"
     assert allocation.sparsities["features.2.block.0.0"] > 0.3
-    assert rules_of(variant, model, setting)[0] == allocation.rules
 
 
 def test_multiplications_are_left_as_asked(setting: Setting):

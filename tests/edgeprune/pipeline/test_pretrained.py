@@ -12,14 +12,16 @@ from edgeprune.recipe import Recipe, read
 from edgeprune.training.config import TrainConfig
 from edgeprune.training.transfer import Transfer
 
+MODEL = "timm/test_efficientnet"
+
 
 @pytest.fixture(scope="module")
 def start(image_folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "published.pt"
     torch.manual_seed(5)
-    torch.save({"state_dict": build.build("mobilenet_v3_small", 9).state_dict()}, path)
+    torch.save({"state_dict": build.build(MODEL, 9).state_dict()}, path)
     return Recipe(
-        "mobilenet_v3_small",
+        MODEL,
         data=image_folder,
         weights=str(path),
         image_size_px=32,
@@ -35,14 +37,14 @@ def test_a_run_starts_from_weights_and_its_file_says_how_images_are_prepared(sta
     told = capsys.readouterr()
     assert "a new head for" in told.out + told.err
     kept = read(tmp_path / "run" / "recipe.toml")
-    assert (kept.resize_px, kept.interpolation) == (36, "bilinear")
+    assert (kept.resize_px, kept.interpolation) == (33, "bicubic")
     (file,) = (tmp_path / "run" / "files").glob("*.tflite")
     content = metadata.read(graph.read_file(file))
-    assert json.loads(content["metadata"]["preprocessing"])["resize_px"] == 36
+    assert json.loads(content["metadata"]["preprocessing"])["resize_px"] == 33
     # The same command goes on; other weights under the same name do not.
     assert run_recipe(start, "", ["--output", str(tmp_path / "run")]) == 0
     before = torch.load(start.weights, weights_only=True)
-    torch.save({"model": build.build("mobilenet_v3_small", 9).state_dict()}, start.weights)
+    torch.save({"model": build.build(MODEL, 9).state_dict()}, start.weights)
     assert run_recipe(start, "", ["--output", str(tmp_path / "run")]) == 2
     assert "weights changed since this run began" in capsys.readouterr().err
     torch.save(before, start.weights)
@@ -56,7 +58,14 @@ def test_a_run_starts_from_weights_and_its_file_says_how_images_are_prepared(sta
     ],
 )
 def test_weights_that_there_are_none_of_are_one_message(weights, problem, start, tmp_path, capsys):
-    assert run_recipe(replace(start, weights=weights), "", ["--output", str(tmp_path / "run")]) == 2
+    assert (
+        run_recipe(
+            replace(start, model="mobilenet_v3_small", weights=weights),
+            "",
+            ["--output", str(tmp_path / "run")],
+        )
+        == 2
+    )
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -88,7 +88,7 @@ def _size(text: str) -> float:
 
 
 # How a heading's cell must read: the row's value, and how far rounding may have moved it.
-CELLS: dict[str, Callable[[str, summary.File], bool]] = {
+CELLS: dict[str, Callable[[str, summary.RankedFile], bool]] = {
     "size": lambda cell, file: _size(cell) == pytest.approx(file.row.bytes, rel=0.006),
     "bytes": lambda cell, file: _number(cell) == file.row.bytes,
     "download": lambda cell, file: (
@@ -525,7 +525,7 @@ def test_hostile_text_is_only_text_in_markdown(report):
     assert rest.endswith("\n````\n")
     assert "<" not in outside
     assert len({line.count(" | ") for line in outside.splitlines() if line.startswith("| ")}) == 4, (
-        "the tables of files, of what is within the points, of models, and of worse images"
+        "the tables of files, of what is within the points, of models, and of corrupted images"
     )
     assert not re.search(r"(?<!\\)[`\[*_]", outside.replace("**", ""))
 

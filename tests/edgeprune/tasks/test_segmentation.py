@@ -145,7 +145,7 @@ def test_the_pages_tell_of_mean_iou_class_by_class(finished):
     assert len(pictures) == 4
     assert page.count('<img class="strip"') == 4
     assert all((finished / path).is_file() for path in pictures)
-    assert "confusions and worse images are told" in page
+    assert "confusions and robustness to corruptions are reported" in page
 
 
 def test_the_report_is_rebuilt_the_same(finished, capsys):
@@ -189,13 +189,14 @@ def test_sensitivity_is_told_in_mean_iou(finished, tmp_path, capsys):
     assert records.read(run).sensitivity.metric == "miou"
 
 
+@pytest.mark.slow
 def test_zeros_are_shared_out_by_what_mean_iou_says(recipe, finished, tmp_path):
     fit = TrainConfig(epochs=1, batch_size=8)
     measured = replace(
         recipe,
         checkpoint=finished / "variants" / "dense.safetensors",
         variants={"measured": Variant(sparsity=0.6, allocation="sensitivity", fit=fit)},
-        targets=("litert-arm64",),
+        targets=("coreml-ios16",),
         budget=Budget(),
         output=tmp_path / "run",
     )

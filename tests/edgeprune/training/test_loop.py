@@ -10,7 +10,7 @@ from torch import nn
 
 from converters.facts import Normalization
 from edgeprune.data import digits as embedded
-from edgeprune.data.dataset import InMemory
+from edgeprune.data.dataset import InMemory, Subset
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
@@ -153,6 +153,7 @@ def test_images_grow_to_full_size_and_end_with_it():
     assert seen == [*each_epoch, (True, 64)]  # Batch norms are measured anew on images of full size.
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not training.cpp_compiler(), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_training_is_the_same_training(digits):
     """Weights and zeros of the model itself, in which nothing compiled is left."""
@@ -164,3 +165,110 @@ def test_a_compiled_training_is_the_same_training(digits):
     assert list(states[0][0]["model"]) == list(states[1][0]["model"])
     for plain, compiled in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(plain, compiled, atol=1e-5, rtol=1e-3)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_training_goes_on_within_an_epoch(digits, optimizer):
+    """Killed in the middle of its second epoch: dropout, masks, what is drawn and the averages go on."""
+    fit = TrainConfig(
+        epochs=2,
+        batch_size=32,
+        optimizer=optimizer,
+        schedule="cosine",
+        clip_norm=1.0,
+        ema=0.9,
+        balanced=True,
+    )
+    few = dataclasses.replace(digits.data, train=Subset(digits.data.train, torch.arange(256)))
+    setting = dataclasses.replace(digits, augment=Augment("strong", shift_px=2), data=few)
+    states: list[dict] = []
+
+    def killed_later(state: dict) -> None:
+        states.append(copy.deepcopy(state))
+        if len(states) == 12:
+            raise KilledError
+
+    def run(hooks: Hooks) -> tuple[nn.Module, tuple]:
+        model = network()
+        model.insert(1, nn.Dropout(0.2))
+        sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.5)], OneShot(), regrow=True)
+        return model, training.train(model, setting, fit, hooks, sparsifier=sparsifier)[0]
+
+    whole, history = run(Hooks(load=lambda: None, save=lambda _: None, show=lambda *_, **__: None))
+    with pytest.raises(KilledError):
+        run(Hooks(lambda: None, killed_later, lambda *_, **__: None, save_seconds=0.0))
+    assert (states[-1]["epoch"], states[-1]["within"]["batches"]) == (1, 3)
+    resumed, again = run(Hooks(lambda: states[-1], lambda _: None, lambda *_, **__: None))
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [epoch["loss"] for epoch in again] == [epoch["loss"] for epoch in history]
+
+
+def test_the_best_epoch_on_images_set_aside_is_kept_and_training_stops_early(digits):
+    """A learning rate that ruins what the first epochs learnt."""
+    fit = TrainConfig(
+        epochs=8, batch_size=64, optimizer="sgd", learning_rate=3.0, warmup_fraction=0.9,
+        validation_fraction=0.2, patience=2,
+    )  # fmt: skip
+    model = network()
+    states = train(model, digits, fit)
+    validated = [epoch["validation"] for epoch in states[-1]["history"]]
+    best = validated.index(max(validated))
+    assert len(states) == best + 3 < 8
+    first = model[0].weight
+    torch.testing.assert_close(first, states[best]["model"]["0.weight"])
+    assert not torch.allclose(first, states[-1]["model"]["0.weight"])
+
+
+def test_images_set_aside_are_not_trained_on(digits):
+    train_split, aside = training.divided(digits.data.train, 0.25, digits.seed)
+    assert aside is not None
+    assert sorted([*train_split.indices.tolist(), *aside.indices.tolist()]) == list(range(1347))
+    assert len(aside) == 337
+    setting = dataclasses.replace(digits, augment=Augment("none"))
+    seen: list[int] = []
+    values = {tuple(digits.data.train.images[i].flatten().tolist()[:600]): i for i in aside.indices.tolist()}
+    model = network()
+    mean = 0.5
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if module.training:
+            pixels = ((inputs[0] * mean + mean) * 255).round().long()
+            seen.extend(values.get(tuple(row[:600]), -1) for row in pixels.flatten(1).tolist())
+
+    model.register_forward_pre_hook(note)
+    train(model, setting, TrainConfig(epochs=1, batch_size=64, validation_fraction=0.25))
+    assert len(seen) > 900
+    assert max(seen) == -1
+
+
+def test_classes_come_equally_often_however_many_images_they_have(digits):
+    rare = torch.cat(
+        [
+            torch.arange(1347)[digits.data.train.labels != 3],
+            torch.arange(1347)[digits.data.train.labels == 3][:2],
+        ]
+    )
+    data = dataclasses.replace(digits.data, train=Subset(digits.data.train, rare))
+    drawn = training.shares(data.train.labels)
+    sums = torch.zeros(10, dtype=torch.double).index_add(0, data.train.labels, drawn)
+    torch.testing.assert_close(sums, torch.ones(10, dtype=torch.double))
+    with pytest.raises(UserError, match="balanced: these images have no single class each"):
+        training.shares(["boxes", "boxes"])
+
+
+def test_augmented_examples_are_what_a_training_begins_with(digits):
+    setting = dataclasses.replace(digits, augment=Augment("standard"))
+    seen: list[torch.Tensor] = []
+    model = network()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    train(model, setting, TrainConfig(epochs=1, batch_size=1347))
+    examples = training.augmented_examples(setting, 16)
+    assert examples.shape == (16, 3, 32, 32)
+    assert not torch.equal(examples[0], examples[1])
+    first = predict.normalized(examples[:1], setting.normalization)[0]
+    assert any(torch.allclose(first, image, atol=1e-6) for image in seen[0])
