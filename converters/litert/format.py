@@ -34,7 +34,7 @@ class LiteRT:
     title = "LiteRT"
     suffix = ".tflite"
     kind = "file"
-    packages: tuple[str, ...] = ("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "flatbuffers")
+    packages: tuple[str, ...] = ("litert-torch", "ai-edge-litert", "litert-quantizer", "flatbuffers")
     extra: str | None = None
     local_runtimes: tuple[str, ...] | None = ("host",)
     no_times: str | None = None
