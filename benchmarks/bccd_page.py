@@ -57,7 +57,7 @@ def page(report: Report) -> list[str]:
             ],
         ),
         "",
-        f"Trained on {dense.trained_on} for {duration(seconds)} of the clock in all, by one thread on a machine "
+        f"Trained on {dense.trained_on} for {duration(seconds)} of the clock, by one thread on a machine "
         "of two cores that were busy with other work.",
         "",
         "## Class by class",
