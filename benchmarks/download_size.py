@@ -75,7 +75,8 @@ def write(model: nn.Module, how: str, folder: Path) -> Path:
         return path
     import coremltools.optimize.coreml as cto
 
-    program = FORMATS[name].prepare(model, EXAMPLE, None).program("iOS18", False, path.name)
+    prepared = FORMATS[name].prepare(model, EXAMPLE, None)  # its files go with it
+    program = prepared.program("iOS18", False, path.name)
     if storage == "int8":
         config = cto.OptimizationConfig(global_config=cto.OpLinearQuantizerConfig(mode="linear_symmetric"))
         program = cto.linear_quantize_weights(program, config)
