@@ -92,7 +92,7 @@ PAGE = """\
 MobileNetV3-Small for 1000 classes at 64 px, random weights. 80 % of the weights of 1x1 convolutions and
 fully connected layers are zero, in 1x4 blocks. *Installed* is bytes on disk; *download* is the file deflated
 at zlib's default level, which is what Android's bundletool counts and what `zip` writes
-(`converters.facts.download_bytes`). Written by `benchmarks/download_size.py`.
+(`converters.facts.download_bytes`). Written by `python benchmarks/download_size.py --cache FOLDER`.
 
 | stored as | dense: installed | download | 80 % zeros, one by one: installed | download | \
 80 % zeros, left out: installed | download |
