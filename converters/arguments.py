@@ -15,6 +15,7 @@ from converters.facts import Normalization
 
 # Outputs that others of a dict are there to help train, by the names segmentation and language models use.
 CHOSEN_KEYS = ("out", "logits")
+BOX_VALUES = 4  # of a detector's row (1, boxes, 4 + classes), before its classes
 FLOAT16_LIMIT = 65_504.0
 
 
@@ -96,16 +97,23 @@ def normalization_problems(normalization: Normalization | None, channels: int | 
 
 
 def label_problems(labels: Sequence[str] | None, shape: Sequence[int] | None = None) -> list[str]:
-    """What rules class names out, for an output of `shape`, (1, classes, ...) where that is known."""
+    """What rules class names out, for an output of `shape`, where that is known: (1, classes, ...), or
+    (1, boxes, 4 + classes).
+    """
     if labels is None:
         return []
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         wrong = labels if isinstance(labels, str) else next(x for x in labels if not isinstance(x, str))
         return [f"labels hold {wrong!r}: expected a list of class names, text each, in output order"]
     problems = []
-    if shape is not None and len(shape) not in (2, 4):
+    if shape is not None and len(shape) not in (2, 3, 4):
         return [f"labels are for a classifier; this model gives an output of shape {tuple(shape)}"]
-    if shape is not None and len(labels) != shape[1]:
+    if shape is not None and len(shape) == 3:
+        problems += [
+            f"{len(labels)} labels for rows of {shape[2]} values: a detector's have a box of {BOX_VALUES}, "
+            "with or without a value for the background, and one for each class"
+        ] * (shape[2] - BOX_VALUES - len(labels) not in (0, 1))
+    elif shape is not None and len(labels) != shape[1]:
         problems.append(f"{len(labels)} labels for a model of {shape[1]} classes")
     repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
     if repeated:

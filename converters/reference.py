@@ -29,7 +29,7 @@ from converters.facts import InputSpec, Normalization, sha256
 TOLERANCE = 1e-4
 BATCH = 50
 MAX_PIXEL = 255.0
-MAP_DIMS = 4
+ROWS_DIMS, MAP_DIMS = 3, 4
 
 
 class Reference(str, Enum):
@@ -120,14 +120,16 @@ def normalized(pixels: np.ndarray, normalization: Normalization) -> np.ndarray:
 def compare(outputs: np.ndarray, wanted: np.ndarray) -> tuple[float | None, float]:
     """Largest difference over the largest wanted value, and the share of answers with the same largest value.
 
-    Both are (n, classes), or (n, classes, height, width): then each pixel is an answer.
+    Both are (n, classes); or (n, classes, height, width), then each pixel is an answer; or (n, boxes,
+    values), then each box is.
 
     The first is None where a value is NaN or infinite.
 
     >>> compare(np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([[1.0, 2.5], [3.0, 4.0]]))
     (0.75, 0.5)
     """
-    same = float((outputs.argmax(1) == wanted.argmax(1)).mean())
+    axis = 2 if outputs.ndim == ROWS_DIMS else 1
+    same = float((outputs.argmax(axis) == wanted.argmax(axis)).mean())
     if not (np.isfinite(outputs).all() and np.isfinite(wanted).all()):
         return None, same
     largest = float(np.abs(wanted).max())
@@ -216,10 +218,10 @@ def unexplained(
 
 
 def as_values(outputs: np.ndarray) -> np.ndarray:
-    """Outputs as (n, values); maps of more than one pixel stay maps."""
+    """Outputs as (n, values); maps of more than one pixel stay maps, rows of boxes rows."""
     values = np.asarray(outputs, np.float32)
     is_map = values.ndim == MAP_DIMS and max(values.shape[2:]) > 1
-    return values if is_map else values.reshape(len(values), -1)
+    return values if is_map or values.ndim == ROWS_DIMS else values.reshape(len(values), -1)
 
 
 def check_images(path: Path, images: np.ndarray, spec: InputSpec) -> None:

@@ -17,7 +17,7 @@ from edgeprune.budget import BENCHED, DROP, Budget, Limits
 from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
-from edgeprune.models.architecture import Architecture
+from edgeprune.models.architecture import Architecture, backbone_of
 from edgeprune.tasks import DEFAULT as DEFAULT_TASK
 from edgeprune.tasks import TASKS, metrics
 from edgeprune.tasks.task import Task
@@ -79,7 +79,7 @@ class Variant:
     fit: TrainConfig = field(default_factory=TrainConfig)
 
     def problems(self, where: str) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (0 <= self.channels < 1, f"channels {self.channels:g}: not in [0, 1); 0.5 removes half of them"),
             (0 <= self.sparsity < 1, f"sparsity {self.sparsity:g}: not in [0, 1); 0.8 means 80 % zeros"),
@@ -221,6 +221,9 @@ class Recipe:
     """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
     std: tuple[float, float, float] | None = None
     """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
+    whole_image: bool | None = None
+    """Whether images are squeezed into the square, so that nothing of them is cropped. None: as suits the
+    task: boxes lie at the sides of images too."""
     check_images: bool | None = None
     """Decode every image once before training, where they are not kept in memory. None: up to 20,000 images;
     of more, those that cannot be read are skipped and counted, up to 1 %."""
@@ -241,7 +244,7 @@ class Recipe:
     """Where files will run, and how weights are stored. Static int8 is dense: what ships on ARM otherwise."""
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
-    """Of everything random: the same seed on the same machine gives the same files."""
+    """Random seed. The same seed on the same machine reproduces the files byte for byte."""
     output: Path = Path("runs")
     """Folder of the run: new, empty, or an earlier run of the same recipe, which then goes on."""
 
@@ -251,7 +254,7 @@ class Recipe:
             raise UserError(problems)
 
     def problems(self) -> list[str]:
-        """Everything that makes no sense, one line each."""
+        """All validation errors, one message each."""
         problems = [
             f"unknown target {name!r}: choose from {', '.join(TARGETS)}"
             for name in self.targets
@@ -263,7 +266,8 @@ class Recipe:
                 f"image_size_px {self.image_size_px}: {SMALLEST_PX} or more",
             ),
             (
-                self.padding is None or (self.padding == "same" and self.model.startswith("timm/")),
+                self.padding is None
+                or (self.padding == "same" and backbone_of(self.model).startswith("timm/")),
                 f"padding {self.padding!r}: same, of a timm model, or leave it out",
             ),
             (
@@ -356,6 +360,8 @@ class Recipe:
         filled it in, as in every run folder.
         """
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)}
+        if self.whole_image is None and self.resize_px is None and self.task in TASKS:
+            given["whole_image"] = TASKS[self.task].whole_image
         return Preprocessing(**{name: value for name, value in given.items() if value is not None})
 
     @property

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from converters import agreement, arguments
 from converters.coreml.checking import check_computes, check_stored
 from converters.coreml.compression import compress, contents_of
-from converters.coreml.description import describe, segmenter, summary
+from converters.coreml.description import describe, detector, segmenter, summary
 from converters.coreml.evaluation import load
 from converters.coreml.framework import ct, quiet, temporary_files
 from converters.coreml.inspection import layer_facts, name_layers
@@ -122,6 +122,11 @@ class Prepared:
         return len(self.given) == 1 and self._first.dim() == 4
 
     @property
+    def gives_boxes(self) -> bool:
+        """Whether it gives the rows of a detector, (1, boxes, values)."""
+        return len(self.given) == 1 and self._first.dim() == 3
+
+    @property
     def _first(self) -> Tensor:
         return next(iter(self.given.values()))
 
@@ -202,6 +207,8 @@ def write(
         prepared.check_labels(labels)
         if prepared.gives_maps:
             metadata, labels = {**segmenter(labels), **(metadata or {})}, None
+        elif prepared.gives_boxes:
+            metadata, labels = {**detector(labels), **(metadata or {})}, None
     program = prepared.program(chosen.platform, labels is not None, path.name)
     check = partial(_check_written, dense=contents_of(program), probe=prepared.probe)
     with temporary_files():

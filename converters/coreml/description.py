@@ -63,8 +63,13 @@ def segmenter(labels: Sequence[str]) -> dict[str, str]:
     return {PREVIEW_TYPE: "imageSegmenter", PREVIEW_PARAMETERS: json.dumps({"labels": list(labels)})}
 
 
+def detector(labels: Sequence[str]) -> dict[str, str]:
+    """The user-defined entry with the names of the classes of a model that gives rows of boxes."""
+    return {PREVIEW_PARAMETERS: json.dumps({"labels": list(labels)})}
+
+
 def map_labels(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The names that `segmenter` wrote among the user-defined entries; None where there are none."""
+    """The names that `segmenter` or `detector` wrote among the user-defined entries; None without them."""
     try:
         told = json.loads(metadata.get(PREVIEW_PARAMETERS, "{}"))
     except ValueError:

@@ -17,6 +17,7 @@ from converters.litert.lowering import MAP_DIMS
 from converters.litert.metadata import input_spec
 
 IMAGE_CHANNELS = (1, 3)
+ROWS_DIMS = 3
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,23 @@ class OutputLayout:
     """How a file gives what it gives.
 
     Attributes:
-        map_shape: of one map as the file has it, three sizes; None where it gives no map but values.
-        channels_last: whether that is (height, width, classes).
+        shape: of what it gives for an image, where that is more than values: a map as the file has it, three
+            sizes, or (boxes, values); None where it gives values.
+        channels_last: whether a map is (height, width, classes).
     """
 
-    map_shape: tuple[int, ...] | None
+    shape: tuple[int, ...] | None
     channels_last: bool
 
     def of(self, values: np.ndarray) -> np.ndarray:
-        """Values (n, ...) as a torch model gives them: (n, classes), of maps (n, classes, height, width)."""
-        if self.map_shape is None or values[:1].size not in (0, np.prod(self.map_shape)):
+        """Values (n, ...) as a torch model gives them: (n, classes), of maps (n, classes, height, width), of
+        boxes (n, boxes, values).
+        """
+        if self.shape is None or values[:1].size not in (0, np.prod(self.shape)):
             return values.reshape(len(values), math.prod(values.shape[1:]))  # -1 is refused for no images.
-        maps = values.reshape(len(values), *self.map_shape)
-        return maps.transpose(0, 3, 1, 2) if self.channels_last else maps
+        shaped = values.reshape(len(values), *self.shape)
+        is_map = len(self.shape) == MAP_DIMS - 1
+        return shaped.transpose(0, 3, 1, 2) if is_map and self.channels_last else shaped
 
 
 class LitertModel:
@@ -61,7 +66,8 @@ class LitertModel:
             images: (n, channels, height, width) float32, in the range `input` says.
 
         Returns:
-            (n, classes) float32; of a file that gives maps (n, classes, height, width).
+            (n, classes) float32; of a file that gives maps (n, classes, height, width), of a detector's rows
+            (n, boxes, values).
 
         Raises:
             UserError: the images are of another shape, or LiteRT fails on the file.
@@ -119,8 +125,10 @@ def image_input(graph: Graph, path: Path) -> tuple[InputSpec, bool]:
 
 
 def output_layout(graph: Graph, channels_last: bool) -> OutputLayout:
-    """How a file gives its one tensor: a map in the layout of its images, or values."""
+    """How a file gives its one tensor: a map in the layout of its images, rows of boxes, or values."""
     shape = graph.shape(int(graph.subgraph.outputs[0]))
+    if len(shape) == ROWS_DIMS and shape[0] == 1:
+        return OutputLayout(shape[1:], channels_last)
     sides = shape[1:3] if channels_last else shape[2:4]
     is_map = len(shape) == MAP_DIMS and shape[0] == 1 and max(sides) > 1
     return OutputLayout(shape[1:] if is_map else None, channels_last)

@@ -118,7 +118,7 @@ class ConvertOptions:
     labels: Path | None = None
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         unknown = [name for name in self.targets if name not in TARGETS]
         static = [
             name for name in self.targets if name in TARGETS and TARGETS[name].storage is Storage.STATIC_INT8
@@ -212,6 +212,7 @@ def convert(options: ConvertOptions, progress: Progress) -> tuple[ConvertedFile,
     example = torch.zeros(1, 3, options.image_size_px, options.image_size_px)
     normalization = Normalization(*(_triple(values) for values in (options.mean, options.std)))
     _refuse_misfits(model, example, labels)
+    metadata = _metadata(options)
 
     @functools.cache  # The slow half of a conversion, the same for every target of a format.
     def prepared(format: str) -> Any:
@@ -223,7 +224,7 @@ def convert(options: ConvertOptions, progress: Progress) -> tuple[ConvertedFile,
         format = FORMATS[target.format]
         path = options.output / f"{options.stem}-{target.name}{format.suffix}"
         with progress.track(f"writing {path.name}", 1):
-            converted = format.write(prepared(target.format), target, path, labels=labels)
+            converted = format.write(prepared(target.format), target, path, labels=labels, metadata=metadata)
         sparse, reason = sparse_runtime(converted, target)
         error, agreement = _compared(path, model, normalization, options.image_size_px)
         made.append(
@@ -272,6 +273,18 @@ def load(options: ConvertOptions) -> nn.Module:
             "that gives one"
         )
     return model.eval()
+
+
+def _metadata(options: ConvertOptions) -> dict[str, str]:
+    """What the files say of outputs whose meaning is the architecture's."""
+    from edgeprune.models.architecture import Architecture
+    from edgeprune.tasks import TASKS
+
+    if options.model is None:
+        return {}
+    architecture = Architecture(options.model, options.image_size_px)
+    task = next(task for task in TASKS.values() if task.takes_model(options.model))
+    return task.bound(architecture).metadata()
 
 
 def to_plain(files: Sequence[ConvertedFile]) -> dict[str, Any]:
@@ -336,14 +349,14 @@ def _refuse_misfits(model: nn.Module, example: torch.Tensor, labels: Sequence[st
         raise UserError(
             f"the model does not take {tuple(example.shape)} images: {error}; set --image-size-px"
         ) from error
-    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4):
+    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
         raise UserError(
-            "the model must give (n, classes), or maps (n, classes, h, w), a single tensor: "
-            "wrap it in a module that does"
+            "the model must give (n, classes), or maps (n, classes, h, w), or a detector's rows "
+            "(n, boxes, 4 + classes), a single tensor: wrap it in a module that does"
         )
-    if labels is not None and len(labels) != output.shape[1]:
+    if labels is not None and output.ndim != 3 and len(labels) != output.shape[1]:
         raise UserError(f"--labels has {len(labels)} names, the model gives {output.shape[1]} classes")
-    if problems := arguments.label_problems(labels):
+    if problems := arguments.label_problems(labels, output.shape):
         raise UserError(problems)
 
 

@@ -147,7 +147,7 @@ class VerifyOptions:
     against: Path | None = None
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (
                 (self.model is None) == (self.checkpoint is None),
@@ -352,7 +352,9 @@ def notes(result: Verification, found: ReferenceModel) -> list[str]:
     lines += [f"{check.runtime}: {check.reason}" for check in result.checks if check.reason]
     lines += result.problems
     right = "the file computes what it must" if found.model is not None else "the runtimes agree"
-    lines.append(right if result.agrees else "THE FILE DOES NOT COMPUTE WHAT IT MUST")
+    lines.append(
+        right if result.agrees else "MISMATCH: outputs differ from the torch model by more than the tolerance"
+    )
     return lines
 
 

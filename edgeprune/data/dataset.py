@@ -180,6 +180,15 @@ def as_split(images: np.ndarray, labels: np.ndarray) -> InMemory:
     return InMemory(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
 
 
+def _label_parts(labels: Any) -> Iterator[Tensor]:
+    """All numbers of labels: a tensor, or of a list what each entry holds."""
+    if isinstance(labels, Tensor):
+        yield labels
+        return
+    for entry in labels:
+        yield from (value for value in vars(entry).values() if isinstance(value, Tensor))
+
+
 def as_data(
     train: InMemory, held_out: InMemory, classes: Sequence[str], source: str, *, photographs: bool
 ) -> Data:
@@ -187,5 +196,6 @@ def as_data(
     digest = hashlib.sha256("\n".join(classes).encode())
     for split in (train, held_out):
         digest.update(split.images.numpy().data)
-        digest.update(split.labels.numpy().data)
+        for part in _label_parts(split.labels):
+            digest.update(part.numpy().data)
     return Data(train, held_out, tuple(classes), source, photographs, digest.hexdigest())

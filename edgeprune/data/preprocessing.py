@@ -31,6 +31,7 @@ class Preprocessing:
         interpolation: one of `INTERPOLATIONS`, antialiased, as Pillow does it.
         mean: of RGB in [0, 1].
         std: of RGB in [0, 1], each above 0.
+        whole_image: nothing is cropped: the image is squeezed into the square, and `resize_px` is None.
     """
 
     image_size_px: int = DEFAULT_IMAGE_SIZE_PX
@@ -38,9 +39,10 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    whole_image: bool = False
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (
                 self.resize_px is None or self.resize_px >= self.image_size_px,
@@ -52,6 +54,10 @@ class Preprocessing:
                 f"interpolation {self.interpolation!r}: choose from {', '.join(INTERPOLATIONS)}",
             ),
             (all(value > 0 for value in self.std), f"std {self.std}: each above 0"),
+            (
+                self.resize_px is None or not self.whole_image,
+                f"resize_px {self.resize_px} and whole_image: choose one of them",
+            ),
         ]
         return [message for fine, message in checks if not fine]
 
@@ -90,6 +96,8 @@ class Preprocessing:
         from PIL.Image import Resampling
 
         method = Resampling[(interpolation or self.interpolation).upper()]
+        if self.whole_image:
+            return image.resize((self.image_size_px, self.image_size_px), method)
         if self.resize_px is None:
             return ImageOps.fit(image, (self.image_size_px, self.image_size_px), method)
         width, height = resized_size(image.size, self.resize_px)
@@ -97,16 +105,36 @@ class Preprocessing:
         box = (left, top, left + self.image_size_px, top + self.image_size_px)
         return image.resize((width, height), method).crop(box)
 
+    def window(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of an image of this width and height that the model sees: left, top, width, height."""
+        width, height = size
+        if self.whole_image:
+            return 0.0, 0.0, float(width), float(height)
+        side = float(min(size))
+        if self.resize_px is None:
+            return (width - side) / 2, (height - side) / 2, side, side
+        resized = resized_size(size, self.resize_px)
+        scales = [whole / now for whole, now in zip(size, resized, strict=True)]
+        left, top = (
+            round((now - self.image_size_px) / 2) * scale for now, scale in zip(resized, scales, strict=True)
+        )
+        seen_width, seen_height = (self.image_size_px * scale for scale in scales)
+        return left, top, seen_width, seen_height
+
     def in_words(self) -> str:
         """For people, e.g. "shorter side to 256 px (bicubic), middle 224 x 224 px"."""
         size = f"{self.image_size_px} x {self.image_size_px} px"
+        if self.whole_image:
+            return f"the whole image, squeezed to {size} ({self.interpolation})"
         if self.resize_px is None:
             return f"largest square in the middle, resized to {size} ({self.interpolation})"
         return f"shorter side to {self.resize_px} px ({self.interpolation}), middle {size}"
 
     def to_metadata(self) -> dict[str, str]:
         """Entries for a file's metadata: what an app does to an image before the file's own normalisation."""
+        whole: dict[str, Any] = {"whole_image": True} if self.whole_image else {}
         told: dict[str, Any] = {
+            **whole,
             "resize_px": self.resize_px,
             "crop_px": self.image_size_px,
             "interpolation": self.interpolation,

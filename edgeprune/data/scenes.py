@@ -1,4 +1,5 @@
 """Generated scenes with a class for each pixel: the embedded digits on coloured, textured, noisy backgrounds.
+`edgeprune.data.box_scenes` has boxes around the digits of scenes like these.
 
 Made anew each time, always alike, and honest: training scenes hold training digits only, held-out scenes only
 digits that no training scene has.
@@ -6,6 +7,7 @@ digits that no training scene has.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,25 +56,73 @@ def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
 def make(digits: Digits, count: int, size_px: int, seed: int) -> InMemory:
     """Make `count` scenes of these digits, the same ones for the same seed."""
     random = np.random.default_rng(seed)
-    scenes = [_scene(digits, size_px, random) for _ in range(count)]
-    images = np.stack([image.transpose(2, 0, 1) for image, _ in scenes])
-    return as_split(images, np.stack([classes for _, classes in scenes]))
+    scenes = [scene(digits, size_px, random) for _ in range(count)]
+    images = np.stack([one.image.transpose(2, 0, 1) for one in scenes])
+    return as_split(images, np.stack([one.classes for one in scenes]))
 
 
-def _scene(digits: Digits, size_px: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One image (size, size, 3) uint8 and its classes (size, size) int16."""
+@dataclass(frozen=True)
+class Scene:
+    """One scene.
+
+    Attributes:
+        image: (size, size, 3) uint8.
+        classes: (size, size) int16, 0 for the background, 1 + digit.
+        boxes: (digits, 4) float32, left, top, right, bottom of each digit's ink in pixels.
+        digits: (digits,) int64.
+    """
+
+    image: np.ndarray
+    classes: np.ndarray
+    boxes: np.ndarray
+    digits: np.ndarray
+
+
+def scene(
+    digits: Digits,
+    size_px: int,
+    random: np.random.Generator,
+    sides: tuple[float, float] = SIDES,
+    most: int = MOST_DIGITS,
+    fewest: int = FEWEST_DIGITS,
+) -> Scene:
+    """Draw one scene.
+
+    Args:
+        digits: to draw from.
+        size_px: side of the image.
+        random: decides everything.
+        sides: of a digit, over the scene's, least and largest.
+        most: digits in it.
+        fewest: digits in it.
+    """
     image = _background(size_px, random)
     classes = np.zeros((size_px, size_px), np.int16)
-    for _ in range(random.integers(FEWEST_DIGITS, MOST_DIGITS + 1)):
+    boxes, labels = [], []
+    for _ in range(random.integers(fewest, most + 1)):
         chosen = random.integers(len(digits.labels))
-        ink = _enlarged(digits.images[chosen], int(size_px * random.uniform(*SIDES)))
+        ink = _enlarged(digits.images[chosen], int(size_px * random.uniform(*sides)))
         part = _place(classes, len(ink), random)
         colour = _standing_out(image[part].mean((0, 1)), random)
         cover = np.clip((ink - INK) / (2 * SOFT) + 0.5, 0, 1)[..., None]
         image[part] += cover * (colour - image[part])
         classes[part][ink >= INK] = 1 + digits.labels[chosen]
+        boxes.append(_around(ink >= INK, part))
+        labels.append(digits.labels[chosen])
     image += random.normal(0, NOISE, image.shape)
-    return np.clip(image.round(), 0, 255).astype(np.uint8), classes
+    return Scene(
+        np.clip(image.round(), 0, 255).astype(np.uint8),
+        classes,
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(labels, np.int64),
+    )
+
+
+def _around(ink: np.ndarray, part: tuple[slice, slice]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what is inked, in pixels of the scene that `part` is of."""
+    down, right = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    top, left = part[0].start, part[1].start
+    return left + right[0], top + down[0], left + right[-1] + 1, top + down[-1] + 1
 
 
 def _background(size_px: int, random: np.random.Generator) -> np.ndarray:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from edgeprune.data import (
+    box_scenes,
+    coco,
     digits,
     hugging_face,
     image_folder,
@@ -16,6 +18,8 @@ from edgeprune.data import (
     scenes,
     segmentation_folder,
     tar_shards,
+    voc,
+    yolo,
 )
 from edgeprune.data.dataset import Data, Split
 from edgeprune.data.labels import LabelKind
@@ -55,6 +59,8 @@ class Source(Protocol):
 
 
 SOURCES: dict[str, Source] = {
+    "box scenes": box_scenes,
+    "coco": coco,
     "digits": digits,
     "list": list_file,
     "tar shards": tar_shards,
@@ -62,6 +68,8 @@ SOURCES: dict[str, Source] = {
     "image folder": image_folder,
     "scenes": scenes,
     "segmentation folder": segmentation_folder,
+    "voc": voc,
+    "yolo": yolo,
 }
 """Looked through in this order: the first that takes a path with labels of the right kind loads it."""
 
@@ -75,4 +83,8 @@ def source(path: Path | None, labels: LabelKind) -> Source:
     for found in SOURCES.values():
         if found.LABELS is labels and found.takes(path):
             return found
-    raise UserError(f"data {path}: no source of images with {labels.value} takes it")
+    known = [name for name, source in SOURCES.items() if source.LABELS is labels and not source.takes(None)]
+    raise UserError(
+        f"data {path}: no source of images with {labels.value} takes it: it has the layout of none of "
+        f"{', '.join(known)}; docs/guide.md shows them"
+    )

@@ -18,7 +18,7 @@ from edgeprune.data.dataset import Split, batches
 from edgeprune.evaluation.records import Row
 from edgeprune.progress import Progress
 from edgeprune.pruning.select import PRUNABLE_KINDS
-from edgeprune.tasks.task import Task, score
+from edgeprune.tasks.task import Task, scored
 from edgeprune.training.predict import normalized
 
 BATCH = 64
@@ -55,8 +55,8 @@ def measure(
     """
     loaded = FORMATS[target.format].load(converted.path)
     outputs = _run(loaded, held_out, normalization, f"running {converted.path.name}", progress)
-    outputs = by_class(outputs, loaded.input.labels, classes)
-    reached = score(task, outputs, held_out.labels, len(classes))
+    outputs = by_class(task, outputs, loaded.input.labels, classes)
+    reached, details = scored(task, outputs, held_out.labels, len(classes))
     sparse, reason = sparse_runtime(converted, target)
     prunable = [layer for layer in converted.layers if layer.kind in PRUNABLE_KINDS]
     return Row(
@@ -79,15 +79,17 @@ def measure(
         input_range=loaded.input.range,
         layers=tuple(dataclasses.asdict(layer) for layer in converted.layers),
         not_measured=dict(task.metric.instead_of),
+        details=details,
         download_bytes=download_bytes(converted.path),
     )
 
 
-def by_class(outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[str]) -> Tensor:
+def by_class(task: Task, outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[str]) -> Tensor:
     """Put the classes of outputs in the order of `classes`, by what the file calls each of them.
 
     Args:
-        outputs: (n, classes, ...), as the file gives them.
+        task: what the model answers.
+        outputs: as the file gives them.
         labels: the names in the file, in its order; None where it has none.
         classes: the names as they should be.
 
@@ -98,7 +100,7 @@ def by_class(outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[st
         return outputs
     if sorted(labels) != sorted(classes):
         raise ToolError(f"the file names its classes {', '.join(labels)}; expected {', '.join(classes)}")
-    return outputs[:, [labels.index(name) for name in classes]]
+    return task.reordered(outputs, [labels.index(name) for name in classes])
 
 
 def _run(

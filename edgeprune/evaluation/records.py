@@ -46,6 +46,7 @@ class Row:
         input_range: (low, high) of the pixels the file takes; None: what the torch model takes.
         layers: one dict a weighted layer, the fields of `converters.facts.LayerFacts`.
         not_measured: of metrics that the model is not measured by, why.
+        details: further numbers that the task measures on the file, by name.
         download_bytes: the file deflated, as a store sends it; None: by a version that did not measure it.
     """
 
@@ -68,6 +69,7 @@ class Row:
     input_range: tuple[float, float] | None
     layers: tuple[dict[str, Any], ...] = ()
     not_measured: dict[str, str] = field(default_factory=dict)
+    details: dict[str, float] = field(default_factory=dict)
     download_bytes: int | None = None
 
 
@@ -88,6 +90,7 @@ class Training:
         not_measured: see `Row`.
         trained_on: the processor or GPU, and how many processes where there were several; "": it was not
             trained here, or by a version that did not write it down.
+        details: see `Row`.
     """
 
     variant: str
@@ -100,6 +103,7 @@ class Training:
     left_dense: dict[str, str] = field(default_factory=dict)
     not_measured: dict[str, str] = field(default_factory=dict)
     trained_on: str = ""
+    details: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class ClassTop1:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What a torch variant does on worse images than it was trained for.
+    """Accuracy of a torch variant on corrupted images.
 
     Attributes:
         images: how many, the same for every variant of a run.
@@ -211,7 +215,7 @@ class Examination:
         only_variant_right: images that only the variant gets right.
         confusions: the most frequent first.
         samples: where the two differ; where they agree if they hardly differ. None of the dense model.
-        robustness: on worse images.
+        robustness: on corrupted images.
     """
 
     variant: str

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgeprune import pruning
 from edgeprune.data.dataset import Split
@@ -79,7 +78,7 @@ def curves_of(layers: Sequence[LayerSensitivity], sparsities: Sequence[float]) -
 
 
 def _answers(model: nn.Module, split: Split, setting: Setting) -> Tensor:
-    """Log-probabilities (n, classes, ...), in batches of even size, each with statistics of its own."""
+    """Outputs of the model, in batches of even size, each with statistics of its own."""
     device = next(model.parameters()).device
     parts = torch.tensor_split(torch.arange(len(split)), math.ceil(len(split) / EVALUATION_BATCH))
     with evaluating(model), batch_statistics(model):
@@ -87,12 +86,12 @@ def _answers(model: nn.Module, split: Split, setting: Setting) -> Tensor:
             model(normalized(split.batch(part)[0].to(device), setting.normalization)).float().cpu()
             for part in parts
         ]
-    return F.log_softmax(torch.cat(outputs), dim=1)
+    return torch.cat(outputs)
 
 
 def _scores(answers: Tensor, dense: Tensor, split: Split, setting: Setting) -> tuple[float, float, float]:
     """Score, loss, and divergence from the dense model's answers."""
-    reached = score(setting.task, answers, split.labels, len(setting.data.classes))
-    loss = setting.task.loss(answers, split.labels, 0.0)
-    divergence = F.kl_div(answers, dense, reduction="batchmean", log_target=True)
-    return reached, float(loss), max(float(divergence), 0.0)
+    task = setting.task
+    reached = score(task, answers, split.labels, len(setting.data.classes))
+    loss = task.loss(answers, split.labels, 0.0)
+    return reached, float(loss), max(float(task.divergence(answers, dense)), 0.0)

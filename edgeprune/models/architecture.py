@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+DETECTOR = "ssdlite/"  # Before the name of a backbone.
+
+
+def backbone_of(name: str) -> str:
+    """The classifier that a detector on a backbone is made of; any other name is its own.
+
+    >>> backbone_of("ssdlite/timm/mobilenetv2_100")
+    'timm/mobilenetv2_100'
+    """
+    return name.removeprefix(DETECTOR)
+
 
 @dataclass(frozen=True)
 class Architecture:

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprune.errors import UserError
+from edgeprune.models.anchors import SSDLITE, TORCHVISION_SSDLITE, Anchors
+from edgeprune.models.architecture import DETECTOR, backbone_of
 
 # torchvision's MobileNetV3 asks for 0.01, with which a short training never sees settled statistics.
 BATCH_NORM_MOMENTUM = 0.1
 DEFAULT_IMAGE_SIZE_PX = 224
+TORCHVISION_DETECTOR = "ssdlite320_mobilenet_v3_large"
 
 
 class Mapper(nn.Module):
@@ -32,10 +35,12 @@ class Mapper(nn.Module):
 def build(
     name: str, classes: int, image_size_px: int = DEFAULT_IMAGE_SIZE_PX, padding: str | None = None
 ) -> nn.Module:
-    """Build an untrained model, a classifier (n, classes) or one that gives maps (n, classes, h, w).
+    """Build an untrained model: a classifier (n, classes), one that gives maps (n, classes, h, w), or a
+    detector (n, boxes, 4 + 1 + classes), see `edgeprune.models.detector`.
 
     Args:
-        name: a torchvision classification or segmentation model, or "timm/NAME".
+        name: a torchvision classification or segmentation model, or "timm/NAME"; "ssdlite/" before one of
+            these is a detector on it; torchvision's own SSDLite.
         classes: outputs, 2 or more.
         image_size_px: side of the square images; only a model made for one size, as most vision transformers
             are, depends on it.
@@ -44,7 +49,9 @@ def build(
     Raises:
         UserError: no such model, and the message lists near names; or one without a choice of padding.
     """
-    if name.startswith("timm/"):
+    if gives_boxes(name):
+        model = _detector(name, classes, padding)
+    elif name.startswith("timm/"):
         model = _from_timm(name[5:], classes, image_size_px, padding)
     else:
         model = _from_torchvision(name, classes)
@@ -59,6 +66,42 @@ def gives_maps(name: str) -> bool:
     from torchvision import models
 
     return name in models.list_models(module=models.segmentation)
+
+
+def gives_boxes(name: str) -> bool:
+    """Whether a model of this name gives boxes with a class each: SSDLite on a backbone, or torchvision's."""
+    return name.startswith(DETECTOR) or name == TORCHVISION_DETECTOR
+
+
+def anchors_of(name: str) -> Anchors:
+    """The anchors of a detector of this name."""
+    return TORCHVISION_SSDLITE if name == TORCHVISION_DETECTOR else SSDLITE
+
+
+def _detector(name: str, classes: int, padding: str | None) -> nn.Module:
+    from torchvision import models
+
+    from edgeprune.models.detector import STRIDES, Detector, TorchvisionDetector, stages
+
+    if name == TORCHVISION_DETECTOR:
+        untrained = {"weights": None, "weights_backbone": None}
+        return TorchvisionDetector(models.get_model(name, num_classes=1 + classes, **untrained), classes)
+    name = backbone_of(name)
+    if not name.startswith("timm/"):
+        backbone, channels = stages(name, _from_torchvision(name, classes))
+        return Detector(backbone, channels, classes)
+    whole = _from_timm(name[5:], classes, DEFAULT_IMAGE_SIZE_PX, padding, features_only=True)
+    reductions: list[int] = whole.feature_info.reduction()  # type: ignore[operator,union-attr]
+    if any(stride not in reductions for stride in STRIDES):
+        raise UserError(
+            f"model {name}: its maps are {', '.join(map(str, reductions))} times smaller than the image; "
+            f"a detector reads those of {', '.join(map(str, STRIDES))}"
+        )
+    places = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
+    model = _from_timm(
+        name[5:], classes, DEFAULT_IMAGE_SIZE_PX, padding, features_only=True, out_indices=places
+    )
+    return Detector(model, model.feature_info.channels(), classes)  # type: ignore[operator,union-attr]
 
 
 def _from_torchvision(name: str, classes: int) -> nn.Module:
@@ -76,7 +119,7 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
     return model
 
 
-def _from_timm(name: str, classes: int, image_size_px: int, padding: str | None) -> nn.Module:
+def _from_timm(name: str, classes: int, image_size_px: int, padding: str | None, **further: Any) -> nn.Module:
     import timm
 
     names = timm.list_models()
@@ -85,10 +128,12 @@ def _from_timm(name: str, classes: int, image_size_px: int, padding: str | None)
     configuration = timm.models.get_pretrained_cfg(name)
     fixed = configuration is not None and configuration.fixed_input_size
     options: dict[str, Any] = {"img_size": image_size_px} if fixed else {}
+    if not further:
+        options["num_classes"] = classes
     if padding is not None:
         options["pad_type"] = padding
     try:
-        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **options)
+        model: nn.Module = timm.create_model(name, pretrained=False, **options, **further)
     except TypeError as error:
         if padding is None:
             raise

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from edgeprune.errors import UserError
 from edgeprune.models import checkpoint_file, matching, pretrained
-from edgeprune.models.architecture import Architecture
+from edgeprune.models.architecture import Architecture, backbone_of
 from edgeprune.models.build import DEFAULT_IMAGE_SIZE_PX, build
+from edgeprune.models.detector import Detector, RawHeads
 from edgeprune.models.matching import COUNTER, Match, refuse_not_finite, shown
 
 OTHER_CLASSES = 2  # Two models that differ in these alone show which weights are the head.
+BACKBONE = "backbone."  # Before the names of a classifier's weights in a detector.
 NEW_HEAD_STD = 0.01
 TABLE_ROWS = 3  # At either end of a table of what was matched.
 
@@ -92,11 +94,7 @@ def from_checkpoint(
     told = f"checkpoint {path}"
     states = checkpoint_file.state_dicts(path)
     full = build(name, 2, image_size_px, padding)
-    head = [
-        module_name
-        for module_name, module in full.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    ][-1]
+    head = _last_layer(full)
     _, match = matching.best(states, full.state_dict(), _under(full, head))
     refuse_not_finite(match.state, told)
     if f"{head}.weight" not in match.state:
@@ -104,7 +102,9 @@ def from_checkpoint(
             f"{told} has no {head}.weight: it is not of {name}, of which it has "
             f"{matching.share(match, full.state_dict())}"
         )
-    model = build(name, len(match.state[f"{head}.weight"]), image_size_px, padding)
+    width = len(match.state[f"{head}.weight"])
+    classes = full.classes_of(width) if isinstance(full, RawHeads) else width
+    model = build(name, classes, image_size_px, padding)
     own = model.state_dict()
     state = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     state |= {key: _as(value, own[key]) for key, value in match.state.items()}
@@ -132,7 +132,7 @@ def load_weights(model: nn.Module, architecture: Architecture, source: str, head
     Raises:
         UserError: no such weights, no network to fetch them over, or weights of another architecture.
     """
-    name = architecture.name
+    name = backbone_of(architecture.name)
     told = f"weights {source}"
     path = pretrained.as_path(name, source)
     if path is not None:
@@ -141,6 +141,11 @@ def load_weights(model: nn.Module, architecture: Architecture, source: str, head
         states = {"": pretrained.fetch(name, source, architecture.image_size_px)}
     wanted, own_head = model.state_dict(), head_names(model, architecture)
     place, match = matching.best(states, wanted, own_head)
+    added: tuple[str, ...] = ()
+    if isinstance(model, Detector) and not any(key in match.state for key in _of_parts(model)):
+        # A classifier's weights, for the backbone alone.
+        place, match = _of_backbone(states, model, architecture)
+        added = _of_parts(model)
     differs = [key for key in own_head if key in match.state and match.state[key].shape != wanted[key].shape]
     if differs and head == "keep":
         there = match.state[differs[0]].shape[0]
@@ -148,7 +153,7 @@ def load_weights(model: nn.Module, architecture: Architecture, source: str, head
             f"{told}: their head has {there} classes, the images have {wanted[differs[0]].shape[0]}: "
             "give images of the same classes, or leave out --head keep for a new head"
         )
-    new_head = own_head if differs or head == "new" else ()
+    new_head = added or (own_head if differs or head == "new" else ())
     state = {key: value for key, value in match.state.items() if key not in new_head}
     kept = Match(**{**vars(match), "state": state})
     problems = _misfits(model, kept, new_head)
@@ -166,10 +171,39 @@ def load_weights(model: nn.Module, architecture: Architecture, source: str, head
         return loaded
     _begin_small(model, new_head)
     widths = [len(match.state[key]) for key in differs[:1]]
-    why = f"; theirs has {widths[0]}" if widths else ""
-    classes = wanted[new_head[0]].shape[0]
+    why = f"; theirs has {widths[0]}" if widths and not isinstance(model, RawHeads) else ""
+    classes = model.classes if isinstance(model, RawHeads) else wanted[new_head[0]].shape[0]
     line = f"  a new head for {classes} classes, {shown(new_head)}, is trained from nothing{why}"
     return Loaded((*loaded.notes, line), loaded.renamed, new_head)
+
+
+def _of_parts(model: Detector) -> tuple[str, ...]:
+    """The weights of a detector that no classifier has."""
+    return tuple(key for key in model.state_dict() if key.partition(".")[0] in model.ADDED)
+
+
+def _of_backbone(
+    states: Mapping[str, Mapping[str, Tensor]], model: Detector, architecture: Architecture
+) -> tuple[str, Match]:
+    """The best of some classifiers' weights, under the names that they have in a detector."""
+    classifier = Architecture(
+        backbone_of(architecture.name), architecture.image_size_px, architecture.padding
+    )
+    whole = classifier.build(OTHER_CLASSES)
+    place, match = matching.best(states, whole.state_dict(), head_names(whole, classifier))
+    inside = {f"{BACKBONE}{key}": value for key, value in match.state.items()}
+    own = model.state_dict()
+    left = tuple(key for key in match.state if f"{BACKBONE}{key}" not in own and not key.endswith(COUNTER))
+    return place, Match(
+        **{
+            **vars(match),
+            "state": {key: value for key, value in inside.items() if key in own},
+            "renamed": tuple(
+                (theirs, f"{BACKBONE}{ours}") for theirs, ours in match.renamed if f"{BACKBONE}{ours}" in own
+            ),
+            "others": (*match.others, *left),
+        }
+    )
 
 
 @torch.no_grad()
@@ -195,6 +229,15 @@ def head_names(model: nn.Module, architecture: Architecture) -> tuple[str, ...]:
         if all(other[key].shape == shape for key, shape in widths.items() if key in other):
             other = architecture.build(OTHER_CLASSES + 1).state_dict()
     return tuple(key for key, shape in widths.items() if key in other and other[key].shape != shape)
+
+
+def _last_layer(model: nn.Module) -> str:
+    """The layer whose width tells the number of classes."""
+    if isinstance(model, RawHeads):
+        name: str = model.CLASSIFIER
+        return name
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return str(layers[-1])
 
 
 def _under(model: nn.Module, module: str) -> tuple[str, ...]:

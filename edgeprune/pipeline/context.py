@@ -38,7 +38,7 @@ class RunContext:
     @property
     def task(self) -> Task:
         """What its models answer."""
-        return TASKS[self.recipe.task]
+        return task_of(self.recipe)
 
     @property
     def store(self) -> Store:
@@ -62,7 +62,12 @@ class RunContext:
         return normalized(images, self.normalization)
 
 
+def task_of(recipe: Recipe) -> Task:
+    """What the models of a recipe answer."""
+    return TASKS[recipe.task].bound(recipe.architecture)
+
+
 def setting_of(recipe: Recipe, data: Data) -> Setting:
     """What the trainings of a recipe share."""
     normalization = recipe.preprocessing.normalization
-    return Setting(data, TASKS[recipe.task], normalization, recipe.augment, recipe.seed)
+    return Setting(data, task_of(recipe), normalization, recipe.augment, recipe.seed)

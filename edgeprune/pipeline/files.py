@@ -49,7 +49,7 @@ def _row(
             path,
             labels=data.classes,
             calibration=calibration_images(data.train) if needs_images else None,
-            metadata=context.recipe.preprocessing.to_metadata(),
+            metadata=context.recipe.preprocessing.to_metadata() | context.task.metadata(),
         )
     row = exported_file.measure(
         converted,
@@ -75,7 +75,7 @@ def analyse(context: RunContext, model: Model, baseline: Model) -> None:
     task = context.task
     if analysis_of(context.run, model.name, task) is not None:
         return
-    with context.progress.track(f"worse images for {model.name}", task.analysis_steps()) as advance:
+    with context.progress.track(f"corrupted images for {model.name}", task.analysis_steps()) as advance:
         looked_at, dense = (
             Analysed(
                 own.name,

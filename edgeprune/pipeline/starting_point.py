@@ -8,12 +8,15 @@ from typing import Any
 
 from edgeprune.data.preprocessing import INTERPOLATIONS, Preprocessing
 from edgeprune.models import pretrained
+from edgeprune.models.architecture import backbone_of
 from edgeprune.recipe import Recipe
+
+DETECTOR_PX = 320  # Of torchvision's SSDLite.
 
 
 def file_of(recipe: Recipe) -> Path | None:
     """The file that a recipe's weights are in; None where they are published ones, or there are none."""
-    return None if recipe.weights is None else pretrained.as_path(recipe.model, recipe.weights)
+    return None if recipe.weights is None else pretrained.as_path(backbone_of(recipe.model), recipe.weights)
 
 
 def own_preprocessing(name: str, source: str) -> tuple[Preprocessing, str]:
@@ -29,6 +32,9 @@ def own_preprocessing(name: str, source: str) -> tuple[Preprocessing, str]:
         return Preprocessing(), "the default"
     kind = pretrained.torchvision_kind(name, source)
     preset = kind.transforms()
+    if not hasattr(preset, "resize_size"):  # A detector's: what the model itself does is not told here.
+        half = (0.5, 0.5, 0.5)
+        return Preprocessing(DETECTOR_PX, mean=half, std=half), f"that of torchvision's {name}"
     resize_px = _side(preset.resize_size)
     found = Preprocessing(
         image_size_px=_side(getattr(preset, "crop_size", preset.resize_size)),
@@ -49,10 +55,11 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
     if recipe.weights is None:
         own, origin = Preprocessing(), "the default"
     else:
-        pretrained.as_path(recipe.model, recipe.weights)  # Refuses weights that there are none of.
-        own, origin = own_preprocessing(recipe.model, recipe.weights)
+        name = backbone_of(recipe.model)
+        pretrained.as_path(name, recipe.weights)  # Refuses weights that there are none of.
+        own, origin = own_preprocessing(name, recipe.weights)
     size_px, resize_px = recipe.image_size_px or own.image_size_px, recipe.resize_px
-    if resize_px is None and own.resize_px is not None:
+    if resize_px is None and own.resize_px is not None and not recipe.preprocessing.whole_image:
         resize_px = own.resize_px * size_px // own.image_size_px  # The same share of the image is seen.
     filled = dataclasses.replace(
         recipe,

@@ -21,7 +21,7 @@ from edgeprune.pipeline.context import RunContext
 from edgeprune.processes import shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
-from edgeprune.tasks.task import score
+from edgeprune.tasks.task import scored
 from edgeprune.training.loop import Epochs, Hooks, Setting, steps_per_epoch, train
 from edgeprune.training.predict import normalized, predict
 from edgeprune.training.transfer import Transfer
@@ -111,7 +111,7 @@ def remove_channels(module: nn.Module, variant: Variant, setting: Setting, image
         return
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setting.seed))[:images]
     batches = [
-        (normalized(pixels, setting.normalization), labels.long())
+        (normalized(pixels, setting.normalization), labels)
         for pixels, labels in (train.batch(part) for part in torch.split(order, SHRINKING_BATCH))
     ]
     cut = shared(  # Gradients of different machines differ in their last bits.
@@ -121,6 +121,7 @@ def remove_channels(module: nn.Module, variant: Variant, setting: Setting, image
             variant.macs_left or variant.parameters_left,
             of="macs" if variant.macs_left else "parameters",
             calibration=batches,
+            loss=lambda outputs, labels: setting.task.loss(outputs, labels, 0.0),
             round_to=variant.round_to,
         )
     )
@@ -199,11 +200,12 @@ def _keep(
     """Measure a trained variant and keep it."""
     task, held_out = context.task, context.data.held_out
     outputs = predict(module, held_out, context.normalization)
+    reached, details = scored(task, outputs, held_out.labels, len(context.data.classes))
     side = context.recipe.preprocessing.image_size_px
     record = Training(
         variant=name,
         metric=task.metric.key,
-        score=score(task, outputs, held_out.labels, len(context.data.classes)),
+        score=reached,
         parameters=cost.count_parameters(module),
         macs=cost.count_macs(module, torch.zeros(1, 3, side, side)),
         seconds=seconds,
@@ -211,6 +213,7 @@ def _keep(
         left_dense=left_dense,
         not_measured=dict(task.metric.instead_of),
         trained_on=environment.training_hardware() if history else "",
+        details=details,
     )
     context.store.keep_variant(record, module)
 

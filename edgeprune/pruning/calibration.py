@@ -21,9 +21,9 @@ from converters.layers import batch_norms
 from edgeprune.errors import UserError
 
 Layer = nn.Conv2d | nn.Linear
-Calibration = Iterable[Tensor | Sequence[Tensor]]
-Loss = Callable[[Any, Tensor], Tensor]
-Batch = tuple[Tensor, Tensor | None]
+Calibration = Iterable[Tensor | Sequence[Any]]
+Loss = Callable[[Any, Any], Tensor]
+Batch = tuple[Tensor, Any]
 
 PATCH_ELEMENTS = 1 << 24  # Unfolded inputs held at a time: 64 MiB.
 # Least squares has seen enough with so many images, and so many places for each of a layer's columns.
@@ -32,10 +32,10 @@ ENOUGH_PLACES = 40
 
 
 def read_batches(calibration: Calibration | None, criterion: str) -> list[Batch]:
-    """Read calibration batches: images, or (images, labels).
+    """Read calibration batches: images, or (images, labels), labels in whatever form the loss takes them.
 
     Raises:
-        UserError: none, or not tensors.
+        UserError: none, or images that are not tensors.
     """
     if calibration is None:
         raise UserError(
@@ -50,7 +50,7 @@ def read_batches(calibration: Calibration | None, criterion: str) -> list[Batch]
 
 def _read_batch(batch: object) -> Batch:
     parts = [batch] if isinstance(batch, Tensor) else list(batch) if isinstance(batch, (tuple, list)) else []
-    if not parts or not all(isinstance(part, Tensor) for part in parts):
+    if not parts or not isinstance(parts[0], Tensor):
         raise UserError(
             f"calibration: a batch is a tensor of images or (images, labels), not {type(batch).__name__}"
         )
@@ -102,6 +102,11 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, (mean, variance) in zip(norms, kept, strict=True):
             norm.running_mean, norm.running_var = mean, variance
+
+
+def beside(labels: Any, tensor: Tensor) -> Any:
+    """Labels on the device of a tensor, where they are one themselves."""
+    return labels.to(tensor.device) if isinstance(labels, Tensor) else labels
 
 
 def run_model(model: nn.Module, images: Tensor) -> Any:
@@ -292,7 +297,7 @@ def gradients(
         try:
             for images, labels in labelled:
                 outputs = run_model(model, images)
-                value = loss(outputs, labels.to(weights[0].device))
+                value = loss(outputs, beside(labels, weights[0]))
                 found = torch.autograd.grad(value, weights, allow_unused=True)
                 for (name, layer), gradient in zip(layers.items(), found, strict=True):
                     if gradient is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from edgeprune.tasks.classification import Classification
+from edgeprune.tasks.detection import Detection
 from edgeprune.tasks.segmentation import Segmentation
 from edgeprune.tasks.task import Metric, Task, metric_of
 
 DEFAULT = Classification.name
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation())}
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Detection())}
 """Every task by its name in recipes."""
 
 

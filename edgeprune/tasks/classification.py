@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.data.labels import LabelKind
 from edgeprune.evaluation.records import Examination
-from edgeprune.tasks.task import Analysed, Analysis, Evaluator, Metric, Move, Section
+from edgeprune.tasks.task import Analysed, Analysis, Evaluator, Metric, Move, Section, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from edgeprune.data.dataset import Data
+    from edgeprune.models.architecture import Architecture
     from edgeprune.training.config import Augment
 
 
@@ -22,13 +23,18 @@ class Classification:
     name = "classification"
     metric = Metric("top1", "top-1", "accuracy", {"miou": "this model names one class for a whole image"})
     labels = LabelKind.CLASS
+    whole_image = False
     section = Section("examinations", Examination, "classification")
 
     def takes_model(self, name: str) -> bool:
-        """Every model that gives no maps is taken for a classifier."""
-        from edgeprune.models.build import gives_maps
+        """Every model that gives neither maps nor boxes is taken for a classifier."""
+        from edgeprune.models.build import gives_boxes, gives_maps
 
-        return not gives_maps(name)
+        return not gives_maps(name) and not gives_boxes(name)
+
+    def bound(self, architecture: Architecture) -> Task:
+        """Its outputs say all there is to know."""
+        return self
 
     def problems(self, augment: Augment) -> list[str]:
         """It can use all settings."""
@@ -46,6 +52,12 @@ class Classification:
 
         return soft_divergence(outputs, taught)
 
+    def divergence(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of the classes from the other's."""
+        from edgeprune.tasks.confusion import divergence
+
+        return divergence(outputs, others)
+
     def transform_labels(self, labels: Any, move: Move) -> Any:
         """The class of an image stays."""
         return labels
@@ -55,6 +67,14 @@ class Classification:
         from edgeprune.tasks.confusion import ConfusionEvaluator, top1
 
         return ConfusionEvaluator(classes, top1)
+
+    def reordered(self, outputs: Tensor, places: Sequence[int]) -> Tensor:
+        """Classes are the second axis."""
+        return outputs[:, list(places)]
+
+    def metadata(self) -> dict[str, str]:
+        """The names of the classes are enough."""
+        return {}
 
     def agreement(self, outputs: Tensor, others: Tensor) -> float:
         """Share of images for which both name the same class."""

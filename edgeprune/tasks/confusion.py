@@ -49,6 +49,10 @@ class ConfusionEvaluator:
         """The metric, 0 to 1."""
         return self._of(self.counts)
 
+    def details(self) -> dict[str, float]:
+        """None."""
+        return {}
+
 
 def top1(counts: Tensor) -> float:
     """Share of answers that are right."""
@@ -69,6 +73,14 @@ def mean_iou(counts: Tensor) -> float:
 def same_class(outputs: Tensor, others: Tensor) -> float:
     """Share of answers (n, classes, ...) that name the same class, 0 to 1."""
     return float((outputs.argmax(1) == others.argmax(1)).double().mean())
+
+
+def divergence(outputs: Tensor, others: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of answers (n, classes, ...) from others, added up over an image's."""
+    from torch.nn import functional as F
+
+    given, wanted = (F.log_softmax(of, dim=1) for of in (outputs, others))
+    return F.kl_div(given, wanted, reduction="batchmean", log_target=True)
 
 
 def cross_entropy(outputs: Tensor, labels: Any, label_smoothing: float) -> Tensor:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.data.labels import IGNORED, LabelKind
-from edgeprune.tasks.task import Analysed, Analysis, Evaluator, Metric, Move, Section
+from edgeprune.tasks.task import Analysed, Analysis, Evaluator, Metric, Move, Section, Task
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from edgeprune.data.dataset import Data
+    from edgeprune.models.architecture import Architecture
     from edgeprune.training.config import Augment
 
 DENSE = "dense"
@@ -70,11 +71,12 @@ class Segmentation:
         "miou", "mean IoU", "mean IoU", {"top1": "this model names a class for each pixel of an image"}
     )
     labels = LabelKind.MAP
+    whole_image = False
     section = Section(
         "maps",
         MapExamination,
         "segmentation",
-        left_out="confusions and worse images are told for models that name one class an image",
+        left_out="confusions and robustness to corruptions are reported for models that name one class",
     )
 
     def takes_model(self, name: str) -> bool:
@@ -82,6 +84,10 @@ class Segmentation:
         from edgeprune.models.build import gives_maps
 
         return gives_maps(name)
+
+    def bound(self, architecture: Architecture) -> Task:
+        """Its outputs say all there is to know."""
+        return self
 
     def problems(self, augment: Augment) -> list[str]:
         """A cut-out has no class."""
@@ -100,6 +106,12 @@ class Segmentation:
 
         return soft_divergence(outputs, taught)
 
+    def divergence(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of the classes from the other's."""
+        from edgeprune.tasks.confusion import divergence
+
+        return divergence(outputs, others)
+
     def transform_labels(self, labels: Any, move: Move) -> Any:
         """The classes of pixels go where the pixels go."""
         return move.maps(labels)
@@ -109,6 +121,14 @@ class Segmentation:
         from edgeprune.tasks.confusion import ConfusionEvaluator, mean_iou
 
         return ConfusionEvaluator(classes, mean_iou)
+
+    def reordered(self, outputs: Tensor, places: Sequence[int]) -> Tensor:
+        """Classes are the second axis."""
+        return outputs[:, list(places)]
+
+    def metadata(self) -> dict[str, str]:
+        """The names of the classes are enough."""
+        return {}
 
     def agreement(self, outputs: Tensor, others: Tensor) -> float:
         """Share of pixels for which both name the same class."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from converters.facts import Normalization
     from edgeprune.data.dataset import Data
     from edgeprune.data.labels import LabelKind
+    from edgeprune.models.architecture import Architecture
     from edgeprune.training.config import Augment
 
 
@@ -51,6 +52,10 @@ class Evaluator(Protocol):
         """The metric over everything taken in, 0 to 1."""
         ...
 
+    def details(self) -> dict[str, float]:
+        """Further numbers over everything taken in, by their names in JSON; none for most metrics."""
+        ...
+
 
 @dataclass(frozen=True)
 class Move:
@@ -60,11 +65,13 @@ class Move:
         images: moves pixels (n, 3, h, w) uint8.
         maps: moves classes of pixels (n, h, w): what is between two pixels is the nearer one.
         points: moves (n, k, 2), x and y in pixels from the top left corner, float32.
+        size_px: side of the images afterwards; None: as before.
     """
 
     images: Callable[[Tensor], Tensor]
     maps: Callable[[Tensor], Tensor]
     points: Callable[[Tensor], Tensor]
+    size_px: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,16 +112,22 @@ class Task(Protocol):
         name: as recipes have it.
         metric: what it is measured by.
         labels: what a source of images must have for it.
+        whole_image: whether images are squeezed rather than cropped unless a recipe says otherwise.
         section: what it adds to the report.
     """
 
     name: str
     metric: Metric
     labels: LabelKind
+    whole_image: bool
     section: Section
 
     def takes_model(self, name: str) -> bool:
         """Whether a model of this name, as `edgeprune.models.build` knows it, answers so."""
+        ...
+
+    def bound(self, architecture: Architecture) -> Task:
+        """The task for the outputs of one model; itself where outputs say all there is to know."""
         ...
 
     def problems(self, augment: Augment) -> list[str]:
@@ -129,12 +142,24 @@ class Task(Protocol):
         """Mean distance of a batch's outputs from those of the teacher."""
         ...
 
+    def divergence(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """How far a model's answers have moved from another's, 0 or more: a unit that tells changes apart."""
+        ...
+
     def transform_labels(self, labels: Any, move: Move) -> Any:
         """The labels of a batch whose images are moved."""
         ...
 
     def evaluator(self, classes: int) -> Evaluator:
         """A new evaluator for this many classes."""
+        ...
+
+    def reordered(self, outputs: Tensor, places: Sequence[int]) -> Tensor:
+        """Outputs with their classes in another order: first the one that is at `places[0]`, and so on."""
+        ...
+
+    def metadata(self) -> dict[str, str]:
+        """What a file says of its outputs besides the names of the classes, by key."""
         ...
 
     def agreement(self, outputs: Tensor, others: Tensor) -> float:
@@ -169,6 +194,13 @@ class Analysed:
     outputs: Tensor
     weights_sha256: str
     normalization: Normalization
+
+
+def scored(task: Task, outputs: Tensor, labels: Any, classes: int) -> tuple[float, dict[str, float]]:
+    """The metric of outputs for images with these labels, 0 to 1, and whatever else is told of them."""
+    evaluator = task.evaluator(classes)
+    evaluator.update(outputs, labels)
+    return evaluator.score(), evaluator.details()
 
 
 def score(task: Task, outputs: Tensor, labels: Any, classes: int | None = None) -> float:

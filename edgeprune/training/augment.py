@@ -85,6 +85,7 @@ def resize(from_px: int, to_px: int) -> Move:
         # Nearest: between two classes there is none.
         lambda maps: F.interpolate(maps[:, None].float(), size, mode="nearest-exact")[:, 0].long(),
         lambda points: points * (to_px / from_px),
+        to_px,
     )
 
 

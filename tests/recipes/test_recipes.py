@@ -11,7 +11,7 @@ import pytest
 from edgeprune.cli import run_recipe
 from edgeprune.report import records
 from edgeprune.training.config import TrainConfig
-from tests.support.images import write_folder, write_masks
+from tests.support.images import write_boxes, write_folder, write_masks
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
 EPOCH = TrainConfig(epochs=1, batch_size=16)
@@ -19,9 +19,10 @@ EPOCH = TrainConfig(epochs=1, batch_size=16)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for each task, both with 24 held-out images."""
+    """A folder for each task, all with 24 held-out images."""
     return {
         "classification": write_folder(tmp_path_factory.mktemp("images")),
+        "detection": write_boxes(tmp_path_factory.mktemp("boxes"), held_out=24),
         "segmentation": write_masks(tmp_path_factory.mktemp("masks"), held_out=24),
     }
 

@@ -27,6 +27,27 @@ def write_folder(
     return root
 
 
+def write_boxes(root: Path, *, train: int = 24, held_out: int = 8, size_px: int = 40) -> Path:
+    """Write YOLO's images/ and labels/: a square of one of the colours on grey, with noise."""
+    random = np.random.default_rng(0)
+    colours = np.array(list(COLOURS.values()))
+    for split, count in (("train", train), ("val", held_out)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            side, label = size_px // 2, index % len(COLOURS)
+            top, left = random.integers(0, size_px - side, 2)
+            pixels = 128 + random.integers(-30, 30, (size_px, size_px, 3))
+            pixels[top : top + side, left : left + side] += colours[label] - 128
+            picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+            picture.save(root / "images" / split / f"{index:03}.jpg")
+            centre = f"{(left + side / 2) / size_px} {(top + side / 2) / size_px}"
+            text = f"{label} {centre} {side / size_px} {side / size_px}\n"
+            (root / "labels" / split / f"{index:03}.txt").write_text(text)
+    (root / "classes.txt").write_text("\n".join(COLOURS) + "\n")
+    return root
+
+
 def write_masks(
     root: Path, *, train: int = 24, held_out: int = 8, size_px: int = 40, names: bool = True
 ) -> Path:

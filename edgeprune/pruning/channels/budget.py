@@ -19,7 +19,15 @@ from converters.layers import weighted_layers
 from edgeprune.errors import UserError
 from edgeprune.models.attention import is_attention
 from edgeprune.models.cost import count_macs, count_parameters
-from edgeprune.pruning.calibration import Batch, Calibration, Loss, evaluating, read_batches, run_model
+from edgeprune.pruning.calibration import (
+    Batch,
+    Calibration,
+    Loss,
+    beside,
+    evaluating,
+    read_batches,
+    run_model,
+)
 from edgeprune.pruning.channels.groups import Axis, Group, find_groups
 from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, take_out, undone, unless_it_fails
 from edgeprune.pruning.channels.shrink import SEARCH_SECONDS, Shrunk, all_learning, narrowed, unit_step
@@ -280,7 +288,7 @@ def _effects(model: nn.Module, axes: set[Axis], batches: Sequence[Batch], loss: 
     with evaluating(model), all_learning(weights.values()), torch.enable_grad():
         for images, labels in batches:
             outputs = run_model(model, images)
-            total = loss(outputs, torch.as_tensor(labels, device=outputs.device))
+            total = loss(outputs, beside(labels, outputs))
             gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
             for (axis, weight), gradient in zip(weights.items(), gradients, strict=True):
                 change = torch.zeros_like(weight) if gradient is None else weight.detach() * gradient

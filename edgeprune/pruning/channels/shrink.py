@@ -16,7 +16,15 @@ from converters.layers import WeightedLayer, weighted_layers
 from edgeprune.errors import ToolError, UserError
 from edgeprune.models.attention import is_attention
 from edgeprune.models.cost import count_macs
-from edgeprune.pruning.calibration import Batch, Calibration, Loss, evaluating, read_batches, run_model
+from edgeprune.pruning.calibration import (
+    Batch,
+    Calibration,
+    Loss,
+    beside,
+    evaluating,
+    read_batches,
+    run_model,
+)
 from edgeprune.pruning.channels.groups import Axis, Group, find_groups
 from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, take_out, unless_it_fails
 from edgeprune.pruning.channels.transformers import shrink_transformer
@@ -255,7 +263,7 @@ def _gradients(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> dict[s
     with evaluating(model), all_learning(parameters.values()), torch.enable_grad():
         for images, labels in batches:
             outputs = run_model(model, images)
-            value = loss(outputs, torch.as_tensor(labels, device=outputs.device))
+            value = loss(outputs, beside(labels, outputs))
             found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, found, strict=True):
                 if gradient is not None:

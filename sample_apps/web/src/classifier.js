@@ -1,9 +1,10 @@
-// A `.tflite` file as an image classifier: what it says about itself, and LiteRT.js to run it.
+// A `.tflite` file as an image classifier or detector: what it says about itself, and LiteRT.js to run it.
 
+import { findBoxes } from "./boxes.js";
 import { probabilities } from "./measure.js";
 import { fit, layout, normalizationTo, tensor } from "./pixels.js";
 import { Runtime } from "./runtime.js";
-import { description, isTflite } from "./tflite.js";
+import { boxesDescription, description, isTflite } from "./tflite.js";
 
 /** A file ready to classify images. Make one with `Classifier.load`, and `close` it. */
 export class Classifier {
@@ -42,8 +43,9 @@ export class Classifier {
     this.bytes = content.length;
     this.runtime = runtime;
     this.outputs = outputs[0].shape.reduce((product, side) => product * side, 1);
+    this.rows = rowsOf(outputs[0].shape, content, labels);
     // Names that do not match the classes would name the wrong ones.
-    this.labels = labels?.length === this.outputs ? labels : null;
+    this.labels = labels?.length === this.outputs || this.rows !== null ? labels : null;
     const takesPixels = range !== null && range[0] < range[1];
     this.#normalization = takesPixels ? normalizationTo(range) : normalization;
     this.takesPixels = takesPixels;
@@ -73,18 +75,46 @@ export class Classifier {
    * `normalization` counts only where the file does not say what it wants.
    */
   async classify(image, normalization) {
+    const values = await this.#run(image, normalization);
+    return probabilities(values)
+      .map((probability, index) => ({ name: this.labels?.[index] ?? `class ${index}`, probability }))
+      .sort((a, b) => b.probability - a.probability);
+  }
+
+  /** Whether the file gives boxes with a class each. */
+  get findsBoxes() {
+    return this.rows !== null;
+  }
+
+  /**
+   * The boxes in an image, the likeliest first: [{name, label, score, box: [left, top, right, bottom]}], in pixels of
+   * what `seen` gives. `normalization` as for `classify`.
+   */
+  async find(image, normalization) {
+    const values = await this.#run(image, normalization);
+    return findBoxes(values, this.labels.length, this.rows).map((found) => ({ ...found, name: this.labels[found.label] }));
+  }
+
+  async #run(image, normalization) {
     const rgb = fit(image, this.width, this.height, this.#preparation);
     const input = tensor(rgb, this.#layout, this.#normalization ?? normalization);
     const values = await this.runtime.run(input).catch((error) => {
       throw new Error(`LiteRT.js cannot run ${this.name}: ${error.message}.`);
     });
     if (!values.every(Number.isFinite)) throw new Error(`${this.name} gives values that are not numbers.`);
-    return probabilities(values)
-      .map((probability, index) => ({ name: this.labels?.[index] ?? `class ${index}`, probability }))
-      .sort((a, b) => b.probability - a.probability);
+    return values;
   }
 
   close() {
     this.runtime.close();
   }
+}
+
+const BEFORE_CLASSES = 5; // values of a row: its box, and the background
+
+/** What the file says of its rows, if that is what its output has; else null. */
+function rowsOf(shape, content, labels) {
+  const told = boxesDescription(content);
+  const fits = shape.length === 3 && shape[1] === told?.count && shape[2] === BEFORE_CLASSES + labels?.length;
+  return fits ? told : null;
 }

@@ -107,9 +107,12 @@ async function classify() {
   showStatus(missing ?? "Running …");
   if (missing !== null) return;
   try {
-    const classes = await classifier.classify(image, normalization);
+    const shown = classifier.findsBoxes
+      ? { boxes: await classifier.find(image, normalization) }
+      : { classes: await classifier.classify(image, normalization) };
     if (!current()) return;
-    showClasses(classes);
+    if (shown.boxes) showBoxes(shown.boxes, classifier.labels.length);
+    else showClasses(shown.classes);
     showStatus("Measuring …");
     const samples = await measure(classifier);
     if (current()) showFacts(classifier, samples);
@@ -159,7 +162,7 @@ async function download({ path, name }) {
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/** Every file of the run on this image, timed in turns. */
+/** Every file of the run on this image, interleaved. */
 async function compare() {
   const current = begin("comparison");
   if (state.image === null) throw new Error("Choose an image first: each file is run on it.");
@@ -195,7 +198,11 @@ async function open(row) {
     if (!row.classifier.saysWhatItTakes && state.normalization === null) {
       throw new Error("It does not say how its pixels are normalised.");
     }
-    [row.top] = await row.classifier.classify(state.image, state.normalization);
+    if (row.classifier.findsBoxes) {
+      row.boxes = await row.classifier.find(state.image, state.normalization);
+    } else {
+      [row.top] = await row.classifier.classify(state.image, state.normalization);
+    }
     const first_ms = await row.classifier.runtime.time(1);
     row.warm_ms = await row.classifier.runtime.time(warmupRepeats(first_ms));
   } catch (error) {
@@ -230,8 +237,9 @@ function uncheck(id) {
   for (const input of element(id).querySelectorAll("input")) input.checked = false;
 }
 
-function showModel({ name, bytes, width, height, labels, outputs, takesPixels, saysWhatItTakes }) {
-  const classes = labels ? `${outputs} classes` : `${outputs} classes without names`;
+function showModel({ name, bytes, width, height, labels, outputs, findsBoxes, takesPixels, saysWhatItTakes }) {
+  const named = labels ? `${outputs} classes` : `${outputs} classes without names`;
+  const classes = findsBoxes ? `boxes of ${labels.length} classes` : named;
   const says = saysWhatItTakes ? "it says how to normalise pixels" : "it does not say how to normalise pixels";
   const pixels = takesPixels ? "it normalises pixels itself" : says;
   element("model-note").textContent = `${name}: ${size(bytes)}, ${width} × ${height} pixels, ${classes}; ${pixels}`;
@@ -248,13 +256,47 @@ function showSeen() {
   canvas.getContext("2d").putImageData(new ImageData(data, width, height), 0, 0);
 }
 
+/** What was found, drawn onto what the model sees and listed, the likeliest first. */
+function showBoxes(found, classes) {
+  showSeen();
+  const canvas = element("seen");
+  const context = canvas.getContext("2d");
+  for (const { name, label, score, box } of found) {
+    const [left, top, right, bottom] = box;
+    context.strokeStyle = context.fillStyle = colour(label, classes);
+    context.lineWidth = Math.max(1, canvas.width / 160);
+    context.strokeRect(left, top, right - left, bottom - top);
+    context.font = `${Math.max(8, Math.round(canvas.width / 28))}px sans-serif`;
+    context.fillText(`${name} ${Math.round(100 * score)}`, left + 2, Math.max(top - 2, 8));
+  }
+  canvas.setAttribute("aria-label", `What the model sees, with ${boxesInWords(found)}`);
+  showItems(found.map(({ name, label, score }) => ({ name, probability: score, colour: colour(label, classes) })));
+  if (found.length === 0) element("classes").replaceChildren(text("li", "", "No boxes."));
+}
+
+const colour = (label, classes) => `hsl(${Math.round((360 * label) / classes)} 90% 60%)`;
+
+/** For instance "3 boxes: 2 cell, 1 platelet". */
+function boxesInWords(found) {
+  if (!found) return "";
+  const counts = new Map();
+  for (const { name } of found) counts.set(name, (counts.get(name) ?? 0) + 1);
+  const each = [...counts].map(([name, count]) => `${count} ${name}`).join(", ");
+  return `${found.length} ${found.length === 1 ? "box" : "boxes"}${each ? `: ${each}` : ""}`;
+}
+
 function showClasses(classes) {
-  const items = classes.slice(0, CLASSES_SHOWN).map(({ name, probability }) => {
+  showItems(classes.slice(0, CLASSES_SHOWN));
+}
+
+function showItems(shown) {
+  const items = shown.map(({ name, probability, colour }) => {
     const item = document.createElement("li");
     const line = text("div", "line", "");
     line.append(text("span", "name", name), text("span", "share", percent(probability)));
     const [track, bar] = [text("div", "track", ""), text("div", "bar", "")];
     bar.style.width = `${100 * probability}%`;
+    if (colour) bar.style.background = colour;
     track.append(bar);
     item.append(line, track);
     return item;
@@ -286,7 +328,7 @@ function showComparison(rows) {
         line.append(cell);
       } else {
         line.append(
-          text("td", "", row.top ? `${row.top.name} (${percent(row.top.probability)})` : ""),
+          text("td", "", row.top ? `${row.top.name} (${percent(row.top.probability)})` : boxesInWords(row.boxes)),
           text("td", "", row.bytes.toLocaleString("en")),
           text("td", "", row.samples.length ? milliseconds(median(row.samples)) : "…"),
         );

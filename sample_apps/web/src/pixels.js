@@ -75,12 +75,14 @@ export async function decode(blob) {
 /**
  * Resize and crop the middle: (height * width * 3) RGB bytes, rows first.
  * With `resizePx` the whole image is resized until its shorter side has that many pixels, then the middle is
- * cropped; without it the largest middle part of the model's proportions is cropped first, then resized.
+ * cropped; without it the largest middle part of the model's proportions is cropped first, then resized. With
+ * `wholeImage` nothing is cropped: the image is squeezed.
  */
-export function fit(image, width, height, { resizePx = null, interpolation = "bilinear" } = {}) {
+export function fit(image, width, height, { resizePx = null, interpolation = "bilinear", wholeImage = false } = {}) {
   const filter = FILTERS[interpolation];
-  const whole = resizePx !== null && resizePx >= Math.max(width, height);
-  const axes = whole ? resizedAxes(image, width, height, resizePx) : croppedAxes(image, width, height);
+  const resized = resizePx !== null && resizePx >= Math.max(width, height);
+  const cropped = resized ? resizedAxes(image, width, height, resizePx) : croppedAxes(image, width, height);
+  const axes = wholeImage ? squeezedAxes(image, width, height) : cropped;
   const columns = weights(axes.across, image.width, filter);
   const rows = weights(axes.down, image.height, filter);
   const [before, after] = [4, CHANNELS]; // bytes a pixel
@@ -116,6 +118,13 @@ function croppedAxes(image, width, height) {
   return {
     across: { start: (image.width - scale * width) / 2, scale, whole: width, first: 0, count: width },
     down: { start: (image.height - scale * height) / 2, scale, whole: height, first: 0, count: height },
+  };
+}
+
+function squeezedAxes(image, width, height) {
+  return {
+    across: { start: 0, scale: image.width / width, first: 0, count: width },
+    down: { start: 0, scale: image.height / height, first: 0, count: height },
   };
 }
 

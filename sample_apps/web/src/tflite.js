@@ -1,6 +1,7 @@
 // What a `.tflite` file says about itself: the JSON in its metadata named "edgeprune". No file is trusted:
 // every read is checked against the file's end, and an entry of an unexpected kind counts as not there.
 
+import { rowsDescription } from "./boxes.js";
 import { FILTERS } from "./pixels.js";
 
 const NAME = "edgeprune";
@@ -21,12 +22,7 @@ export function isTflite(bytes) {
  * one the app does.
  */
 export function description(bytes) {
-  let content;
-  try {
-    content = JSON.parse(metadata(bytes) ?? "null");
-  } catch {
-    content = null;
-  }
+  const content = told(bytes);
   const range = content?.input?.range;
   const { mean, std } = content?.input ?? {};
   const labels = content?.labels;
@@ -36,6 +32,19 @@ export function description(bytes) {
     preparation: preparation(content?.metadata?.preprocessing),
     labels: Array.isArray(labels) && labels.every((label) => typeof label === "string") ? labels : null,
   };
+}
+
+/** What a detector's file says of its rows, see `rowsDescription`; null where it is none. */
+export function boxesDescription(bytes) {
+  return rowsDescription(told(bytes)?.metadata?.boxes);
+}
+
+function told(bytes) {
+  try {
+    return JSON.parse(metadata(bytes) ?? "null");
+  } catch {
+    return null;
+  }
 }
 
 function areNumbers(values, count) {
@@ -56,7 +65,8 @@ function preparation(text) {
   }
   const resizePx = Number.isInteger(told?.resize_px) && told.resize_px > 0 ? told.resize_px : null;
   const known = Object.hasOwn(FILTERS, told?.interpolation ?? "");
-  return { resizePx, interpolation: known ? told.interpolation : "bilinear" };
+  const found = { resizePx, interpolation: known ? told.interpolation : "bilinear" };
+  return told?.whole_image === true ? { ...found, wholeImage: true } : found;
 }
 
 /** The text of our entry; null where there is none. Throws a RangeError where the file is damaged. */

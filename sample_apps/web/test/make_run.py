@@ -19,10 +19,18 @@ from torch.nn import functional as F
 from converters import litert
 from converters.facts import Normalization
 from edgeprune import pruning
+from edgeprune.data.boxes import Boxes
+from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.models.architecture import Architecture
+from edgeprune.models.build import anchors_of
+from edgeprune.tasks import TASKS
+from edgeprune.tasks.detection.suppression import find
 
 SIZE_PX = 16
 HELD_OUT = (3, 17, 150, 1234)
 Masks = Sequence[tuple[nn.Parameter, torch.Tensor]]
+DETECTOR_PX, DETECTOR_STEPS = 64, 300
+SHADES = ("bright", "dark")
 LABELS = [f"digit {number}" for number in range(10)]
 HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -46,6 +54,7 @@ def main() -> None:
     write(model, folder / "files", "sparse", ("litert-web", "litert-web-int8"))
     write_told(model, folder.parent / "told.tflite")
     save(folder, images, labels)
+    write_detector(folder.parent)
 
 
 def network() -> nn.Sequential:
@@ -110,6 +119,83 @@ def write_told(model: nn.Module, path: Path) -> None:
         normalization=HALF,
         fold_normalization=False,
     )
+
+
+def write_detector(folder: Path) -> None:
+    """A detector that knows squares by their brightness, an image with some, and what is to be found."""
+    architecture = Architecture("ssdlite/timm/lcnet_035", DETECTOR_PX)
+    task = TASKS["detection"].bound(architecture)
+    model = architecture.build(len(SHADES))
+    images, labels = squares(200)
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=DETECTOR_STEPS)
+    for _ in range(DETECTOR_STEPS):
+        batch = torch.randint(len(images), (16,))
+        loss = task.loss(model(images[batch] / 127.5 - 1), [labels[i] for i in batch], 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    path = folder / "detector.tflite"
+    prepare = Preprocessing(DETECTOR_PX, whole_image=True)
+    litert.convert(
+        model.eval(),
+        torch.zeros(1, 3, DETECTOR_PX, DETECTOR_PX),
+        path,
+        target="litert-web",
+        labels=list(SHADES),
+        normalization=HALF,
+        metadata={**task.metadata(), **prepare.to_metadata()},
+    )
+    with torch.no_grad():
+        scores = model(images[:50] / 127.5 - 1)[..., 4:].softmax(2)[..., 1:].amax(1)
+    shown = images[scores.amin(1).argmax()][None]  # Where it is surest of both squares.
+    # Wider than high, so that squeezing it is seen to be right.
+    picture = Image.fromarray(shown[0].numpy().astype(np.uint8).transpose(1, 2, 0))
+    picture.resize((2 * DETECTOR_PX, DETECTOR_PX), Image.Resampling.NEAREST).save(folder / "squares.png")
+    rows = litert.load(path, apart=False).predict(
+        prepare.read(folder / "squares.png").transpose(2, 0, 1)[None]
+    )
+    found = find(
+        rows[0],
+        anchors_of(architecture.name),
+        DETECTOR_PX,
+        json.loads(task.metadata()["boxes"])["least_score"],
+    )
+    expected = {
+        "rows": rows[0].ravel().tolist(),
+        "labels": list(SHADES),
+        "metadata": task.metadata()["boxes"],
+        "found": [
+            {"label": int(label), "score": float(score), "box": box.tolist()}
+            for box, label, score in zip(found.corners, found.classes, found.scores, strict=True)
+        ],
+    }
+    (folder / "boxes.json").write_text(json.dumps(expected))
+
+
+def squares(count: int) -> tuple[torch.Tensor, list[Boxes]]:
+    """Noisy grey images with one bright and one dark square each, and their boxes."""
+    generator = np.random.default_rng(0)
+    images = generator.normal(128, 12, (count, 3, DETECTOR_PX, DETECTOR_PX))
+    labels = []
+    for image in images:
+        side = int(generator.integers(18, 28))
+        top, left = (int(place) for place in generator.integers(0, DETECTOR_PX - side, 2))
+        left //= 2
+        other = left + DETECTOR_PX // 2 if left + side <= DETECTOR_PX // 2 else 0
+        boxes = [(left, top, 0)] + ([(other, top, 1)] if other else [])
+        for x, y, label in boxes:
+            image[:, y : y + side, x : x + side] = 230 if label == 0 else 20
+        labels.append(
+            Boxes(
+                torch.tensor([[x, y, min(x + side, DETECTOR_PX), y + side] for x, y, _ in boxes]).float(),
+                torch.tensor([label for *_, label in boxes]),
+                torch.zeros(len(boxes), dtype=torch.bool),
+                DETECTOR_PX,
+            )
+        )
+    return torch.from_numpy(images.clip(0, 255).round()).float(), labels
 
 
 def save(folder: Path, images: torch.Tensor, labels: torch.Tensor) -> None:

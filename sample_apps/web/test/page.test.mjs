@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { launch } from "../browser.mjs";
 import { serve } from "../serve.mjs";
-import { BROKEN, expected, FILES, image, largest, model, patched, RUN, SCREENS, TOLD, write } from "./support.mjs";
+import { boxes, BROKEN, DETECTOR, expected, FILES, image, largest, model, patched, RUN, SCREENS, SQUARES, TOLD, write } from "./support.mjs";
 
 const WAIT_MS = 30_000;
 let browser;
@@ -64,6 +64,25 @@ function softmax(values) {
   const sum = shares.reduce((a, b) => a + b, 0);
   return shares.map((share) => share / sum);
 }
+
+test("a detector's boxes are drawn on what it sees", async () => {
+  await give("image", SQUARES);
+  await give("model", DETECTOR);
+  await measured();
+  const found = await shown();
+  assert.deepEqual(found.map(({ name }) => name), boxes.found.map(({ label }) => boxes.labels[label]));
+  found.forEach(({ probability }, place) => assert.ok(Math.abs(probability - boxes.found[place].score) < 6e-3));
+  assert.match(await page.locator("#model-note").textContent(), /boxes of 2 classes/);
+  assert.match(await page.locator("#seen").getAttribute("aria-label"), /with \d box/);
+  // The line of the likeliest box is in its class's colour.
+  const [left, top] = boxes.found[0].box.map(Math.round);
+  const pixel = await page.locator("#seen").evaluate(
+    (canvas, [x, y]) => [...canvas.getContext("2d").getImageData(x, y, 1, 1).data],
+    [Math.min(left + 4, 63), Math.min(top, 63)],
+  );
+  assert.ok(Math.max(...pixel.slice(0, 3)) - Math.min(...pixel.slice(0, 3)) > 60, `${pixel} is a colour`);
+  await page.screenshot({ path: join(SCREENS, "boxes.png"), fullPage: true });
+});
 
 for (const file of FILES) {
   test(`${file} reads a digit as LiteRT in Python does`, async () => {

@@ -8,9 +8,10 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { serve } from "../serve.mjs";
 import { median, probabilities, repeats } from "../src/measure.js";
+import { findBoxes, iou, rowsDescription, suppressed } from "../src/boxes.js";
 import { fit, layout, NORMALIZATIONS, normalizationTo, tensor } from "../src/pixels.js";
-import { description, isTflite } from "../src/tflite.js";
-import { FILES, model, patched } from "./support.mjs";
+import { boxesDescription, description, isTflite } from "../src/tflite.js";
+import { boxes, DETECTOR, FILES, model, patched } from "./support.mjs";
 
 const content = new Uint8Array(readFileSync(model(FILES[0])));
 
@@ -25,6 +26,35 @@ test("a file that leaves normalising to the app says how", () => {
   const { range, normalization } = description(new Uint8Array(readFileSync(changed)));
   assert.equal(range, null);
   assert.deepEqual(normalization, { mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] });
+});
+
+test("rows become the boxes that Python makes of them", () => {
+  const told = rowsDescription(boxes.metadata);
+  const found = findBoxes(Float32Array.from(boxes.rows), boxes.labels.length, told);
+  assert.ok(boxes.found.length > 0);
+  assert.equal(found.length, boxes.found.length);
+  found.forEach(({ label, score, box }, place) => {
+    const wanted = boxes.found[place];
+    assert.equal(label, wanted.label);
+    assert.ok(Math.abs(score - wanted.score) < 1e-5);
+    box.forEach((side, number) => assert.ok(Math.abs(side - wanted.box[number]) < 1e-3));
+  });
+});
+
+test("of overlapping boxes the likeliest stays", () => {
+  const box = (left, top, right, bottom) => ({ box: [left, top, right, bottom] });
+  const given = [box(0, 0, 10, 1), box(2, 0, 12, 1), box(4, 0, 14, 1), box(50, 50, 60, 60)];
+  assert.deepEqual(suppressed(given, 0.5), [given[0], given[2], given[3]]);
+  assert.deepEqual(suppressed(given, 0.7), given);
+  assert.equal(iou([0, 0, 0, 0], [0, 0, 0, 0]), 0);
+});
+
+test("a detector's file says how its rows become boxes, and nonsense counts as nothing", () => {
+  assert.equal(boxesDescription(new Uint8Array(readFileSync(DETECTOR))).sizePx, 64);
+  assert.equal(boxesDescription(content), null);
+  for (const text of ["", "{", "{}", "[]", '{"levels":[{"cells":1e9}]}', boxes.metadata.replace('"size_px":64', '"size_px":"64"')]) {
+    assert.equal(rowsDescription(text), null);
+  }
 });
 
 test("words that make no sense count as not there", () => {

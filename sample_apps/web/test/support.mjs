@@ -16,6 +16,11 @@ export const FILES = Object.keys(expected[0].values);
 /** A file that leaves normalising to the app. */
 export const TOLD = join(RUN, "..", "told.tflite");
 
+/** A detector, an image for it, and what LiteRT in Python and our own suppression find in it. */
+export const DETECTOR = join(RUN, "..", "detector.tflite");
+export const SQUARES = join(RUN, "..", "squares.png");
+export const boxes = JSON.parse(readFileSync(join(RUN, "..", "boxes.json"), "utf8"));
+
 const scratch = mkdtempSync(join(tmpdir(), "edgeprune-web-"));
 
 export const model = (name) => join(RUN, "files", name);

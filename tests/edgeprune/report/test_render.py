@@ -523,7 +523,7 @@ def test_hostile_text_is_only_text_in_markdown(report):
     assert rest.endswith("\n````\n")
     assert "<" not in outside
     assert len({line.count(" | ") for line in outside.splitlines() if line.startswith("| ")}) == 4, (
-        "the tables of files, of what is within the points, of models, and of worse images"
+        "the tables of files, of what is within the points, of models, and of corrupted images"
     )
     assert not re.search(r"(?<!\\)[`\[*_]", outside.replace("**", ""))
 

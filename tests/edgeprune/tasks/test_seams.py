@@ -45,6 +45,9 @@ class ToyEvaluator:
     def score(self):
         return float(1 / (1 + np.mean(self.errors)))
 
+    def details(self):
+        return {"worst": float(max(self.errors))}
+
 
 class Toy(Classification):
     """How far the class named is from the class shown: what is the same as a classification is its own."""
@@ -116,6 +119,7 @@ def test_a_toy_task_on_a_toy_source_takes_the_whole_road(toys, tmp_path):
     assert [row["variant"] for row in report["rows"]] == ["dense", "block80"]
     for row in report["rows"]:
         assert 0 < row["nearness"] <= 1
+        assert row["details"]["worst"] >= 0
         assert row["top1"] is None
         assert row["not_measured"] == {"top1": "toys only get near", "miou": "no maps"}
     assert [toy["variant"] for toy in report["toys"]] == ["dense", "block80"]
