@@ -46,7 +46,7 @@ def test_the_file_is_the_same_every_time_and_starts_with_the_schema(report, tmp_
     ]
     assert list(json.loads(first)["trainings"][0]) == [
         *("variant", "top1", "parameters", "macs", "seconds", "epochs", "left_dense"),
-        *("miou", "not_measured", "trained_on"),
+        *("miou", "not_measured", "trained_on", "details"),
     ]
 
 
