@@ -34,7 +34,7 @@ class LiteRT:
     title = "LiteRT"
     suffix = ".tflite"
     kind = "file"
-    packages: tuple[str, ...] = ("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "flatbuffers")
+    packages: tuple[str, ...] = ("litert-torch", "ai-edge-litert", "litert-quantizer", "flatbuffers")
     extra: str | None = None
     local_runtimes: tuple[str, ...] | None = ("host",)
     no_times: str | None = None
@@ -77,6 +77,7 @@ class LiteRT:
         from converters.litert.graph import read_file
         from converters.litert.inspection import inspect
         from converters.litert.linter import lint_graph
+        from converters.litert.node_data import overlays
 
         file, graph = inspect(path), read_file(path)
         verdicts = {runtime: lint_graph(graph, runtime) for runtime in LINTED_RUNTIMES}
@@ -92,7 +93,9 @@ class LiteRT:
         }
         told = [line for runtime, verdict in verdicts.items() for line in _lint_lines(runtime, verdict)]
         told += [line for backend in backends for line in backend.lines()]
-        return FileFacts(path, file.layers, plain, (f"{file.bytes:,} bytes", words, *told), {})
+        return FileFacts(
+            path, file.layers, plain, (f"{file.bytes:,} bytes", words, *told), {}, overlays(graph)
+        )
 
     def verify(
         self,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.format import FORMATS, Format
+from converters.gains import Gain
+from converters.gains import gains as known_gains
 from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune import tasks
@@ -318,6 +320,11 @@ def _format(target: str) -> Format | None:
 def sparse_word(row: Row) -> str:
     """Whether the runtime uses sparse kernels: "yes", "no" or "unknown"."""
     return {True: "yes", False: "no", None: "unknown"}[row.sparse_runtime]
+
+
+def gains(rows: Sequence[Row]) -> list[Gain]:
+    """What compression buys where the files of these rows run."""
+    return known_gains({TARGETS[row.target].platform for row in rows if row.target in TARGETS})
 
 
 def download(row: Row, *, exact: bool = True) -> str:

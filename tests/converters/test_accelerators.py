@@ -14,9 +14,10 @@ from converters.accelerators import Backend, Kind, Outcome
 from converters.coreml import accelerators as coreml
 from converters.coreml.program import Operation, Program, TensorType
 from converters.format import format_of
+from converters.gains import GAINS, gains, markdown
 from converters.litert import accelerators as litert
 from converters.litert.graph import read
-from converters.targets import Storage
+from converters.targets import TARGETS, Storage
 from tests.support.networks import Network
 
 
@@ -145,3 +146,12 @@ def test_inspect_tells_it(tmp_path: Path) -> None:
     assert facts.plain["accelerators"]["litert-gpu"]["counts"]["falls_back"] == 1
     assert any(line.startswith("  GATHER_ND at op ") for line in facts.lines)
     assert any(line.startswith("litert-npu: 0 ops run, 0 fall back, ") for line in facts.lines)
+
+
+def test_the_guide_has_the_table_of_gains_as_it_is() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
+    assert f"\n{markdown()}\n" in guide
+    everywhere = gains({target.platform for target in TARGETS.values()})
+    assert everywhere == list(GAINS)
+    assert all(vars(gain)[part] for gain in GAINS for part in vars(gain))
+    assert {gain.place for gain in gains({"web"})} == {"browser (LiteRT.js)"}
