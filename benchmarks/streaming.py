@@ -5,7 +5,7 @@
 In WORK a folder of so many JPEGs of 256 px is made: hard links to a few hundred different ones. Of them so
 many are trained on, by a small network, decoded as needed; then some of the same from memory, and all decoded
 alone. Memory is that of this process and its workers together, pages that they share counted once (PSS). The
-output folder gets streaming.json and streaming.svg.
+output folder gets streaming.json and streaming.svg. It has not been run to its end yet.
 """
 
 from __future__ import annotations
