@@ -223,7 +223,7 @@ def page(content: dict[str, Any]) -> str:
             f"thread: Apple's runtime {took['core_ai_s']:.2f} s, torch in batches of {EVALUATION_BATCH}",
             f"{took['torch_s']:.2f} s: {took['ratio']:.2f} times as long (median of {took['rounds']}",
             f"rounds in turns, {took['lowest_ratio']:.2f} to {took['highest_ratio']:.2f}), and",
-            f"{took['processor_ratio']:.2f} times the processor time. Measured on a machine that others used too.",
+            f"{took['processor_ratio']:.2f} times the processor time, on a machine that others used too.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -305,7 +305,7 @@ def print_both(
         f"with the same class for {same}; steps that both have: {len(compared.steps)}"
     ]
     if compared.parting is None:
-        lines.append("at no step are they further apart than the better of the two is off at the end")
+        lines.append("they part at no step")
     else:
         lines.append(f"the first step where they part: {compared.parting.place}")
     for line in lines:

@@ -35,6 +35,7 @@ def test_the_file_is_the_same_every_time_and_starts_with_the_schema(report, tmp_
     assert again == first
     assert list(json.loads(first)) == [
         *("schema", "recipe", "environment", "rows", "trainings", "examinations", "maps"),
+        "detections",
         *("not_examined", "sensitivity", "benches"),
     ]
     assert list(json.loads(first)["rows"][0]) == [
