@@ -73,26 +73,6 @@ def test_a_model_and_its_weights_do_instead_of_a_run(finished_run, capsys, tmp_p
     assert main(["verify", str(copied), *HERE, "--run", str(finished_run), "--variant", "dense"]) == 0
 
 
-def test_two_formats_beside_each_other(finished_run, capsys):
-    tflite = file(finished_run, "block80", "litert-arm64-int8")
-    package = finished_run / "files" / "block80-coreml-ios16.mlpackage"
-    command = ["verify", str(package), "--against", str(tflite), *HERE]
-    assert main([*command, "--json", "-"]) == 0
-    told = facts(capsys)
-    assert (told["agrees"], told["against"]["agrees"]) == (True, True)
-    side = told["side_by_side"]
-    assert side["paths"] == [str(package), str(tflite)]
-    assert side["apart"] < 0.1
-    assert side["errors"][0] < side["errors"][1]  # float16 beside int8
-    assert len(side["steps"]) > 40
-    assert main(command) == 0
-    shown = capsys.readouterr().out
-    assert "the two files' answers are" in shown
-    assert shown.count("the file computes what it must") == 2
-    assert main(["verify", str(package), "--against", str(file(finished_run, "dense")), *HERE]) == 2
-    assert "--against compares files of one model: variant block80" in capsys.readouterr().err
-
-
 def test_images_that_are_gone_are_made_up_for(finished_run, capsys, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     recipe = run / "recipe.toml"
