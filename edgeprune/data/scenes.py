@@ -56,7 +56,7 @@ def held_out(path: Path | None, prepare: Preprocessing, count: int) -> Split:
 def make(digits: Digits, count: int, size_px: int, seed: int) -> InMemory:
     """Make `count` scenes of these digits, the same ones for the same seed."""
     random = np.random.default_rng(seed)
-    scenes = [scene(digits, size_px, random) for _ in range(count)]
+    scenes = [scene(digits, size_px, random, SIDES, MOST_DIGITS, FEWEST_DIGITS) for _ in range(count)]
     images = np.stack([one.image.transpose(2, 0, 1) for one in scenes])
     return as_split(images, np.stack([one.classes for one in scenes]))
 
@@ -82,9 +82,9 @@ def scene(
     digits: Digits,
     size_px: int,
     random: np.random.Generator,
-    sides: tuple[float, float] = SIDES,
-    most: int = MOST_DIGITS,
-    fewest: int = FEWEST_DIGITS,
+    sides: tuple[float, float],
+    most: int,
+    fewest: int,
 ) -> Scene:
     """Draw one scene.
 
