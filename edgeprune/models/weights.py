@@ -236,8 +236,10 @@ def _last_layer(model: nn.Module) -> str:
     if isinstance(model, RawHeads):
         name: str = model.CLASSIFIER
         return name
-    layers = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
-    return list(layers)[-1]
+    layers: list[str] = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    return layers[-1]
 
 
 def _under(model: nn.Module, module: str) -> tuple[str, ...]:
