@@ -75,7 +75,8 @@ def write(model: nn.Module, how: str, folder: Path) -> Path:
         return path
     import coremltools.optimize.coreml as cto
 
-    program = FORMATS[name].prepare(model, EXAMPLE, None).program("iOS18", False, path.name)
+    prepared = FORMATS[name].prepare(model, EXAMPLE, None)  # its files go with it
+    program = prepared.program("iOS18", False, path.name)
     if storage == "int8":
         config = cto.OptimizationConfig(global_config=cto.OpLinearQuantizerConfig(mode="linear_symmetric"))
         program = cto.linear_quantize_weights(program, config)
@@ -91,7 +92,7 @@ PAGE = """\
 MobileNetV3-Small for 1000 classes at 64 px, random weights. 80 % of the weights of 1x1 convolutions and
 fully connected layers are zero, in 1x4 blocks. *Installed* is bytes on disk; *download* is the file deflated
 at zlib's default level, which is what Android's bundletool counts and what `zip` writes
-(`converters.facts.download_bytes`). Written by `benchmarks/download_size.py`.
+(`converters.facts.download_bytes`). Written by `python benchmarks/download_size.py --cache FOLDER`.
 
 | stored as | dense: installed | download | 80 % zeros, one by one: installed | download | \
 80 % zeros, left out: installed | download |

@@ -32,7 +32,7 @@ from edgeprune.progress import Progress
 from edgeprune.pruning import Pattern, Rule, Sparsifier
 
 CLASSES = 1000
-PACKAGES = ("torch", "torchvision", "timm", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "litert-torch", "ai-edge-litert", "litert-quantizer", "numpy")
 CAVEATS = (
     "Weights are random and batch norms have statistics of their own: bytes and times do not depend on the "
     "values, accuracy is not looked at.",

@@ -47,7 +47,7 @@ SPARSE = ((80, "1x1"), (80, "2x1"), (80, "4x1"), (80, "1x4"), (90, "1x1"), (90, 
 # Name of a file -> what the table of storage calls it.
 STORAGE = {
     "dense": "dense, float32",
-    "dense-int8-dynamic": "dense, dynamic int8 (ai-edge-quantizer)",
+    "dense-int8-dynamic": "dense, dynamic int8 (litert-quantizer)",
     "dense-int8-static": "dense, static int8",
     "80-1x1": "80 % single zeros, float32",
     "80-1x1-int8": "80 % single zeros, stored as int8",
@@ -95,7 +95,7 @@ def make_files(work: Path, size_px: int) -> dict[str, Path]:
 
 def dynamic_int8(dense: Path, path: Path) -> Path:
     """Weights as int8, activations quantised as they come: what Google's own quantiser gives by default."""
-    from ai_edge_quantizer import quantizer, recipe
+    from litert_quantizer import quantizer, recipe
 
     if not path.exists():
         work = quantizer.Quantizer(str(dense), recipe.dynamic_wi8_afp32())

@@ -2,6 +2,7 @@
 
     python benchmarks/recipe_pages.py --work WORK                      # all: up to two hours on two cores
     python benchmarks/recipe_pages.py --work WORK --only resnet18      # one
+    python benchmarks/recipe_pages.py --work WORK --only mobilenet_v2 --given --weights FILE --data IMAGES
 
 What is finished in `--work` is kept, with the time that it took: a killed run goes on with the next recipe.
 """
@@ -12,6 +13,7 @@ import argparse
 import ast
 import json
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -35,12 +37,12 @@ OUTPUT = ROOT / "docs" / "recipes"
 THEIR_IMAGES, THEIR_PX = 10_000, 128
 
 
-def run(name: str, work: Path) -> dict[str, float]:
+def run(name: str, work: Path, given: list[str]) -> dict[str, float]:
     """Run a recipe to its end, unless that was done; the seconds it took, of clock and processor."""
     kept = work / f"{name}.json"
     if not kept.exists():
         began, before = time.monotonic(), processor_seconds()
-        command = [sys.executable, str(RECIPES[name]), "--output", str(work / name)]
+        command = [sys.executable, str(RECIPES[name]), *given, "--output", str(work / name)]
         if subprocess.run(command, cwd=ROOT).returncode not in (DONE, OVER_BUDGET):
             raise SystemExit(f"{name} failed: {' '.join(command)}")
         took = {
@@ -57,7 +59,7 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def page(name: str, report: Report, took: dict[str, float]) -> list[str]:
+def page(name: str, report: Report, took: dict[str, float], given: list[str]) -> list[str]:
     """The page of one recipe."""
     title, *told = story(RECIPES[name])
     about, score = report.environment, metric(report.rows[0].metric).heading
@@ -65,7 +67,7 @@ def page(name: str, report: Report, took: dict[str, float]) -> list[str]:
         f"# {title}",
         "",
         *(line for paragraph in told for line in (paragraph, "")),
-        f"    python recipes/{name}.py",
+        f"    {shlex.join(['python', f'recipes/{name}.py', *map(shown, given)])}",
         "",
         f"That command took {clocks(took)} on {environment.processor()}, {about['threads']} "
         f"thread(s), on {about['data']['source']}: {about['data']['train_images']:,} training images, "
@@ -87,6 +89,11 @@ def page(name: str, report: Report, took: dict[str, float]) -> list[str]:
         "",
         *expectations(report),
     ]
+
+
+def shown(word: str) -> str:
+    """A word of a command; nobody else has this machine's folders."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def clocks(took: dict[str, float]) -> str:
@@ -139,12 +146,17 @@ def expectations(report: Report) -> list[str]:
             )
     return [
         *lines,
-        f"- These are no photographs, and {about['held_out_images']} held-out images are few: expect other "
-        "losses on yours, and read the report's own numbers.",
+        f"- {no_photographs(report)}{about['held_out_images']} held-out images are few: expect other losses "
+        "on yours, and read the report's own numbers.",
         "- Where too much is lost: train longer (`--variants.block80.fit.epochs`), ask for fewer zeros "
         f"(`--variants.block80.sparsity 0.7`), or leave more channels (`--variants.channels.{fewer}`).",
         "- A trained model of your own spares the first training: `--checkpoint dense.pt`.",
     ]
+
+
+def no_photographs(report: Report) -> str:
+    """What the embedded images are not."""
+    return "These are no photographs, and " if report.recipe.get("data") is None else ""
 
 
 def points(value: float) -> str:
@@ -168,12 +180,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder outside the repository")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument(
+        "--given", nargs=argparse.REMAINDER, default=[], help="what the command is given besides; comes last"
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        took = run(name, options.work)
-        lines = page(name, records.read(options.work / name), took)
+        took = run(name, options.work, options.given)
+        lines = page(name, records.read(options.work / name), took, options.given)
         write_text(options.output / f"{name}.md", "\n".join(lines) + "\n")
         there = {path.stem for path in options.output.glob("*.md")}
         titles = {name: story(path)[0] for name, path in RECIPES.items() if name in there}

@@ -9,7 +9,7 @@
 val/. Whatever is finished in `--work` is kept: a killed run goes on. A GPU is used where there is one, for
 training only; every file is measured on the CPU, and each row says on what its weights were trained.
 
-Beside our files are those that one would make instead: dense float16, static int8 (ai-edge-quantizer), 4 and
+Beside our files are those that one would make instead: dense float16, static int8 (litert-quantizer), 4 and
 6 bit tables (coremltools), and a model pruned by coremltools, converted and compressed by coremltools.
 """
 
@@ -139,7 +139,7 @@ def float16(dense: nn.Module, data: Data, work: Path) -> Peer:
     path = work / f"{FLOAT16}.tflite"
     write_float16(dense, TRAINED_PX, path)
     return Peer(
-        "dense, ai-edge-quantizer float16",
+        "dense, litert-quantizer float16",
         "LiteRT",
         size_bytes(path),
         top1_of(litert.load(path), data),
@@ -148,10 +148,10 @@ def float16(dense: nn.Module, data: Data, work: Path) -> Peer:
 
 
 def write_float16(dense: nn.Module, size_px: int, path: Path) -> None:
-    """By ai-edge-quantizer, from the dense float32 file."""
-    from ai_edge_quantizer import quantizer, recipe_manager
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
-    from ai_edge_quantizer.qtyping import TFLOperationName
+    """By litert-quantizer, from the dense float32 file."""
+    from litert_quantizer import quantizer, recipe_manager
+    from litert_quantizer.algorithm_manager import AlgorithmName
+    from litert_quantizer.qtyping import TFLOperationName
 
     plain = path.with_name("dense.tflite")
     litert.convert(dense, example(size_px), plain, target="litert-arm64", normalization=normalization())

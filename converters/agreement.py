@@ -308,4 +308,6 @@ def _place(node: Any) -> str:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     name = str(stack[-1][0]).removeprefix("model").removeprefix(".") if stack else ""
     target = str(node.target).removeprefix("aten.").rsplit(".", 1)[0]
+    if not name and target == "clone":  # See `Plain`.
+        return "the image"
     return f"{name} ({target})" if name else target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,7 @@ class FileFacts:
         plain: everything but the path, as plain data for JSON.
         lines: the rest for people, below the table of layers.
         marks: further columns of that table: heading -> names of the layers that have a "yes" in it.
+        overlays: for Model Explorer, by name, as plain data for JSON; none where it does not open such files.
     """
 
     path: Path
@@ -106,6 +107,7 @@ class FileFacts:
     plain: Mapping[str, Any]
     lines: tuple[str, ...]
     marks: Mapping[str, Collection[str]]
+    overlays: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

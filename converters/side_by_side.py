@@ -19,10 +19,10 @@ from converters.facts import Normalization
 from converters.format import format_of
 from converters.reference import as_values, check_images, compare, normalized, torch_outputs
 
-# Up to this a file has a step of the model: storing weights moves what layers give by less, mostly.
-LIKE = 0.1
 # Files part at a step by more than this, and by more than twice what the better one is off at the end.
 APART = 5e-3
+# What is no further off than this is the same step, done wrong; what a step was fused into is further off.
+LIKE = 0.25
 
 
 @dataclass(frozen=True)
@@ -93,21 +93,24 @@ def side_by_side(
         raise UserError(f"{paths[1]} gives {answers[1].shape[1]} values, {paths[0]} {answers[0].shape[1]}")
     errors = (compare(answers[0], wanted)[0], compare(answers[1], wanted)[0])
     apart, same = compare(answers[1], answers[0])
-    steps = _steps(model, inputs[:1], tensors)
     noise = max(APART, 2 * min((error for error in errors if error is not None), default=0.0))
+    steps = _steps(model, inputs[:1], tensors, noise)
     parting = next((step for step in steps if step.apart > noise), None)
     return SideBySide(paths, len(images), errors, apart, same, steps, parting)
 
 
-def _steps(model: nn.Module, image: np.ndarray, tensors: Sequence[Sequence[np.ndarray]]) -> tuple[Step, ...]:
-    first, second = (find_steps(model, image, of_file, LIKE) for of_file in tensors)
+def _steps(
+    model: nn.Module, image: np.ndarray, tensors: Sequence[Sequence[np.ndarray]], noise: float
+) -> tuple[Step, ...]:
+    first, second = (find_steps(model, image, of_file, noise) for of_file in tensors)
     pairs = zip(first, second, strict=True)
     return tuple(_step(a, b) for a, b in pairs if _comparable(a, b) or _comparable(b, a))
 
 
 def _comparable(has: Found, other: Found) -> bool:
-    """Whether one file has a step, and the other has it too, or goes on without it having come about."""
-    return has.is_there and other.value is not None and (other.is_there or not other.is_passed)
+    """Whether one file has a step, and the other has it too, has it wrong, or has nothing right behind it."""
+    here = other.is_there or other.error <= LIKE or not other.is_passed
+    return has.is_there and other.value is not None and here
 
 
 def _step(a: Found, b: Found) -> Step:

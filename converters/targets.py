@@ -188,7 +188,8 @@ def _advice(name: str, choices: list[str]) -> str:
                 carriers = [carrier for carrier in carriers if word in carrier.split("-")] or carriers
             told = [carrier for carrier in carriers if carrier in choices] or carriers
             what = f"sparse {storage.value}" if sparse else storage.value
-            return f"{what} is carried by {' and '.join(told)}; " if told else f"nothing carries {what}; "
+            names = " and ".join(told)
+            return f"targets with {what} weights: {names}; " if told else f"no target has {what} weights; "
     plain = name.replace("-sparse", "")
     if sparse and plain in choices:
         return f"{plain} leaves zeros out already; "

@@ -79,7 +79,7 @@ class Variant:
     fit: TrainConfig = field(default_factory=TrainConfig)
 
     def problems(self, where: str) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (0 <= self.channels < 1, f"channels {self.channels:g}: not in [0, 1); 0.5 removes half of them"),
             (0 <= self.sparsity < 1, f"sparsity {self.sparsity:g}: not in [0, 1); 0.8 means 80 % zeros"),
@@ -244,7 +244,7 @@ class Recipe:
     """Where files will run, and how weights are stored. Static int8 is dense: what ships on ARM otherwise."""
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
-    """Of everything random: the same seed on the same machine gives the same files."""
+    """Random seed. The same seed on the same machine reproduces the files byte for byte."""
     output: Path = Path("runs")
     """Folder of the run: new, empty, or an earlier run of the same recipe, which then goes on."""
 
@@ -254,7 +254,7 @@ class Recipe:
             raise UserError(problems)
 
     def problems(self) -> list[str]:
-        """Everything that makes no sense, one line each."""
+        """All validation errors, one message each."""
         problems = [
             f"unknown target {name!r}: choose from {', '.join(TARGETS)}"
             for name in self.targets

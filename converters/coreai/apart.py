@@ -137,6 +137,10 @@ class RuntimeApart:
         if outputs is None:
             self._asked(self._ready, SECONDS_TO_MAKE_READY)
             outputs = self._asked(Run(self._ready.key, images), seconds)
+        if outputs is None:  # Twice it ended the process that had made it ready, and a new one was asked.
+            raise DamagedFileError(
+                self._path, f"Core AI crashes on it, or takes more than {SECONDS_PER_IMAGE:.0f} s an image"
+            )
         result: list[np.ndarray] = outputs
         return result
 

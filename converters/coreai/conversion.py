@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import agreement, arguments
+from converters.arguments import FLOAT16_LIMIT
 from converters.coreai import encoding
 from converters.coreai.apart import facts_of
 from converters.coreai.checking import check_computes, check_narrow
@@ -37,7 +38,6 @@ IMAGE_CHANNELS = 3
 INPUT = "image"
 # Of the program in messages, before it has a file.
 NAME = "the Core AI program"
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,9 @@ def _check_range(program: Any) -> None:
     largest = [float(np.abs(weight.value).max()) for weight in weights if weight is not None]
     problems = [
         f"layer {number} has weights up to {value:,.0f} once batch norms are folded in, and float16 ends at "
-        f"{FLOAT16_MAX:,.0f}"
+        f"{FLOAT16_LIMIT:,.0f}"
         for number, value in enumerate(largest)
-        if value > FLOAT16_MAX
+        if value > FLOAT16_LIMIT
     ]
     if problems:
         raise UserError(problems)

@@ -22,13 +22,15 @@ from converters.coreai.program import (
     producer,
 )
 
+RESIZE = "coreai.interpolate"
 SPARSE_PARTS = ("coreai.build_sparse_with_bitmask", "coreai.lut_to_sparse_with_bitmask")
 
 
 def narrow(module: Any) -> None:
     """Make a float32 program compute in float16, images and results staying float32; in place."""
     with module.context, mlir.Location.unknown():
-        _retype(module, mlir.F32Type.get(), mlir.F16Type.get(), np.dtype(np.float16), keep=set())
+        places = _places(module)
+        _retype(module, mlir.F32Type.get(), mlir.F16Type.get(), np.dtype(np.float16), keep=places)
         _float32_at_the_border(module)
 
 
@@ -41,6 +43,21 @@ def widen(module: Any) -> None:
             if operation.name in DECODING and not _feeds(operation, stored):
                 _cast_after(operation, mlir.F32Type.get())
         _without_idle_casts(module)
+
+
+def _places(module: Any) -> set[Any]:
+    """The constants that say where resizing takes its values, which stay float32; copies of their own."""
+    found = set()
+    for operation in operations(module):
+        if operation.name != RESIZE:
+            continue
+        for number in range(2, len(operation.operands)):
+            with mlir.InsertionPoint(operation):
+                made = producer(operation.operands[number])
+                own = constant(constant_array(made), operation.operands[number].type.element_type)
+                operation.operands[number] = own
+            found.add(producer(own))
+    return found
 
 
 def _decoding(module: Any) -> set[Any]:

@@ -30,8 +30,10 @@ from converters.coreai.framework import AIModelAsset, AIProgram, NDArray, mlir
 from converters.coreai.package import HASH, METADATA, PROGRAM
 from converters.coreai.precision import widen
 from converters.coreai.program import (
+    BUILD_SPARSE,
     CONSTANT,
     DECODING,
+    LUT_TO_SPARSE,
     MAIN,
     constant,
     distinct,
@@ -225,7 +227,8 @@ def tensors(content: bytes, image: np.ndarray) -> list[np.ndarray]:
     widen(module)
     with module.context:
         block = main_graph(module).regions[0].blocks[0]
-        made = [operation for operation in block.operations if operation.name not in (CONSTANT, *DECODING)]
+        stored = (CONSTANT, BUILD_SPARSE, LUT_TO_SPARSE, *DECODING)
+        made = [operation for operation in block.operations if operation.name not in stored]
         values = [result for operation in made for result in operation.results if _is_float(result)]
     return _computed(program, values, image)
 

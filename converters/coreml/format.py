@@ -84,6 +84,7 @@ class CoreML:
             "neural_engine_may_skip": dict(package.skipped),
             "leaves_neural_engine": list(package.leaving),
             "metadata": dict(package.metadata),
+            "accelerators": {backend.name: backend.to_plain() for backend in package.accelerators},
         }
         lines = (
             f"{package.bytes:,} bytes; runs on {package.lowest_os} and later",
@@ -91,6 +92,7 @@ class CoreML:
             f"zeros the Neural Engine may skip: {len(package.skipped)} of {sparse} sparse layers",
             f"known to leave the Neural Engine: {', '.join(package.leaving) or 'none'}",
             *(f"{key}: {text}" for key, text in package.metadata.items()),
+            *(line for backend in package.accelerators for line in backend.lines()),
         )
         return FileFacts(path, package.layers, plain, lines, {"skips": package.skipped})
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from converters.accelerators import Backend
+from converters.coreml.accelerators import examine
 from converters.coreml.compression import JOINT_SPECIFICATION, Encoding, encoded_bytes, statistics
 from converters.coreml.evaluation import input_spec, well_formed
 from converters.coreml.neural_engine import leaving_operations, skips
@@ -46,6 +48,7 @@ class Inspection:
         operations: how many of each, constants left out.
         skipped: layers whose zeros the Neural Engine may skip, by name, and why.
         leaving: operations known to leave the Neural Engine, a line each.
+        accelerators: what is known of each operation on them.
         metadata: texts by key, as given to `convert`.
     """
 
@@ -57,6 +60,7 @@ class Inspection:
     operations: Mapping[str, int]
     skipped: Mapping[str, str]
     leaving: tuple[str, ...]
+    accelerators: tuple[Backend, ...]
     metadata: Mapping[str, str]
 
 
@@ -90,6 +94,7 @@ def inspect(path: str | Path) -> Inspection:
         operations=dict(sorted(Counter(operation.type for operation in program.operations).items())),
         skipped={weight.name: why for weight in weights if (why := skips(weight))},
         leaving=leaving_operations(program),
+        accelerators=examine(program),
         metadata=_metadata(contents),
     )
 

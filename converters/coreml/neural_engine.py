@@ -58,13 +58,14 @@ def leaving_operations(program: Program) -> tuple[str, ...]:
     """Operations known to leave the Neural Engine, a line each: where, and why."""
     lines = []
     for operation in program.operations:
-        reason = _reason(operation, program)
+        reason = why_it_leaves(operation, program)
         if reason:
             lines.append(f"{operation.type} at {operation.name}: {reason}")
     return tuple(lines)
 
 
-def _reason(operation: Operation, program: Program) -> str | None:
+def why_it_leaves(operation: Operation, program: Program) -> str | None:
+    """Why an operation is known to leave the Neural Engine; None where nothing is known against it."""
     if operation.type in _LEAVING:
         return _LEAVING[operation.type]
     if operation.type == "conv" and max(_numbers(operation, "dilations", program), default=1) > 1:

@@ -12,8 +12,20 @@ if TYPE_CHECKING:
     from converters.litert.inspection import Inspection, inspect
     from converters.litert.linter import Lint, Problem, lint
     from converters.litert.lowering import lower
+    from converters.litert.task_metadata import add_task_metadata
 
-__all__ = ["Inspection", "Lint", "LitertModel", "Problem", "convert", "inspect", "lint", "load", "lower"]
+__all__ = [
+    "Inspection",
+    "Lint",
+    "LitertModel",
+    "Problem",
+    "add_task_metadata",
+    "convert",
+    "inspect",
+    "lint",
+    "load",
+    "lower",
+]
 
 __getattr__ = lazily(
     __name__,
@@ -27,5 +39,6 @@ __getattr__ = lazily(
         "Problem": "linter",
         "lint": "linter",
         "lower": "lowering",
+        "add_task_metadata": "task_metadata",
     },
 )

@@ -34,7 +34,7 @@ class LiteRT:
     title = "LiteRT"
     suffix = ".tflite"
     kind = "file"
-    packages: tuple[str, ...] = ("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "flatbuffers")
+    packages: tuple[str, ...] = ("litert-torch", "ai-edge-litert", "litert-quantizer", "flatbuffers")
     extra: str | None = None
     local_runtimes: tuple[str, ...] | None = ("host",)
     no_times: str | None = None
@@ -73,12 +73,15 @@ class LiteRT:
 
     def inspect(self, path: Path) -> FileFacts:
         """Weights, what it takes, and the linter's word."""
+        from converters.litert.accelerators import examine
         from converters.litert.graph import read_file
         from converters.litert.inspection import inspect
         from converters.litert.linter import lint_graph
+        from converters.litert.node_data import overlays
 
         file, graph = inspect(path), read_file(path)
         verdicts = {runtime: lint_graph(graph, runtime) for runtime in LINTED_RUNTIMES}
+        backends = examine(graph)
         taken, words = _taken(graph, path)
         plain = {
             "format": self.name,
@@ -86,9 +89,13 @@ class LiteRT:
             "input": taken,
             "layers": [dataclasses.asdict(layer) for layer in file.layers],
             "runtimes": {runtime: _lint_to_plain(verdict) for runtime, verdict in verdicts.items()},
+            "accelerators": {backend.name: backend.to_plain() for backend in backends},
         }
         told = [line for runtime, verdict in verdicts.items() for line in _lint_lines(runtime, verdict)]
-        return FileFacts(path, file.layers, plain, (f"{file.bytes:,} bytes", words, *told), {})
+        told += [line for backend in backends for line in backend.lines()]
+        return FileFacts(
+            path, file.layers, plain, (f"{file.bytes:,} bytes", words, *told), {}, overlays(graph)
+        )
 
     def verify(
         self,

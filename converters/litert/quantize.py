@@ -1,4 +1,4 @@
-"""Static int8: weights and activations as integers, by ai-edge-quantizer, calibrated on real images.
+"""Static int8: weights and activations as integers, by litert-quantizer, calibrated on real images.
 
 What people ship on arm64 where its accuracy holds, so the row to compare sparse files with. Zeros are stored
 like any other value: there are no sparse integer kernels.
@@ -28,11 +28,11 @@ def static_int8(graph: Graph, images: np.ndarray) -> Graph:
         images: (n, channels, height, width) float32, what the graph's input takes.
 
     Raises:
-        ToolError: ai-edge-quantizer cannot quantise the graph.
+        ToolError: litert-quantizer cannot quantise the graph.
     """
     with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        from ai_edge_quantizer import quantizer, recipe_manager
-        from ai_edge_quantizer.qtyping import TFLOperationName
+        from litert_quantizer import quantizer, recipe_manager
+        from litert_quantizer.qtyping import TFLOperationName
 
         signature = graph.model.signatureDefs[0]
         name = _text(signature.inputs[0].name)
@@ -49,7 +49,7 @@ def static_int8(graph: Graph, images: np.ndarray) -> Graph:
             content = bytes(work.quantize(ranges).quantized_model)
         except Exception as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ToolError(f"ai-edge-quantizer cannot quantise {graph.source}: {first_line}") from error
+            raise ToolError(f"litert-quantizer cannot quantise {graph.source}: {first_line}") from error
     quantized = read(content, graph.source)
     keep_biases_of_empty_channels(graph, quantized)
     return quantized

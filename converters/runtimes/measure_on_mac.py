@@ -5,8 +5,8 @@
 
 Needs nothing else of edgeprune: copy it and the packages to a Mac with macOS 14.4 or later. Writes
 bench-mac-UNIT.json for each of all, ane, gpu and cpu ("all" is Core ML's own choice, "ane" the Neural Engine
-and the CPU); put those into the run's folder, and edgeprune report takes them in. The first package is what the
-others are compared with: name the dense one first.
+and the CPU); put those into the run's folder, and edgeprune report takes them in. The first package is what
+the others are compared with: name the dense one first.
 """
 
 from __future__ import annotations

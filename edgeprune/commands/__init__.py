@@ -20,7 +20,7 @@ COMMANDS: dict[str, str] = {
     "bench": f"time {' and '.join(timed_suffixes())} files in turns on one runtime",
     "sensitivity": "measure what zeros in each layer alone do to the accuracy of a run's dense model",
     "report": "rebuild a run's report from what was measured, without training",
-    "check": "hold a run, or files from anywhere, against a budget; exit status 1 if it is broken",
+    "check": "check a run, or any model files, against a budget; exit status 1 if it is broken",
     "compare": "show what changed between two runs: bytes, accuracy, layers",
     "doctor": "show what is installed, what is missing, and the command that adds it",
     "completion": "write a completion script for a shell",

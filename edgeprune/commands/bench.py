@@ -1,4 +1,6 @@
-"""`edgeprune bench`: how fast files run on one runtime, timed in turns: what disturbs one disturbs all."""
+"""`edgeprune bench`: the latency of files on one runtime.
+
+Timings are interleaved, so that background load affects every file alike."""
 
 from __future__ import annotations
 

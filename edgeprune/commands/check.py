@@ -1,4 +1,4 @@
-"""`edgeprune check`: a finished run, or files from anywhere, held against a budget."""
+"""`edgeprune check`: a finished run, or any model files, checked against a budget."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class CheckResult:
 
 
 def check(options: CheckOptions) -> CheckResult:
-    """Hold a run or files against a budget.
+    """Check a run, or any model files, against a budget.
 
     Raises:
         UserError: all mistakes in what was asked for, the budget's among them.

@@ -118,7 +118,7 @@ class ConvertOptions:
     labels: Path | None = None
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         unknown = [name for name in self.targets if name not in TARGETS]
         static = [
             name for name in self.targets if name in TARGETS and TARGETS[name].storage is Storage.STATIC_INT8

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from converters.facts import FileFacts
+from converters.files import explained, write_text
 from converters.format import format_of
 from edgeprune.commands.options import FILE_HELP, add_json
 from edgeprune.commands.output import DONE, deliver, json_text, refuse_unwritable
+from edgeprune.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,12 +26,16 @@ COLUMNS: dict[str, Literal["left", "right"]] = {
 EXAMPLES = """\
   edgeprune inspect runs/mine/files/block80-litert-arm64.tflite
   edgeprune inspect Model.mlpackage --json -
+  edgeprune inspect model.tflite --node-data overlays   # for Model Explorer
 """
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     command.add_argument("file", type=Path, metavar="FILE", help=FILE_HELP)
+    command.add_argument(
+        "--node-data", type=Path, metavar="FOLDER", help="write what Model Explorer lays over the graph here"
+    )
     add_json(command)
 
 
@@ -37,8 +43,24 @@ def execute(options: argparse.Namespace) -> int:
     """Read the file and show what is in it."""
     refuse_unwritable(options.json)
     facts = format_of(options.file).inspect(options.file)
+    if options.node_data is not None:
+        write_node_data(facts, options.node_data)
     deliver(json_text(to_plain(facts)), options.json, lambda console: print_facts(facts, console))
     return DONE
+
+
+def write_node_data(facts: FileFacts, folder: Path) -> None:
+    """Write a file for each overlay.
+
+    Raises:
+        UserError: there are none for such a file, or the folder cannot be written to.
+    """
+    if not facts.overlays:
+        raise UserError(f"--node-data: Model Explorer has nothing to lay over a {facts.path.suffix}")
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, overlay in facts.overlays.items():
+        write_text(folder / f"{name}.json", json_text(overlay))
 
 
 def to_plain(facts: FileFacts) -> dict[str, Any]:

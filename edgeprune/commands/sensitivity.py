@@ -104,7 +104,7 @@ class SensitivityOptions:
     block: tuple[int, int] = BLOCK
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         bad = [s for s in self.sparsities if not 0 < s < 1]
         checks = [
             (bool(self.sparsities), "--sparsities: name at least one"),

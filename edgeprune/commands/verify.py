@@ -147,7 +147,7 @@ class VerifyOptions:
     against: Path | None = None
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (
                 (self.model is None) == (self.checkpoint is None),
@@ -305,7 +305,7 @@ def print_both(
         f"with the same class for {same}; steps that both have: {len(compared.steps)}"
     ]
     if compared.parting is None:
-        lines.append("at no step are they further apart than the better of the two is off at the end")
+        lines.append("they part at no step")
     else:
         lines.append(f"the first step where they part: {compared.parting.place}")
     for line in lines:
@@ -352,7 +352,9 @@ def notes(result: Verification, found: ReferenceModel) -> list[str]:
     lines += [f"{check.runtime}: {check.reason}" for check in result.checks if check.reason]
     lines += result.problems
     right = "the file computes what it must" if found.model is not None else "the runtimes agree"
-    lines.append(right if result.agrees else "THE FILE DOES NOT COMPUTE WHAT IT MUST")
+    lines.append(
+        right if result.agrees else "MISMATCH: outputs differ from the torch model by more than the tolerance"
+    )
     return lines
 
 

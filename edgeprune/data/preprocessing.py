@@ -42,7 +42,7 @@ class Preprocessing:
     whole_image: bool = False
 
     def problems(self) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (
                 self.resize_px is None or self.resize_px >= self.image_size_px,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -80,10 +81,11 @@ class Streamed:
         """
         # A generator of its own: what else is drawn from torch's must not depend on where images are.
         loader = DataLoader(
-            _Parts(self.images, parts, self.size_px, change),
+            _Parts(self.images, _plain(parts), self.size_px, change),
             batch_size=None,
             num_workers=min(worker_count(), len(parts)),
             prefetch_factor=AHEAD if parts else None,
+            multiprocessing_context=_clean_processes() if parts else None,
             generator=torch.Generator(),
         )
         for part, (images, faults) in zip(parts, loader, strict=True):
@@ -96,7 +98,13 @@ class Streamed:
             UserError: names those that cannot be read.
         """
         parts = torch.split(torch.arange(len(self)), CHECKED_AT_ONCE)
-        loader = DataLoader(_Checks(self.images, parts), batch_size=None, num_workers=worker_count())
+        loader = DataLoader(
+            _Checks(self.images, _plain(parts)),
+            batch_size=None,
+            num_workers=worker_count(),
+            multiprocessing_context=_clean_processes(),
+            generator=torch.Generator(),
+        )
         problems: list[str] = []
         for part, faults in zip(parts, loader, strict=True):
             problems += faults
@@ -121,7 +129,7 @@ class _Parts(Dataset[Any]):
     """Batches, each read whole by one worker."""
 
     images: Images
-    parts: Sequence[Tensor]
+    parts: Sequence[np.ndarray]
     size_px: int
     change: Change | None
 
@@ -143,7 +151,7 @@ class _Checks(Dataset[Any]):
     """What is wrong with the images of each part."""
 
     images: Images
-    parts: Sequence[Tensor]
+    parts: Sequence[np.ndarray]
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -173,6 +181,20 @@ def _stacked(read: Sequence[tuple[int, np.ndarray | str]], size_px: int) -> tupl
         else:
             images[place] = found.transpose(2, 0, 1)
     return torch.from_numpy(images), faults
+
+
+def _plain(parts: Sequence[Tensor]) -> list[np.ndarray]:
+    """Indices as arrays: tensors are sent through shared memory, a file descriptor each."""
+    return [part.numpy() for part in parts]
+
+
+def _clean_processes() -> Any:
+    """What begins worker processes: not copies of this one, whose libraries have threads and locks."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # Then torch is imported once for all of them.
+    return context
 
 
 def worker_count() -> int:

@@ -1,4 +1,4 @@
-"""Does a model break on worse images: noise, blur, brightness, contrast, JPEG and small rotations.
+"""Robustness to image corruptions: noise, blur, brightness, contrast, JPEG and small rotations.
 
 Each corruption comes in three strengths, the same pixels every time. The corrupted images are rounded to
 eight bits, as a camera would hand them on.

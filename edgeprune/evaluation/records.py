@@ -142,7 +142,7 @@ class ClassTop1:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What a torch variant does on worse images than it was trained for.
+    """Accuracy of a torch variant on corrupted images.
 
     Attributes:
         images: how many, the same for every variant of a run.
@@ -215,7 +215,7 @@ class Examination:
         only_variant_right: images that only the variant gets right.
         confusions: the most frequent first.
         samples: where the two differ; where they agree if they hardly differ. None of the dense model.
-        robustness: on worse images.
+        robustness: on corrupted images.
     """
 
     variant: str

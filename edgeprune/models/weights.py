@@ -236,10 +236,8 @@ def _last_layer(model: nn.Module) -> str:
     if isinstance(model, RawHeads):
         name: str = model.CLASSIFIER
         return name
-    layers: list[str] = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
-    return layers[-1]
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return str(layers[-1])
 
 
 def _under(model: nn.Module, module: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from edgeprune.data.files import shortened
 from edgeprune.data.loading import readable_splits
 
 PACKAGES = (
-    "torch", "torchvision", "coremltools", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    "torch", "torchvision", "coremltools", "litert-torch", "ai-edge-litert", "litert-quantizer",
     "torch-pruning", "accelerate", "numpy",
 )  # fmt: skip
 

@@ -75,7 +75,7 @@ def analyse(context: RunContext, model: Model, baseline: Model) -> None:
     task = context.task
     if analysis_of(context.run, model.name, task) is not None:
         return
-    with context.progress.track(f"worse images for {model.name}", task.analysis_steps()) as advance:
+    with context.progress.track(f"corrupted images for {model.name}", task.analysis_steps()) as advance:
         looked_at, dense = (
             Analysed(
                 own.name,

@@ -7,7 +7,7 @@ RUN/
   variants/NAME.partial                    state after the last epoch, while NAME trains
   files/NAME-TARGET.tflite, .mlpackage     what ships
   rows/NAME-TARGET.json                    what was measured on it
-  examinations/NAME.json                   what NAME gets wrong, and on worse images
+  examinations/NAME.json                   what NAME gets wrong, and under image corruptions
   thumbnails/PLACE.jpg                     the held-out images that an examination shows
   sensitivity.json, bench*.json            shown in the report where the user put them
   environment.json       versions, machine and data of the measurements

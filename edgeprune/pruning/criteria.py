@@ -117,7 +117,7 @@ def lamp_of_units(weight: Tensor, pattern: Pattern) -> Tensor:
 
 
 def random(weight: Tensor, noise: Tensor) -> Tensor:
-    """Chance: the floor under every other criterion."""
+    """Random scores: the baseline for every other criterion."""
     return noise
 
 

@@ -281,6 +281,7 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
         recipe=summary.flat(report.recipe),
         images=sorted({row.images for row in report.rows}),
         not_measured_by_format=summary.not_measured(report.rows),
+        gains=summary.gains(report.rows),
         **more,
     )
 

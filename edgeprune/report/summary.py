@@ -1,4 +1,4 @@
-"""What follows from a report: how much smaller than dense, what to recommend, what breaks on worse images."""
+"""What follows from a report: sizes against dense, what to recommend, what image corruptions break."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.format import FORMATS, Format
+from converters.gains import Gain
+from converters.gains import gains as known_gains
 from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune import tasks
@@ -118,7 +120,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class ClassLoss:
-    """One class of a variant on worse images, `points` below the dense model."""
+    """One class of a variant on corrupted images, `points` below the dense model."""
 
     name: str
     images: int
@@ -184,7 +186,9 @@ def _fastest(target: str, rows: Sequence[Row], bench: Bench) -> Fastest | None:
 
 def _runtimes(target: str) -> tuple[str | None, ...]:
     """Whose times are those of a target: the emulator's, and a phone's where it runs on one."""
-    return (_runtime(target), PHONE) if TARGETS[target].platform == PHONE_PLATFORM else (_runtime(target),)
+    known = TARGETS.get(target)  # A report may be of a version that had others.
+    phones = (PHONE,) if known and known.platform == PHONE_PLATFORM else ()
+    return (_runtime(target), *phones)
 
 
 def _runtime(target: str) -> str | None:
@@ -258,7 +262,7 @@ def worst_trial(report: Report, variant: str) -> Trial | None:
 
 
 def classes_lost(report: Report, variant: str) -> list[ClassLoss]:
-    """The classes in which a variant loses most against the dense model on worse images; only losses."""
+    """The classes in which a variant loses most against the dense model on corrupted images; only losses."""
     dense, own = (_classes(report, name) for name in (DENSE, variant))
     losses = [
         ClassLoss(
@@ -316,6 +320,11 @@ def _format(target: str) -> Format | None:
 def sparse_word(row: Row) -> str:
     """Whether the runtime uses sparse kernels: "yes", "no" or "unknown"."""
     return {True: "yes", False: "no", None: "unknown"}[row.sparse_runtime]
+
+
+def gains(rows: Sequence[Row]) -> list[Gain]:
+    """What compression buys where the files of these rows run."""
+    return known_gains({TARGETS[row.target].platform for row in rows if row.target in TARGETS})
 
 
 def download(row: Row, *, exact: bool = True) -> str:

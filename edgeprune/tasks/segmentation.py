@@ -76,7 +76,7 @@ class Segmentation:
         "maps",
         MapExamination,
         "segmentation",
-        left_out="confusions and worse images are told for models that name one class an image",
+        left_out="confusions and robustness to corruptions are reported for models that name one class",
     )
 
     def takes_model(self, name: str) -> bool:

@@ -55,7 +55,7 @@ class TrainConfig:
     epoch then takes half the time or, on other machines, as long as before. Needs a C++ compiler."""
 
     def problems(self, where: str) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (self.epochs >= 1, f"epochs {self.epochs}: 1 or more"),
             (self.batch_size >= 2, f"batch_size {self.batch_size}: 2 or more, batch norms need them"),
@@ -121,7 +121,7 @@ class Augment:
     mixup each batch gets one of them."""
 
     def problems(self, image_size_px: int) -> list[str]:
-        """What makes no sense, one line each."""
+        """Validation errors, one message each."""
         checks = [
             (self.preset in PRESETS, f"preset {self.preset!r}: choose from {', '.join(PRESETS)}"),
             (

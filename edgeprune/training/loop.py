@@ -419,6 +419,8 @@ def _compiled(model: nn.Module, config: TrainConfig) -> nn.Module:
 
 def _average(tensors: Sequence[Tensor], accelerator: Any) -> None:
     """Replace each tensor by its mean over all processes, which all get the very same numbers."""
+    if not tensors:  # A network without batch norms has no buffers.
+        return
     together = accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduction="mean")
     for tensor, mean in zip(tensors, together.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(mean.view(tensor.shape))

@@ -10,24 +10,26 @@ from converters.targets import TARGETS, Storage, Target, carrying, target
 
 ADVICE = {
     # values of a storage need a system
-    "coreml-ios17-int8": "int8 is carried by coreml-ios16-int8 and coreml-ios18-int8; ",
-    "coreml-ios17-4bit": "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit; ",
-    "coreml-ios16-sparse-int8": "sparse int8 is carried by coreml-ios18-int8; ",
-    "coreml-ios17-sparse-4bit": "sparse 4-bit table is carried by coreml-ios18-4bit; ",
-    "coreml-ios16-sparse-6-bit": "sparse 6-bit table is carried by coreml-ios18-6bit; ",
+    "coreml-ios17-int8": "targets with int8 weights: coreml-ios16-int8 and coreml-ios18-int8; ",
+    "coreml-ios17-4bit": "targets with 4-bit table weights: coreml-ios16-4bit and coreml-ios18-4bit; ",
+    "coreml-ios16-sparse-int8": "targets with sparse int8 weights: coreml-ios18-int8; ",
+    "coreml-ios17-sparse-4bit": "targets with sparse 4-bit table weights: coreml-ios18-4bit; ",
+    "coreml-ios16-sparse-6-bit": "targets with sparse 6-bit table weights: coreml-ios18-6bit; ",
     # or another format
-    "coreml-ios16-float32": "float32 is carried by coreai-ios27-float32 and litert-arm64 and litert-web; ",
+    "coreml-ios16-float32": (
+        "targets with float32 weights: coreai-ios27-float32 and litert-arm64 and litert-web; "
+    ),
     "litert-web-4bit": (
-        "4-bit table is carried by coreml-ios16-4bit and coreml-ios18-4bit and coreai-ios27-4bit; "
+        "targets with 4-bit table weights: coreml-ios16-4bit and coreml-ios18-4bit and coreai-ios27-4bit; "
     ),
     # or another runtime
-    "litert-web-static-int8": "static int8 is carried by litert-arm64-static-int8; ",
+    "litert-web-static-int8": "targets with static int8 weights: litert-arm64-static-int8; ",
     # or are nowhere
-    "litert-arm64-sparse-static-int8": "nothing carries sparse static int8; ",
+    "litert-arm64-sparse-static-int8": "no target has sparse static int8 weights; ",
     # what there is, by another name
     "coreml-ios16-sparse": "coreml-ios16 leaves zeros out already; ",
-    "coreml-ios18-8bit": "int8 is carried by coreml-ios18-int8; ",
-    "coreml-ios18int8": "int8 is carried by coreml-ios18-int8; ",
+    "coreml-ios18-8bit": "targets with int8 weights: coreml-ios18-int8; ",
+    "coreml-ios18int8": "targets with int8 weights: coreml-ios18-int8; ",
     "CoreML-iOS16": "did you mean coreml-ios16? Else ",
     "litert-arm": "did you mean litert-arm64? Else ",
     # nothing to go by

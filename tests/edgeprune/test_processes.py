@@ -150,11 +150,7 @@ from edgeprune.training.config import Augment, TrainConfig
 from edgeprune.training.loop import Hooks, Setting
 import dataclasses
 
-torch.set_num_threads(1)
-loading.IN_MEMORY_FRACTION = 1e-9
-path = Path(sys.argv[2])
-data = sources.source(path, LabelKind.CLASS).load(path, Preprocessing(32), Progress(Console(quiet=True)))
-assert isinstance(data.train, Streamed)
+
 asked = []
 
 class Noted(Streamed):
@@ -162,15 +158,22 @@ class Noted(Streamed):
         asked.append(torch.cat(list(parts)).tolist())
         return super().batches(parts, change)
 
-own = Noted(**{f.name: getattr(data.train, f.name) for f in dataclasses.fields(Streamed)})
-data = dataclasses.replace(data, train=own)
-setting = Setting(data, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(), seed=0)
-torch.manual_seed(0)
-model = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 3))
-hooks = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
-training.train(model, setting, TrainConfig(epochs=2, batch_size=16), hooks)
-rank = os.environ["RANK"]
-Path(sys.argv[1], f"{rank}.json").write_text(json.dumps([asked[:2], len(own), float(model[0].weight.sum())]))
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    loading.IN_MEMORY_FRACTION = 1e-9
+    path = Path(sys.argv[2])
+    data = sources.source(path, LabelKind.CLASS).load(path, Preprocessing(32), Progress(Console(quiet=True)))
+    assert isinstance(data.train, Streamed)
+    own = Noted(**{f.name: getattr(data.train, f.name) for f in dataclasses.fields(Streamed)})
+    data = dataclasses.replace(data, train=own)
+    setting = Setting(data, TASKS["classification"], Normalization((0.5,) * 3, (0.5,) * 3), Augment(), seed=0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 3))
+    hooks = Hooks(load=lambda: None, save=lambda state: None, show=lambda *_, **__: None)
+    training.train(model, setting, TrainConfig(epochs=2, batch_size=16), hooks)
+    rank = os.environ["RANK"]
+    told = json.dumps([asked[:2], len(own), float(model[0].weight.sum())])
+    Path(sys.argv[1], f"{rank}.json").write_text(told)
 """
 
 

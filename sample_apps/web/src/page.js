@@ -162,7 +162,7 @@ async function download({ path, name }) {
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/** Every file of the run on this image, timed in turns. */
+/** Every file of the run on this image, interleaved. */
 async function compare() {
   const current = begin("comparison");
   if (state.image === null) throw new Error("Choose an image first: each file is run on it.");

@@ -503,12 +503,12 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
         (
             _classifier(),
             {"target": "coreml-ios17-int8"},
-            "int8 is carried by coreml-ios16-int8 and coreml-ios18-int8",
+            "targets with int8 weights: coreml-ios16-int8 and coreml-ios18-int8",
         ),
         (
             _classifier(),
             {"target": "coreml-ios16-sparse-int8"},
-            "sparse int8 is carried by coreml-ios18-int8",
+            "targets with sparse int8 weights: coreml-ios18-int8",
         ),
         (
             _classifier(),

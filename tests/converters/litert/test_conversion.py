@@ -436,7 +436,8 @@ def test_importing_the_package_brings_no_framework() -> None:
 
 def test_public_names() -> None:
     assert litert.__all__ == [
-        *("Inspection", "Lint", "LitertModel", "Problem", "convert", "inspect", "lint", "load", "lower"),
+        *("Inspection", "Lint", "LitertModel", "Problem", "add_task_metadata"),
+        *("convert", "inspect", "lint", "load", "lower"),
     ]
     for name in litert.__all__:
         assert getattr(litert, name) is not None

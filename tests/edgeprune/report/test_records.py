@@ -35,13 +35,14 @@ def test_the_file_is_the_same_every_time_and_starts_with_the_schema(report, tmp_
     assert again == first
     assert list(json.loads(first)) == [
         *("schema", "recipe", "environment", "rows", "trainings", "examinations", "maps"),
+        "detections",
         *("not_examined", "sensitivity", "benches"),
     ]
     assert list(json.loads(first)["rows"][0]) == [
         *("variant", "target", "path", "bytes", "top1", "top1_drop_points", "agreement"),
         *("max_relative_error", "zero_fraction", "prunable_zero_fraction", "bits_per_weight"),
         *("sparse_runtime", "sparse_runtime_reason", "images", "sha256", "input_range", "layers"),
-        *("miou", "miou_drop_points", "not_measured", "download_bytes"),
+        *("miou", "miou_drop_points", "not_measured", "details", "download_bytes"),
     ]
     assert list(json.loads(first)["trainings"][0]) == [
         *("variant", "top1", "parameters", "macs", "seconds", "epochs", "left_dense"),

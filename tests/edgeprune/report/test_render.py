@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from converters.gains import GAINS
 from edgeprune import budget as budgets
 from edgeprune.evaluation.records import Examination, thumbnail
 from edgeprune.report import formatting, records, render, summary
@@ -215,6 +216,7 @@ def test_every_number_of_a_page_is_the_jsons(report, limits, form):
     text = " ".join(Page(form(made)).text) if form is html else form(made).replace("\\", "")
     words = {leaf for leaf in _leaves(data) if isinstance(leaf, str)}
     words |= {word.replace("_", " ") for word in words} | {"SHA-256", "32 bits", "float32"}
+    words |= {words for gain in GAINS for words in vars(gain).values()}
     words |= {thumbnail(leaf) for leaf in _leaves(data) if type(leaf) is int}
     for word in sorted(words, key=len, reverse=True):
         text = text.replace(word, " ")
@@ -523,7 +525,7 @@ def test_hostile_text_is_only_text_in_markdown(report):
     assert rest.endswith("\n````\n")
     assert "<" not in outside
     assert len({line.count(" | ") for line in outside.splitlines() if line.startswith("| ")}) == 4, (
-        "the tables of files, of what is within the points, of models, and of worse images"
+        "the tables of files, of what is within the points, of models, and of corrupted images"
     )
     assert not re.search(r"(?<!\\)[`\[*_]", outside.replace("**", ""))
 

@@ -145,7 +145,7 @@ def test_the_pages_tell_of_mean_iou_class_by_class(finished):
     assert len(pictures) == 4
     assert page.count('<img class="strip"') == 4
     assert all((finished / path).is_file() for path in pictures)
-    assert "confusions and worse images are told" in page
+    assert "confusions and robustness to corruptions are reported" in page
 
 
 def test_the_report_is_rebuilt_the_same(finished, capsys):
