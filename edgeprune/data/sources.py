@@ -86,5 +86,5 @@ def source(path: Path | None, labels: LabelKind) -> Source:
     known = [name for name, source in SOURCES.items() if source.LABELS is labels and not source.takes(None)]
     raise UserError(
         f"data {path}: no source of images with {labels.value} takes it: it has the layout of none of "
-        f"{', '.join(known)}; recipes/README.md shows them"
+        f"{', '.join(sorted(known))}; recipes/README.md shows them"
     )

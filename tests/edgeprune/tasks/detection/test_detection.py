@@ -53,7 +53,7 @@ def sure():
 
 @pytest.mark.parametrize(
     ("converter", "name", "tolerance"),
-    # Weights drawn at random suffer more from rounding to float16 than trained ones: those stay below 2e-3.
+    # float16 rounds every value on the way: 4e-3 to 1e-2 of the largest on trained detectors (docs/results).
     [(litert, "dense.tflite", 1e-4), (coreml, "dense.mlpackage", 5e-3)],
 )
 def test_a_file_gives_torchs_rows_and_the_same_boxes(sure, converter, name, tolerance, tmp_path):
@@ -181,6 +181,6 @@ def test_generated_scenes_are_the_same_every_time_and_hold_what_their_boxes_say(
     assert max(counts) > 2
     for labels in one.train.labels:
         sizes = labels.corners[:, 2:] - labels.corners[:, :2]
-        assert (sizes > 3).all()
+        assert (sizes > 2).all()
         assert (labels.corners >= 0).all()
         assert (labels.corners <= 48).all()
