@@ -97,8 +97,8 @@ def page(report: Measured) -> list[str]:
         "",
         *(["## Class by class", "", *class_table(report.examinations), ""] if report.examinations else []),
         "One seed: differences of half a point may be chance, of 69 platelets one is 0.5 points of mAP 50. "
-        "Epochs of the variants were cut from 10 to 7 for want of time when the dense score was known; nothing "
-        "else was chosen by these photographs.",
+        "Epochs of the variants were cut from 10 to 7 for want of time when the dense score was known; "
+        "nothing else was chosen by these photographs.",
     ]
 
 
