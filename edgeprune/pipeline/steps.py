@@ -82,8 +82,6 @@ def run(
         folder = shared(lambda: opened.enter_context(open_run(recipe, needed_bytes)))
         context = RunContext(recipe, data, folder, progress)
         context.store.pin_inputs(data.sha256, recipe.checkpoint, starting_point.file_of(recipe))
-        if is_first():
-            keep_picture(folder, AUGMENTED, mosaic(augmented_examples(context.setting, AUGMENTED_IMAGES)))
         baseline = variants.dense(context, dense, loaded.new_head)
         made = {"": baseline}
         for name, variant in recipe.variants.items():
@@ -93,6 +91,8 @@ def run(
         rows = [row for model in made.values() for row in files.rows(context, model, baseline)]
         for model in made.values():
             files.analyse(context, model, baseline)
+        if not (folder.folder / AUGMENTED).exists():
+            keep_picture(folder, AUGMENTED, mosaic(augmented_examples(context.setting, AUGMENTED_IMAGES)))
         write_json(folder.environment, environment.describe(data, data.held_out.size_px, command))
         return _report(recipe, folder, rows, [model.record for model in made.values()])
 

@@ -38,8 +38,8 @@ def test_a_recipe_makes_the_files_it_promises(name, images, tmp_path):
         image_size_px=32,
         dense=EPOCH,
         variants={key: dataclasses.replace(value, fit=EPOCH) for key, value in recipe.variants.items()},
-        # A detector hardly learns anything in an epoch: float32 errors of LiteRT and torch add up to more than
-        # is allowed beside stored integers.
+        # A detector hardly learns anything in an epoch: float32 errors of LiteRT and torch add up to more
+        # than is allowed beside stored integers.
         targets=("litert-arm64" if recipe.task == "detection" else "litert-arm64-int8",),
         budget=dataclasses.replace(recipe.budget, bytes={}, drop_points={}),
         output=tmp_path / "run",

@@ -248,6 +248,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 def test_mobilenet_v3_large_with_three_quarters_zeros_fits(tmp_path: Path, tools: Any) -> None:
     torch.manual_seed(0)
     model = tools.prepare(mobilenet_v3_large(weights=None))

@@ -130,7 +130,7 @@ def test_the_json_has_everything(measured: BenchResult, files: dict[str, Path]) 
     }
     fixed["image"] = {"channels": 3, "height_px": SIZE_PX, "width_px": SIZE_PX}
     assert {key: plain[key] for key in fixed} == fixed
-    assert set(plain) == {*fixed, "version", "description", "processor", "warmup", "files"}
+    assert set(plain) == {*fixed, "version", "description", "processor", "device", "warmup", "files"}
     assert plain["version"].startswith("LiteRT 2.")
     row = plain["files"][1]
     assert set(row) == {

@@ -34,6 +34,7 @@ def test_a_truncated_image_is_named_before_training_and_nothing_is_written(recip
     assert not recipe.output.exists()
 
 
+@pytest.mark.slow
 def test_unchecked_it_is_skipped_and_the_report_names_it(recipe, capsys):
     assert run_recipe(recipe, "", ["--check-images", "False"]) == 0
     report = records.read(recipe.output)

@@ -210,7 +210,7 @@ def test_zeros_are_shared_out_by_what_mean_iou_says(recipe, finished, tmp_path):
 
 
 SENSELESS = {
-    "task 'detection': choose from classification, segmentation": {"task": "detection"},
+    "task 'poses': choose from classification, segmentation, detection": {"task": "poses"},
     "budget.top1_drop_points: a segmentation is measured by miou_drop_points": {
         "budget": Budget(drop_points={"top1": 0.5})
     },

@@ -117,6 +117,7 @@ def few_scenes(monkeypatch):
     monkeypatch.setattr(box_scenes, "HELD_OUT_SCENES", 6)
 
 
+@pytest.mark.slow
 def test_the_whole_road(few_scenes, tmp_path, capsys):
     fit = TrainConfig(epochs=2, batch_size=8, first_px=32)
     recipe = Recipe(

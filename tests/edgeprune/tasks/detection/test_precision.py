@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgeprune.data.boxes import Boxes
-from edgeprune.tasks.detection.precision import precision
+from edgeprune.tasks.detection.precision import PrecisionEvaluator, precision
 from edgeprune.tasks.detection.suppression import Found
 
 SIZE_PX = 320
@@ -140,3 +140,14 @@ def test_equals_cocos_own_code(seed):
     sizes = [-1 if size is None else size for size in result.sizes]
     assert [result.map, result.map50, *sizes] == pytest.approx([wanted[0], wanted[1], *wanted[3:6]], abs=1e-9)
     assert 0.01 < result.map < 0.9
+
+
+def test_parts_of_several_processes_score_as_the_whole():
+    """Average precision of all images is not the mean of the parts'."""
+    labels = [there((0, 0, 40, 40, 0)), there((0, 0, 40, 40, 1), (60, 60, 99, 99, 0))]
+    hits = [found((0, 0, 40, 40, 0, 0.9)), found((60, 60, 99, 99, 0, 0.5), (0, 0, 40, 30, 1, 0.4))]
+    states = list(zip(hits, labels, strict=True))
+    merged = PrecisionEvaluator(2, anchors=None)
+    merged.merge([states[:1], states[1:]])
+    assert merged.state() == states
+    assert merged.score() == precision(hits, labels, classes=2).map
