@@ -36,8 +36,10 @@ RECIPE = Recipe(
         "block75": Variant(
             sparsity=0.75,
             block=(1, 4),
+            # The same share of zeros in every layer loses 4.2 points in 7 epochs.
+            allocation="erdos-renyi",
             distill=0.5,
-            fit=TrainConfig(epochs=7, batch_size=4, learning_rate=1e-3, first_px=224),
+            fit=TrainConfig(epochs=8, batch_size=4, learning_rate=2e-3, first_px=224),
         ),
     },
     targets=("coreml-ios16", "coreml-ios18-int8", "litert-arm64", "litert-arm64-int8"),
