@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from converters.files import write_text
 from edgeprune.data.checked import cache_folder
 from edgeprune.data.dataset import Data, Split
 from edgeprune.data.files import shortened
@@ -170,11 +171,12 @@ def _indexed(shard: Path, problems: list[str]) -> list[Entry]:
     except UserError as error:
         problems.extend(error.problems)
         return []
-    try:
+    with suppress(OSError):  # No room for it: found out again the next time.
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, json.dumps([list(vars(entry).values()) for entry in found]))
-    except OSError:  # No room for it: found out again the next time.
-        pass
+        # Several processes of one training find it out at once.
+        temporary = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps([list(vars(entry).values()) for entry in found]), encoding="utf-8")
+        temporary.replace(kept)
     return found
 
 
