@@ -28,7 +28,8 @@ from edgeprune.tasks.task import Metric
 
 DENSE = "dense"
 PHONE, PHONE_PLATFORM = "android", "arm64"
-CLASSES_SHOWN, LAYERS_SHOWN = 5, 3
+CLASSES_SHOWN, LAYERS_SHOWN, REASONS_SHOWN = 5, 3, 3
+REASON = "; ["  # Between the reasons of the linter, each of which begins with its rule.
 
 
 @dataclass(frozen=True)
@@ -339,9 +340,21 @@ def sparse_reasons(rows: Sequence[Row], answer: bool | None) -> dict[str, str]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row.sparse_runtime is answer and row.sparse_runtime_reason:
-            found.setdefault(row.sparse_runtime_reason, []).append(row)
+            found.setdefault(shortened(row.sparse_runtime_reason), []).append(row)
     every = list(dict.fromkeys(row.target for row in rows))
     return {reason: _in_words(own, every) for reason, own in found.items()}
+
+
+def shortened(reason: str) -> str:
+    """The first of many reasons, and how many more there are.
+
+    >>> shortened("[op] a; [op] b; [op] c; [op] d; [end] e")
+    '[op] a; [op] b; [op] c; and 2 more, which edgeprune inspect lists'
+    """
+    parts = reason.split(REASON)
+    more = len(parts) - REASONS_SHOWN
+    shown = REASON.join(parts[:REASONS_SHOWN])
+    return f"{shown}; and {more} more, which edgeprune inspect lists" if more > 0 else reason
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
