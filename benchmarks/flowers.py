@@ -38,7 +38,7 @@ from edgeprune import pruning
 from edgeprune.models.architecture import Architecture
 from edgeprune.models.cost import count_parameters
 from edgeprune.models.weights import load_weights
-from edgeprune.training.recover import distillation
+from edgeprune.training.recover import soft_divergence
 
 MODEL = Architecture("timm/tf_efficientnet_lite0", 224)
 NORMALIZATION = Normalization((127 / 255,) * 3, (128 / 255,) * 3)
@@ -297,7 +297,11 @@ def _frozen(model: nn.Module, stages: int) -> list[nn.Module]:
 def _loss(model: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
     outputs = model(images)
     loss = F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
-    return loss if teacher is None else torch.lerp(loss, distillation(outputs, teacher, images), DISTILL)
+    if teacher is None:
+        return loss
+    with torch.no_grad():
+        taught = teacher(images)
+    return torch.lerp(loss, soft_divergence(outputs, taught), DISTILL)
 
 
 def tested(path: Path, test: Images) -> np.ndarray:

@@ -41,11 +41,11 @@ def decode(type: str, arguments: Arguments) -> tuple[Constant, ...]:
     Raises:
         MalformedError: it is unknown, or its arguments do not fit together.
     """
-    if type not in _DECODERS:
+    if type not in DECODERS:
         raise MalformedError(
-            f"weights encoded by {type!r}, which is not supported; supported: {', '.join(_DECODERS)}"
+            f"weights encoded by {type!r}, which is not supported; supported: {', '.join(DECODERS)}"
         )
-    return _DECODERS[type](arguments)
+    return DECODERS[type](arguments)
 
 
 def _tensor(arguments: Arguments, name: str) -> Constant:
@@ -191,7 +191,7 @@ def _cast(arguments: Arguments) -> tuple[Constant, ...]:
     return (Constant(source.value.astype(np.float32), source.encoding, source.bits),)
 
 
-_DECODERS: dict[str, Callable[[Arguments], tuple[Constant, ...]]] = {
+DECODERS: dict[str, Callable[[Arguments], tuple[Constant, ...]]] = {
     "constexpr_sparse_to_dense": _sparse_to_dense,
     "constexpr_blockwise_shift_scale": _blockwise_shift_scale,
     "constexpr_sparse_blockwise_shift_scale": _sparse_blockwise_shift_scale,
