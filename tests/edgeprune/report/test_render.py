@@ -159,7 +159,8 @@ def test_further_numbers_of_the_task_stand_beside_its_metric(report):
     assert sorted(set(told)) == ["98.76 %", "–"]
     section = render.markdown(made).split("## Files")[1].split("##")[0]
     lines = [line.split("|") for line in section.splitlines() if "|" in line]
-    assert lines[0][8].strip() == "top-5" and lines[-1][8].strip() == "98.76 %"
+    assert lines[0][8].strip() == "top-5"
+    assert lines[-1][8].strip() == "98.76 %"
     assert len({len(line) for line in lines}) == 1
 
 
