@@ -1,11 +1,11 @@
 """Kill, starve and damage: what runs and readers do then, counted.
 
-    python benchmarks/robustness.py --work WORK kills        # ten runs, 50 kills; 10 minutes of one core
-    python benchmarks/robustness.py --work WORK disk         # as root: it mounts a small file system; 4 minutes
-    python benchmarks/robustness.py --work WORK folders      # two runs in one folder, copies, clocks, slow disks
-    python benchmarks/robustness.py --work WORK mutations    # 10,000 damaged files; 8 minutes
-    python benchmarks/robustness.py --work WORK fuzz         # atheris on our own readers, where it is installed
-    python benchmarks/robustness.py --work WORK page         # docs/results/robustness.md and .json
+    python benchmarks/robustness.py --work WORK kills      # ten runs, 50 kills; 10 minutes of one core
+    python benchmarks/robustness.py --work WORK disk       # as root: it mounts a small file system
+    python benchmarks/robustness.py --work WORK folders    # as root: two runs in one, copies, slow disks ...
+    python benchmarks/robustness.py --work WORK mutations  # 10,000 damaged files
+    python benchmarks/robustness.py --work WORK fuzz       # our own readers, where atheris is installed
+    python benchmarks/robustness.py --work WORK page       # docs/results/robustness.md and .json
 
 What is finished in WORK is kept: a step that was stopped goes on. `--again` forgets it first.
 """

@@ -1,4 +1,4 @@
-"""A disk that is full at every write of a run in turn: a small file system, really full, once for each write."""
+"""A disk that is full at every write of a run in turn: a small file system, once for each write."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def fill_at_next_write(mount: Path, failed: Path) -> None:
         nonlocal filled
         if filled or event not in CHANGING or not isinstance(arguments[0], (str, os.PathLike)):
             return
-        path = os.path.abspath(os.fspath(arguments[0]))
+        path = os.path.abspath(os.fspath(arguments[0]))  # noqa: PTH100 (follows no link, opens nothing)
         if not path.startswith(f"{mount}/") or (event == "open" and not writes(arguments[1:])):
             return
         name = NUMBERED.sub("*", path.removeprefix(f"{mount}/"))
@@ -146,11 +146,12 @@ def page(found: dict[str, Any]) -> list[str]:
     statuses = ", ".join(f"{count} with {status}" for status, count in sorted(found["statuses"].items()))
     end = "the same bytes and scores as the undisturbed run" if found["same"] else "other bytes"
     return [
-        f"A file system of {SIZE_MB} MB was filled to its last byte (or to 64 or 128 kB, where a folder is made "
-        f"for what libraries write themselves) just before each of {found['writes']} different writes, temporary "
-        f"files and the cache among them, once each ({', '.join(f'{v} {k}' for k, v in kinds.items())}); each "
-        f"time the run was started again. Exit status: {statuses}. Faults (no message, several, a file that is "
-        f"not whole, something left behind): {len(found['faults'])}. The last start ended with {end}.",
+        f"A file system of {SIZE_MB} MB was filled to its last byte (or to 64 or 128 kB, where a folder is "
+        f"made for what libraries write themselves) just before each of {found['writes']} different writes, "
+        "temporary files and the cache among them, once each "
+        f"({', '.join(f'{v} {k}' for k, v in kinds.items())}); each time the run was started again. Exit "
+        f"status: {statuses}. Faults (no message, several, a file that is not whole, something left behind): "
+        f"{len(found['faults'])}. The last start ended with {end}.",
         *([""] if found["faults"] else []),
         *(f"- {fault}" for fault in found["faults"]),
     ]

@@ -1,4 +1,4 @@
-"""Run folders that others meddle with: a second run, a copy, a wrong clock, no right to write, a slow disk."""
+"""Run folders that others meddle with: a second run, a copy, a wrong clock, read-only, a slow disk."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def copied(work: Path) -> dict[str, Any]:
 
 
 def wrong_clock(work: Path) -> dict[str, Any]:
-    """A run stopped while it converts; its files dated a year ahead, it goes on with a clock ten years back."""
+    """A run stopped while it converts; its files dated a year ahead, its clock set ten years back."""
     recipe, log = fresh(work, "clock")
     started = start(recipe, log)
     until(started, lambda: (recipe.output / "rows" / "dense-coreml-ios16.json").exists())
@@ -150,12 +150,9 @@ def read_only(work: Path) -> dict[str, Any]:
         remount("ro")
         found["new"] = refusal(recipe, work)
         remount("rw")
-        cached = start(
-            recipe,
-            work / "read-only-half.log",
-        )
-        until(cached, lambda: (recipe.output / "rows" / "dense-coreml-ios16.json").exists())
-        cached.kill()
+        begun = start(recipe, work / "read-only-half.log")
+        until(begun, lambda: (recipe.output / "rows" / "dense-coreml-ios16.json").exists())
+        begun.kill()
         remount("ro")
         found["half way"] = refusal(recipe, work)
         remount("rw")
@@ -194,7 +191,9 @@ def refusal(recipe: Any, work: Path) -> str:
     status = start(recipe, log).wait()
     if status == 0:
         return "exit 0"
-    told = one_message(log) or next(l for l in log.read_text().splitlines() if l.startswith("error: "))
+    told = one_message(log) or next(
+        line for line in log.read_text().splitlines() if line.startswith("error: ")
+    )
     return f"exit {status}: {told}"
 
 
@@ -208,10 +207,10 @@ def slow(work: Path) -> dict[str, Any]:
         prefix = f"{recipe.output}/"
 
         def watch(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in CHANGING and isinstance(arguments[0], (str, os.PathLike)):
-                if os.path.abspath(os.fspath(arguments[0])).startswith(prefix):
-                    os.write(descriptor, b".")
-                    time.sleep(SLOW_SECONDS)
+            named = event in CHANGING and isinstance(arguments[0], (str, os.PathLike))
+            if named and str(arguments[0]).startswith(prefix):
+                os.write(descriptor, b".")
+                time.sleep(SLOW_SECONDS)
 
         descriptor = os.open(counted, os.O_WRONLY | os.O_APPEND)
         sys.addaudithook(watch)
@@ -239,11 +238,11 @@ def page(found: dict[str, dict[str, Any]]) -> list[str]:
     told = {name: {k: v for k, v in part.items() if "seconds" not in k} for name, part in found.items()}
     if "two" in told:
         part = told["two"]
+        ended = "the same" if part["same"] else "otherwise"
+        told_faults = "".join(f"; {fault}" for fault in part["faults"])
         lines.append(
-            f"| two runs in one folder, four times begun together, once later | {part['refused']} of {part['of']} "
-            f"seconds refused with one message (exit 2); the first ended "
-            f"{'the same' if part['same'] else 'otherwise'}{'; ' * bool(part['faults'])}"
-            f"{'; '.join(part['faults'])} |"
+            "| two runs in one folder, four times begun together, once later | one of them refused with one "
+            f"message (exit 2): {part['refused']} of {part['of']}; the other ended {ended}{told_faults} |"
         )
     for when, end in told.get("copied", {}).get("copies", {}).items():
         lines.append(f"| copied while {when}, the copy gone on with | {end} |")

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import struct
-import sys
 import time
 import zlib
 from collections import Counter

@@ -32,6 +32,7 @@ SIZE_PX = 32
 SETS = ("digits", "folder", "streamed")
 SAVE_MINUTES = 1e-5  # After every step: a kill is always in the middle of an epoch whose state was kept.
 ENDED = "ended"
+REAL_TIME = os.sched_getscheduler(0) != os.SCHED_OTHER  # As chrt begins it.
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,15 @@ class Started:
 
     def wait(self) -> int:
         """Its exit status, once it has ended."""
+        _step_back()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def kill(self) -> None:
         """End all its processes at once, as a machine that loses its power."""
+        _step_back()  # A dying process needs the processor too: waiting for it in front of it never ends.
         os.killpg(self.pid, signal.SIGKILL)
         self.wait()
+        lead()
 
 
 def recipe_of(images: str, work: Path, output: Path) -> Recipe:
@@ -112,7 +116,7 @@ def import_all() -> None:
     import edgeprune.pipeline.steps  # noqa: F401
 
     torch.set_num_threads(1)
-    assert len(os.listdir("/proc/self/task")) == 1, "a fork would copy this process without its threads"
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork would copy this process without its threads"
 
 
 def start(
@@ -128,6 +132,7 @@ def start(
     """
     path = log.with_suffix(".toml")
     path.write_text(recipes.to_toml(recipe))
+    lead()
     pid = os.fork()
     if pid:
         return Started(pid, log)
@@ -153,6 +158,10 @@ def start(
         os._exit(status)
 
 
+def _step_back() -> None:
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def _output_to(log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for target in (1, 2):
@@ -161,13 +170,13 @@ def _output_to(log: Path) -> None:
 
 def _yield_to_parent() -> None:
     """Under a real-time policy the run would keep the processor from the process that is to kill it."""
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if REAL_TIME:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def lead() -> None:
-    """Give this process the processor before its runs, where it is under a real-time policy."""
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+    """Give this process the processor before its runs, where it was begun under a real-time policy."""
+    if REAL_TIME:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(2))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.files import replacing, write_text
-from edgeprune import parsing
 from edgeprune.commands.options import add_json
 from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
 from edgeprune.errors import UserError

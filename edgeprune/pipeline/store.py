@@ -122,7 +122,7 @@ def _partial_at(path: Path) -> dict[str, Any]:
     """The state of a variant in training."""
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
-        state["epoch"], state["history"]  # noqa: B018 (what every state has)
+        state["epoch"], state["history"]  # What every state has.
     except Exception:  # On a damaged file torch raises what it stumbles over.
         raise UserError(
             f"{path}: not a training's state that can be read; delete it, and the training begins anew"

@@ -10,8 +10,8 @@ import numpy as np
 WORDS = (0, 1, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0x10000)
 # What a field may hold that nobody expects, from JSON as well as from TOML.
 VALUES: tuple[Any, ...] = (
-    True, 0, -1, 1, 10**9, 2**63, 10**400, 0.0, -0.5, 1e308, 5e-324, "", "x", "../..", "\x7f\u202e", "9" * 5000,
-    [], [[]], {}, {"": 0}, [1, "a"],
+    True, 0, -1, 1, 10**9, 2**63, 10**400, 0.0, -0.5, 1e308, 5e-324, "", "x", "../..", "\x7f\u202e",
+    "9" * 5000, [], [[]], {}, {"": 0}, [1, "a"],
 )  # fmt: skip
 
 
