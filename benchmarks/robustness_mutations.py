@@ -177,8 +177,7 @@ def _tflite(work: Path) -> Kind:
         litert.inspect(path)
         litert.lint(path)
         model = litert.load(path)
-        size = model.input_spec.shape[-1] if hasattr(model, "input_spec") else SIZE_PX
-        model.predict(images.get(size, images[SIZE_PX]))
+        model.predict(images.get(model.input.shape[-1], images[SIZE_PX]))
 
     sources = (small, real)
     return Kind(KINDS["tflite"], lambda seed: mutated(sources[seed % 2], seed), work / "mutated.tflite", read)
