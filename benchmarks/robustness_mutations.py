@@ -19,7 +19,7 @@ import numpy as np
 from robustness_runs import MODEL, SIZE_PX, reference
 
 from converters.errors import EdgepruneError
-from tests.support.mutations import changed_bytes, changed_values, mutated
+from tests.support.mutations import changed_bytes, changed_values, mutated, one_byte
 
 SECONDS, MEMORY_BYTES = 5.0, 1_000_000_000
 HANG_SECONDS = 60
@@ -206,7 +206,9 @@ def _package(part: str, name: str) -> Callable[[Path], Kind]:
                 ]
                 at = starts[seed % len(starts)]
                 return changed_bytes(content, seed, at, at + 24) if seed % 2 else mutated(content, seed)
-            return changed_bytes(content, seed) if seed % 2 else mutated(content, seed)
+            if seed % 3 == 0:  # One byte, so that much of what is read is whole.
+                return one_byte(content, seed)
+            return changed_bytes(content, seed) if seed % 3 == 1 else mutated(content, seed)
 
         return Kind(KINDS[name], damage, package / part, read)
 
@@ -342,8 +344,10 @@ def _images(suffix: str, sources: Callable[[], list[bytes]]) -> Callable[[Path],
 
         def damage(seed: int) -> bytes:
             content = files[seed % len(files)]
-            if suffix == "png" and seed % 2:
+            if suffix == "png" and seed % 4 == 0:
                 return resized_png(content, seed)
+            if suffix == "png" and seed % 4 == 1:
+                return with_checksums(one_byte(content, seed))
             return changed_bytes(content, seed) if seed % 3 else mutated(content, seed)
 
         def read(path: Path) -> None:
@@ -403,6 +407,17 @@ def resized_png(content: bytes, seed: int) -> bytes:
         header[int(random.integers(8, 13))] = int(random.integers(0, 20))
     chunk = b"IHDR" + bytes(header)
     return content[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+
+
+def with_checksums(content: bytes) -> bytes:
+    """The chunks of a PNG with the checksums of what is in them, so that it is read."""
+    found, at = [content[:8]], 8
+    while at + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        chunk = content[at + 4 : at + 8 + length]
+        found.append(struct.pack(">I", length) + chunk + struct.pack(">I", zlib.crc32(chunk)))
+        at += 12 + length
+    return b"".join(found)
 
 
 MLMODEL = "Data/com.apple.CoreML/model.mlmodel"

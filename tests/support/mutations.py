@@ -51,6 +51,14 @@ def changed_bytes(content: bytes, seed: int, start: int = 0, end: int | None = N
     return bytes(damaged)
 
 
+def one_byte(content: bytes, seed: int) -> bytes:
+    """One byte changed, anywhere."""
+    random = np.random.default_rng(seed)
+    damaged = bytearray(content)
+    damaged[int(random.integers(0, len(content)))] ^= int(random.integers(1, 256))
+    return bytes(damaged)
+
+
 def changed_values(data: Any, seed: int) -> Any:
     """Plain data with one to three values replaced, removed, renamed or doubled, wherever they are."""
     random = np.random.default_rng(seed)
