@@ -418,7 +418,7 @@ def read(path: Path) -> Recipe:
         raise UserError([f"{path}: {problem}" for problem in error.problems]) from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: a recipe is a TOML file, as a run saves it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not TOML: {error}") from None
 
 
