@@ -45,7 +45,7 @@ class Kind:
 
 def mutate(name: str, work: Path) -> dict[str, Any]:
     """All mutations of a kind, in a process that is begun anew where one crashes it."""
-    if not reference("folder", work):
+    if not reference(work):
         raise AssertionError
     log = work / f"mutations-{name}.jsonl"
     log.write_text("")
