@@ -22,7 +22,8 @@ from robustness_runs import (
 )
 
 RUNS = (
-    "streamed", "folder", "streamed", "folder", "streamed", "folder", "folder", "streamed", "folder", "folder",
+    "streamed", "folder", "streamed", "folder", "streamed",
+    "folder", "folder", "streamed", "folder", "folder",
 )  # fmt: skip
 WORDS = {"folder": "kept in memory", "streamed": "decoded as needed"}
 POLL_SECONDS = 0.004
@@ -96,9 +97,10 @@ def page(found: list[dict[str, Any]]) -> list[str]:
     hits = Counter(hit for run in found for hit in run["kills"])
     same = sum(run["same"] for run in found)
     return [
-        f"{len(found)} runs, {sum(hits.values())} kills (SIGKILL to all processes of a run at once, at random "
-        f"moments), each run started again until it was done: {same} of {len(found)} ended with the same bytes "
-        "of every exported file and of the weights, and the same scores, as the run that was never stopped.",
+        f"{len(found)} runs, {sum(hits.values())} kills (SIGKILL to all processes of a run at once, at "
+        f"random moments), each run started again until it was done: {same} of {len(found)} ended with the "
+        "same bytes of every exported file and of the weights, and the same scores, as the run that was never "
+        "stopped. The state of a training is kept after every step, so that each goes on within an epoch.",
         "",
         "| killed while | kills |",
         "|---|---|",

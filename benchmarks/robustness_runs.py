@@ -29,7 +29,6 @@ MODEL = "timm/test_efficientnet"
 TARGETS = ("coreml-ios16", "litert-arm64-int8")
 VARIANTS = ("dense", "block80")
 SIZE_PX = 32
-SETS = ("folder", "streamed")  # The same images, kept in memory or decoded as they are needed.
 SAVE_MINUTES = 1e-5  # After every step: a kill is always in the middle of an epoch whose state was kept.
 ENDED = "ended"
 REAL_TIME = os.sched_getscheduler(0) != os.SCHED_OTHER  # As chrt begins it.
@@ -114,7 +113,9 @@ def import_all() -> None:
     import edgeprune.pipeline.steps  # noqa: F401
 
     torch.set_num_threads(1)
-    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork would copy this process without its threads"
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, (
+        "a fork would copy this process without its threads"
+    )
 
 
 def start(
