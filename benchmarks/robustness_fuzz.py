@@ -16,7 +16,7 @@ from typing import Any
 
 SECONDS = 40
 LIMIT_MB = 1500
-DONE = re.compile(r"Done (\d+) in (\d+) second")
+DONE = re.compile(r"Done (\d+) runs in (\d+) second")
 COVERED = re.compile(r"cov: (\d+)")
 
 

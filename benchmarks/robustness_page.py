@@ -22,7 +22,9 @@ kind that is read. Made by `benchmarks/robustness.py`; all figures are in [robus
 
 def write(found: dict[str, dict[str, Any]], folder: Path) -> None:
     """Both files."""
-    lines = [HEAD]
+    facts = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    lines = [HEAD, f"Measured on {facts['date']}, {facts['processor']}, one core; {versions}.\n"]
     if "kills" in found:
         ordered = [found["kills"][name] for name in sorted(found["kills"], key=int)]
         lines += ["## Killed and started again\n", *robustness_kills.page(ordered), ""]
@@ -35,7 +37,7 @@ def write(found: dict[str, dict[str, Any]], folder: Path) -> None:
     if "fuzz" in found:
         lines += ["## Led by coverage\n", *fuzzed(found["fuzz"]), ""]
     (folder / "robustness.md").write_text("\n".join(lines).rstrip() + "\n")
-    told = {"provenance": provenance(), **found}
+    told = {"provenance": facts, **found}
     (folder / "robustness.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
