@@ -22,7 +22,7 @@ from converters.coreai.package import read_asset
 from converters.coreai.program import StoredWeight
 from converters.errors import UserError
 from converters.facts import Normalization
-from converters.head import with_pointwise_head
+from converters.head import with_pointwise_layers
 from converters.layers import batch_norms, weighted_layers
 from converters.reference import (
     MAX_PIXEL,
@@ -153,7 +153,7 @@ def decoded_weights(path: Path, model: nn.Module, example: Tensor) -> dict[str, 
         UserError: it is no Core AI model, or it is damaged.
     """
     asset = read_asset(path)
-    layers = weighted_layers(with_pointwise_head(model), example)
+    layers = weighted_layers(with_pointwise_layers(model, example), example)
     named = name_layers(facts_of(path, asset.program), layers)
     return {facts.name: weight for facts, weight in named}
 
@@ -167,7 +167,7 @@ def holding(model: nn.Module, example: Tensor, weights: Mapping[str, np.ndarray]
         weights: decoded, by name of the layer.
         half: whether constants that are no weights were rounded to float16.
     """
-    changed = copy.deepcopy(with_pointwise_head(model))
+    changed = copy.deepcopy(with_pointwise_layers(model, example))
     modules: dict[str, Any] = dict(changed.named_modules())
     convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.Conv2d)}
     norms = batch_norms(changed, convolutions, example)
