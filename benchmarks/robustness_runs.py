@@ -116,9 +116,7 @@ def import_all() -> None:
     import edgeprune.pipeline.steps  # noqa: F401
 
     torch.set_num_threads(1)
-    assert len(list(Path("/proc/self/task").iterdir())) == 1, (
-        "a fork would copy this process without its threads"
-    )
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork would copy this process without its threads"
 
 
 def start(

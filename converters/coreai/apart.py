@@ -25,8 +25,8 @@ SECONDS_PER_IMAGE = 30.0
 IMAGES_PER_MESSAGE = 64
 _NO_ANSWER = f"Core AI crashes on it, or takes more than {SECONDS_PER_IMAGE:.0f} s an image"
 _SLOW_KERNELS = (
-    ", as its plain float16 kernels do with a transformer: with activations='float32' it computes in float32, "
-    "with the stored weights"
+    ", as its plain float16 kernels do with a transformer: with activations='float32' it computes in "
+    "float32, with the stored weights"
 )
 
 
