@@ -50,7 +50,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
     copying = actions.add_parser("copy", description="Copy the script of a recipe; nothing is overwritten.")
     copying.add_argument("name", choices=sorted(_paths()), metavar="NAME", help="one of edgeprune recipes")
     copying.add_argument(
-        "folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="made if missing; default: here"
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path(),
+        metavar="FOLDER",
+        help="made if missing; default: here",
     )
 
 
@@ -125,7 +130,9 @@ def print_scripts(found: list[Script], console: Console) -> None:
     for script in found:
         table.add_row(Text(script.name, style="bold"), Text(script.summary))
     console.print(table)
-    console.print(Text("\nRun one:  edgeprune run NAME --data IMAGES --output runs/mine    (--help: every option)"))
+    console.print(
+        Text("\nRun one:  edgeprune run NAME --data IMAGES --output runs/mine    (--help: every option)")
+    )
     console.print(Text("Copy one: edgeprune recipes copy NAME"))
 
 
@@ -133,7 +140,9 @@ def print_copy(path: Path) -> None:
     """Say what was written, and how to go on."""
     from edgeprune.commands.output import console
 
-    console().print(f"Wrote {path}. Its options: python {path} --help", highlight=False, markup=False, soft_wrap=True)
+    console().print(
+        f"Wrote {path}. Its options: python {path} --help", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _paths() -> dict[str, Path]:

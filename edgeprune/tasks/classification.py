@@ -21,7 +21,14 @@ class Classification:
     """See `edgeprune.tasks.task.Task`; outputs are (n, classes), labels (n,) int64."""
 
     name = "classification"
-    metric = Metric("top1", "top-1", "accuracy", {"miou": "this model names one class for a whole image"})
+    hub = "image-classification"
+    metric = Metric(
+        "top1",
+        "top-1",
+        "accuracy",
+        {"miou": "this model names one class for a whole image"},
+        hub="accuracy",
+    )
     labels = LabelKind.CLASS
     whole_image = False
     section = Section("examinations", Examination, "classification")

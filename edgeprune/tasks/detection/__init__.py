@@ -37,6 +37,7 @@ class Detection:
     size_px: int = 0
 
     name = "detection"
+    hub = "object-detection"
     metric = Metric("map", "mAP", "mean average precision", {"top1": WHY_NO_CLASSES, "miou": WHY_NO_CLASSES})
     labels = LabelKind.BOXES
     whole_image = True
