@@ -37,6 +37,7 @@ class Detection:
     size_px: int = 0
 
     name = "detection"
+    hub = "object-detection"
     metric = Metric(
         "map",
         "mAP",
