@@ -229,6 +229,9 @@ class Recipe:
     of more, those that cannot be read are skipped and counted, up to 1 %."""
     save_minutes: float = 10.0
     """A training is kept after every epoch, and in the middle of one after so many minutes."""
+    tensorboard: bool = False
+    """Write the training's numbers after each epoch to OUTPUT/tensorboard, which TensorBoard shows. Needs the
+    package: pip install 'edgeprune[tensorboard]'."""
     checkpoint: Path | None = None
     """File of the dense model's finished weights, of the same classes; it is then not trained."""
     augment: Augment = field(default_factory=Augment)

@@ -10,6 +10,7 @@ RUN/
   examinations/NAME.json                   what NAME gets wrong, and under image corruptions
   thumbnails/PLACE.jpg                     the held-out images that an examination shows
   sensitivity.json, bench*.json            shown in the report where the user put them
+  tensorboard/NAME/      a training's numbers by epoch, where the recipe asks for them
   environment.json       versions, machine and data of the measurements
   report.json, report.md, report.html
 """
@@ -34,7 +35,7 @@ ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
 SUBFOLDERS = ("variants", "files", "rows", "examinations", "thumbnails")
 # What may differ between a run and its continuation: nothing that was trained or measured depends on it.
-FREE_FIELDS = ("budget", "targets", "output", "check_images", "save_minutes")
+FREE_FIELDS = ("budget", "targets", "output", "check_images", "save_minutes", "tensorboard")
 
 
 class Run:
