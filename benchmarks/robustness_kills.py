@@ -100,7 +100,7 @@ def page(found: list[dict[str, Any]]) -> list[str]:
         f"{len(found)} runs, {sum(hits.values())} kills (SIGKILL to all processes of a run at once, at "
         f"random moments), each run started again until it was done: {same} of {len(found)} ended with the "
         "same bytes of every exported file and of the weights, and the same scores, as the run that was "
-        "never stopped. The state of a training is kept after every step, so that each goes on within an epoch.",
+        "never stopped. The state of a training is kept after every step: each goes on within an epoch.",
         "",
         "| killed while | kills |",
         "|---|---|",

@@ -62,7 +62,7 @@ def damaged(found: dict[str, Any]) -> list[str]:
             f"{ends.get('traceback', 0) + ends.get('crash', 0)} | {part['most_seconds']:.1f} s | "
             f"{part['most_bytes'] / 1e6:.0f} MB |"
         )
-    return lines
+    return [*lines, "", *(f"- {part['note']}" for part in found.values() if "note" in part)]
 
 
 def fuzzed(found: dict[str, Any]) -> list[str]:
