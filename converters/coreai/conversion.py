@@ -200,7 +200,7 @@ def _program(deployed: Deployed, example: Tensor, outputs: list[str]) -> Any:
         import coreai_torch
     try:
         with torch.no_grad(), quiet():
-            exported = torch.export.export(deployed, (example.detach().cpu(),))
+            exported = torch.export.export(deployed, (example.detach().cpu().contiguous(),))
             exported = exported.run_decompositions(coreai_torch.get_decomp_table())
     except Exception as error:  # torch.export raises whatever the model's own code does
         raise ToolError(f"torch.export could not trace the model: {_first_line(error)}") from error
