@@ -6,7 +6,7 @@
 
 Weights are random, the gains and shifts of norms and all biases perturbed, images at most 128 px; branches
 are merged where a model has such, then 80 % of the weights of 1x1 convolutions and linear layers are zeroed
-in blocks of four inputs. A process for each model, of 10 GB at most. A step that takes more than 60 seconds of
+in blocks of four inputs. A process for each model, of 9 GB at most. A step that takes more than 60 seconds of
 processor time is a hang: other work on the machine makes none. FOLDER gets one JSON file a model, written
 after each step; a model that was not done with is done again.
 
@@ -35,7 +35,7 @@ LIMIT_S = 60
 GRACE_S = 20
 # A process that waits for something uses no processor time.
 WALL_LIMIT_S = 3600
-MEMORY_BYTES = 10 << 30
+MEMORY_BYTES = 9 << 30
 ZEROS = 0.8
 STEPS = ("build", "merge", "prune", "litert", "litert-int8", "coreml", "verify-litert", "verify-int8",
          "verify-coreml", "lint", "kernels", "dead", "shrink", "reload")  # fmt: skip
@@ -341,6 +341,7 @@ def load_packages() -> None:
     """What every model needs: read once, not in each process (a quarter of the whole time)."""
     import coremltools
     import litert_torch
+    import networkx
     import timm
     import torch
     import torch._dynamo
@@ -351,7 +352,8 @@ def load_packages() -> None:
     from edgeprune import pruning
 
     torch.set_num_threads(1)
-    _ = (coremltools, litert_torch, timm, torchvision, coreml, litert, verify, framework, pruning)
+    gc.freeze()  # What is there now stays: each child would look through it again and again.
+    _ = (coremltools, litert_torch, networkx, timm, torchvision, coreml, litert, verify, framework, pruning)
 
 
 def _in_child(name: str, path: Path, files: Path) -> None:
