@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converters.coreml import indexing
+from converters.coreml import indexing, recurrent
 
 Ints = Sequence[int]
 
@@ -514,8 +514,9 @@ def _of_integers(x: Tensor, y: Tensor) -> Tensor:
     )
 
 
-OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+OPERATIONS: dict[str, Callable[..., Any]] = {
     **indexing.OPERATIONS,
+    **recurrent.OPERATIONS,
     "acos": _unary(torch.acos),
     "affine": affine,
     "asin": _unary(torch.asin),
