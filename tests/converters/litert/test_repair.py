@@ -84,7 +84,7 @@ def test_a_repair_makes_the_network_eligible_and_keeps_its_results(
 
 
 def ghost(net: Any, x: int) -> int:
-    """Channels and what a depthwise convolution makes of them, side by side, as GhostNet has it; then three."""
+    """Channels and what a depthwise convolution makes of them, side by side, as in GhostNet; then three."""
     x = joined(net, [x, net.depthwise(x)])
     x = net.binary("ADD", x, net.depthwise(x))
     return joined(net, [net.conv(x, 16), net.conv(x, 8), net.conv(x, 8)])
