@@ -353,7 +353,7 @@ class Evaluator:
         results: Sequence[str],
         half: bool,
     ) -> tuple[_Step, ...]:
-        """Steps from operations; `given` are values that are there before, `results` those asked for after."""
+        """Steps from operations; `given` are values that are there before, `results` those asked for."""
         last_use = {
             reference.name: index
             for index, operation in enumerate(operations)

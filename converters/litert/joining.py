@@ -1,9 +1,9 @@
 """A concatenation of channels as a sum, where nothing else keeps a network from the sparse kernels.
 
-Each part goes through a 1x1 convolution that puts its channels in their places and leaves zeros in the others;
-the results are added. That is exact: every value is multiplied by one and added to zeros. The weights have one
-entry a channel, so that the sparse kernels have next to nothing to do for them; dense ones would compute them
-all, which is why a network that runs dense anyway keeps its concatenation.
+Each part goes through a 1x1 convolution that puts its channels in their places and leaves zeros in the
+others; the results are added. That is exact: every value is multiplied by one and added to zeros. The weights
+have one entry a channel, so that the sparse kernels have next to nothing to do for them; dense ones would
+compute them all, which is why a network that runs dense anyway keeps its concatenation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHANNEL_AXIS = 3
 
 
 def add_instead_of_joining(graph: Graph) -> None:
-    """Replace the concatenations of a network with sparse weights if it is then eligible, else none of them."""
+    """Replace the concatenations of a network with sparse weights if it is then eligible, else none."""
     if lint_graph(graph).sparse or not any(_joins_maps(graph, op) for op in graph.ops):
         return
     trial = read(graph.to_bytes(), graph.source)

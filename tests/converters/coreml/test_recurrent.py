@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from coremltools.converters.mil import Builder as mb
+from coremltools.converters import mil
 from torch import Tensor, nn
 
 from converters import coreml
@@ -20,6 +20,7 @@ from converters.coreml.framework import ct, quiet
 from converters.coreml.operations import OPERATIONS
 from converters.errors import UserError
 
+mb = mil.Builder
 IMAGE = torch.randn(1, 3, 4, 6, generator=torch.Generator().manual_seed(0))
 
 
