@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprune.errors import UserError
-from edgeprune.models.anchors import SSDLITE, TORCHVISION_SSDLITE, Anchors
+from edgeprune.models.anchors import TORCHVISION_SSDLITE, Anchors, ssdlite
 from edgeprune.models.architecture import DETECTOR, backbone_of
 
 # torchvision's MobileNetV3 asks for 0.01, with which a short training never sees settled statistics.
@@ -73,9 +73,9 @@ def gives_boxes(name: str) -> bool:
     return name.startswith(DETECTOR) or name == TORCHVISION_DETECTOR
 
 
-def anchors_of(name: str) -> Anchors:
-    """The anchors of a detector of this name."""
-    return TORCHVISION_SSDLITE if name == TORCHVISION_DETECTOR else SSDLITE
+def anchors_of(name: str, image_size_px: int) -> Anchors:
+    """The anchors of a detector of this name that is made for images of this side."""
+    return TORCHVISION_SSDLITE if name == TORCHVISION_DETECTOR else ssdlite(image_size_px)
 
 
 def _detector(name: str, classes: int, padding: str | None) -> nn.Module:
