@@ -56,10 +56,10 @@ def rnn(
 ) -> tuple[Tensor, ...]:
     """`h = activation(weight_ih @ x + weight_hh @ h + bias)`."""
     function = _activation(activation)
-    bias = 0 if bias is None else bias
+    offset: Any = 0 if bias is None else bias
 
     def step(now: Tensor, state: State) -> State:
-        return (function(now @ weight_ih.T + state[0] @ weight_hh.T + bias),)
+        return (function(now @ weight_ih.T + state[0] @ weight_hh.T + offset),)
 
     return _over_time(x, step, (initial_h,), direction, output_sequence)
 
@@ -77,7 +77,7 @@ def gru(
 ) -> tuple[Tensor, ...]:
     """Gates in the order reset, output, update; the bias of the output gate is not under the reset gate."""
     gate, function = _activation(recurrent_activation), _activation(activation)
-    biases = [0, 0, 0] if bias is None else bias.chunk(3)
+    biases: Sequence[Any] = [0, 0, 0] if bias is None else bias.chunk(3)
 
     def step(now: Tensor, state: State) -> State:
         inputs = [part + b for part, b in zip((now @ weight_ih.T).chunk(3, -1), biases, strict=True)]
