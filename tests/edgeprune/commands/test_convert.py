@@ -206,6 +206,9 @@ WRONG = {
     "has no attribute 'none'": ["own_models_for_a_test:none"],
     "is a int: expected a torch.nn.Module": ["own_models_for_a_test:two"],
     "does not take (1, 3, 64, 64) images": ["own_models_for_a_test:tiny", "--image-size-px", "64"],
+    "merge_branches: no block of this model has branches to merge": [
+        *("own_models_for_a_test:tiny", "--image-size-px", "32", "--merge-branches"),
+    ],
     "--labels has 1 names, the model gives 4 classes": [
         *("own_models_for_a_test:tiny", "--image-size-px", "32", "--labels", "names.txt"),
     ],
