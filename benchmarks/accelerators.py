@@ -2,11 +2,11 @@
 
     python benchmarks/accelerators.py FOLDER               go on where an earlier call stopped
     python benchmarks/accelerators.py FOLDER MODEL ...     these models only
-    python benchmarks/accelerators.py FOLDER --page        docs/results/accelerators.md and .json from what is there
+    python benchmarks/accelerators.py FOLDER --page        docs/results/accelerators.md and .json, of those
 
-Architectures of torchvision and timm with random weights: what an operation is does not depend on its weights. FOLDER
-gets one JSON file a model, written when its files have been examined; the files themselves are not kept.
-"""
+Architectures of torchvision and timm with random weights: what an operation is does not depend on its
+weights. FOLDER gets one JSON file a model, written when its files have been examined; the files themselves
+are not kept."""
 
 from __future__ import annotations
 
@@ -138,11 +138,13 @@ def page(models: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# What accelerators do with published models",
         "",
-        "Written by `python benchmarks/accelerators.py FOLDER`: architectures of torchvision and timm, random weights,",
-        "small images, a `.tflite` file and a Core ML package of each, examined by the linter. **Nothing here ran on an",
-        "accelerator**: verdicts come from published, dated tables, and where there is none the answer is unknown.",
+        "Written by `python benchmarks/accelerators.py FOLDER`: architectures of torchvision and timm,",
+        "random weights, small images, a `.tflite` file and a Core ML package of each, read by the linter.",
+        "**Nothing here ran on an accelerator**: verdicts come from published, dated tables, and where there",
+        "is none the answer is unknown.",
         "",
-        f"{len(models)} of {len(MODELS)} models" + (f"; not examined yet: {', '.join(missing)}." if missing else "."),
+        f"{len(models)} of {len(MODELS)} models"
+        + (f"; not examined yet: {', '.join(missing)}." if missing else "."),
         "",
         "Operations that run / fall back / are unknown.",
         "",

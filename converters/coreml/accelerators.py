@@ -15,7 +15,9 @@ TRANSFORMERS = Source(
     Kind.INFERRED, "machinelearning.apple.com/research/neural-engine-transformers runs them there", "2022-06"
 )
 AS_GATHER = Source(
-    Kind.INFERRED, "looks values up as gather does: hollance/neural-engine (06a7632e) has that one", "2026-11-26"
+    Kind.INFERRED,
+    "looks values up as gather does: hollance/neural-engine (06a7632e) has that one",
+    "2026-11-26",
 )
 FLOAT32 = Source(
     Kind.DOCUMENTATION, "apple.github.io/coremltools, ML programs: typed execution", "2026-11-26"
