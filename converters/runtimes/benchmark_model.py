@@ -73,7 +73,7 @@ def download(path: Path, release: Release) -> Path:
         try:
             _fetch(url, work, release.bytes)
         except (OSError, ValueError) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
             raise UserError(
                 f"{TOOL} is not there, and {url} cannot be fetched ({reason}): go online once, "
                 f"{HELP.format(path)}"

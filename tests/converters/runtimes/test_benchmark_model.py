@@ -87,7 +87,10 @@ def test_another_one_is_refused_and_not_kept(wrong: bytes, kept: Path, tmp_path:
 
 def test_offline_and_where_it_is_not_are_one_message(kept: Path, tmp_path: Path) -> None:
     (tmp_path / "web" / TOOL).unlink()
-    with serving(tmp_path / "web") as address, pytest.raises(UserError, match="Not Found"):
+    with (
+        serving(tmp_path / "web") as address,
+        pytest.raises(UserError, match="HTTP Error 404: File not found"),
+    ):
         find_tool(None, release(address))
     with pytest.raises(UserError) as raised:  # the server is gone
         find_tool(None, release(address))
