@@ -426,7 +426,8 @@ def _remarks(timing: FileTiming) -> list[str]:
     if timing.refused is not None:
         lines.append(f"{timing.path}: refused by the runtime: {timing.refused}")
     if timing.problems:
-        lines.append(f"{timing.path}: no sparse kernels: {timing.problems[0]}")
+        unknown = timing.sparse_kernels is None
+        lines.append(f"{timing.path}: {'' if unknown else 'no sparse kernels: '}{timing.problems[0]}")
     if timing.difference_reason is not None and timing.refused is None:
         lines.append(f"{timing.path}: no difference given: {timing.difference_reason}")
     return lines
@@ -449,7 +450,7 @@ def _table(result: BenchResult) -> Table:
             "refused" if timing.refused else _shown(timing.median_ms, timing.quartiles_ms),
             _shown(timing.speed, timing.speed_quartiles),
             "–" if timing.difference is None else f"{timing.difference:.1e}" if timing.difference else "0",
-            "yes" if timing.sparse_kernels else "no",
+            {True: "yes", False: "no", None: "–"}[timing.sparse_kernels],
         )
     return table
 

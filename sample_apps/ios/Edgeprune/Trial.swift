@@ -101,7 +101,7 @@ struct Trial {
             times.append(milliseconds(since: begun))
         }
         guard let given, let spread = Spread(times) else { throw Refused("\(file.lastPathComponent) gives nothing.") }
-        let boxes = boxes(given, told)
+        let boxes = namedBoxes(given, told)
         let map = classMap(given)
         let classes = map == nil && boxes == nil ? top(given.values, labels: told.labels, count: shown) : []
         guard let classes else { throw Refused("\(file.lastPathComponent) gives values that are not numbers.") }
@@ -112,7 +112,7 @@ struct Trial {
     }
 
     /// Of a detector, whose rows are those that it says.
-    private static func boxes(_ given: Given, _ told: Description) -> [NamedBox]? {
+    private static func namedBoxes(_ given: Given, _ told: Description) -> [NamedBox]? {
         guard let rows = told.rows, let labels = told.labels, given.values.allSatisfy(\.isFinite),
             given.shape == [1, rows.count, rows.width(classes: labels.count)]
         else { return nil }

@@ -44,9 +44,9 @@ public struct Rows: Equatable {
     /// The boxes of one image, the likeliest first. `rows` has for each anchor a box, the logit of the background and
     /// those of the classes.
     public func find(_ rows: [Float], classes: Int) -> [Found] {
-        let width = width(classes: classes)
+        let width = self.width(classes: classes)
         precondition(rows.count == count * width, "\(rows.count) values for \(count) rows of \(width)")
-        let scores = (0..<count).map { Self.scores(rows[($0 * width + boxValues)..<(($0 + 1) * width)]) }
+        let scores = (0..<count).map { Self.likelihoods(rows[($0 * width + boxValues)..<(($0 + 1) * width)]) }
         let likely = (0..<classes).flatMap { label -> [Found] in
             let places = scores.indices.filter { Double(scores[$0][label]) >= leastScore }
             let best = places.sorted { (scores[$1][label], $0) < (scores[$0][label], $1) }.prefix(mostCandidates)
@@ -58,7 +58,7 @@ public struct Rows: Equatable {
         return kept.prefix(mostBoxes).map { likely[$0] }
     }
 
-    private static func scores(_ logits: ArraySlice<Float>) -> [Float] {
+    private static func likelihoods(_ logits: ArraySlice<Float>) -> [Float] {
         let largest = logits.max() ?? 0
         let shares = logits.map { exp(Double($0 - largest)) }
         let sum = shares.reduce(0, +)

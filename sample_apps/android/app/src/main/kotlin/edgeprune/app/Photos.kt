@@ -60,7 +60,7 @@ fun shown(image: RgbImage, boxes: List<Pair<Found, String>>, classes: Int): Bitm
         val box = found.box
         canvas.drawRect(ENLARGED * box.x1, ENLARGED * box.y1, ENLARGED * box.x2, ENLARGED * box.y2, line)
         val below = (ENLARGED * box.y1 - LINE_PX).coerceAtLeast(TEXT_PX)
-        canvas.drawText("$name %.0f %%".format(100 * found.score), ENLARGED * box.x1, below, words)
+        canvas.drawText("$name ${"%.0f".format(100 * found.score)} %", ENLARGED * box.x1, below, words)
     }
     return bitmap
 }

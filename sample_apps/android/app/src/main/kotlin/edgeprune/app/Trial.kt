@@ -72,6 +72,7 @@ class Trial(
         private fun boxes(told: Description, values: FloatArray): List<Pair<Found, String>>? {
             val (rows, labels) = Pair(told.rows, told.labels)
             if (!told.findsBoxes || rows == null || labels == null) return null
+            require(values.all { it.isFinite() }) { "the model gives values that are not numbers" }
             return rows.find(values, labels.size).map { Pair(it, labels[it.label]) }
         }
 

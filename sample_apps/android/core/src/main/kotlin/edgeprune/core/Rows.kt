@@ -41,7 +41,7 @@ class Rows private constructor(
      */
     fun find(rows: FloatArray, classes: Int, leastScore: Double = this.leastScore): List<Found> {
         require(rows.size == count * width(classes)) { "${rows.size} values for $count rows of ${width(classes)}" }
-        val scores = List(count) { scores(rows, it, width(classes)) }
+        val scores = List(count) { likelihoods(rows, it, width(classes)) }
         val likely = (0 until classes).flatMap { label ->
             scores.indices
                 .filter { scores[it][label] >= leastScore }
@@ -58,7 +58,7 @@ class Rows private constructor(
         return kept.take(mostBoxes).map { likely[it] }
     }
 
-    private fun scores(rows: FloatArray, row: Int, width: Int): FloatArray {
+    private fun likelihoods(rows: FloatArray, row: Int, width: Int): FloatArray {
         val logits = rows.copyOfRange(row * width + BOX_VALUES, (row + 1) * width)
         val largest = logits.max()
         val shares = DoubleArray(logits.size) { exp((logits[it] - largest).toDouble()) }
@@ -104,11 +104,12 @@ class Rows private constructor(
             val grids = (levels as? List<*>)?.takeIf { it.size <= MOST_LEVELS } ?: return null
             val values = ArrayList<Double>()
             for (grid in grids) {
-                val cells = ((grid as? Map<*, *>)?.get("cells") as? Double)?.toInt()?.takeIf { it in 1..MOST_CELLS } ?: return null
-                val shapes = shapes(grid["shapes"]) ?: return null
+                val entry = grid as? Map<*, *> ?: return null
+                val cells = (entry["cells"] as? Double)?.toInt()?.takeIf { it in 1..MOST_CELLS } ?: return null
+                val boxes = shapes(entry["shapes"]) ?: return null
                 for (cell in 0 until cells * cells) {
                     val (x, y) = Pair(cell % cells + 0.5, cell / cells + 0.5)
-                    for ((width, height) in shapes) {
+                    for ((width, height) in boxes) {
                         values += listOf(x / cells * sizePx, y / cells * sizePx, width * sizePx, height * sizePx)
                     }
                 }
