@@ -38,8 +38,9 @@ class CoreML:
     )
     in_app: str = (
         "**iOS and macOS.** Drag the `.mlpackage` into Xcode, or compile it with "
-        "`MLModel.compileModel(at:)`. Set `MLModelConfiguration.computeUnits = .all`; its image input takes a `CVPixelBuffer`. "
-        "With Vision: `VNCoreMLRequest(model: VNCoreMLModel(for: MLModel(contentsOf: compiled)))`."
+        "`MLModel.compileModel(at:)`. Set `MLModelConfiguration.computeUnits = .all`; its image input takes "
+        "a `CVPixelBuffer`. With Vision: "
+        "`VNCoreMLRequest(model: VNCoreMLModel(for: MLModel(contentsOf: compiled)))`."
     )
 
     def missing(self) -> str | None:
