@@ -1,4 +1,4 @@
-"""What python_versions.sh tries in each environment: a pruned network written for a phone of each kind, read back.
+"""What python_versions.sh tries in each environment: pruned files of both formats.
 
 python benchmarks/python_versions_convert.py FOLDER
 """

@@ -72,7 +72,8 @@ def test_a_dry_run_lists_what_would_be_sent_and_no_pictures(run: Path, capsys: A
     assert main(["push", str(run), "someone/model", "--dry-run", "--json", "-"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert [file["path"] for file in plain["files"]] == [
-        "README.md", "report.json", "recipe.toml", f"files/dense-{TARGET}.tflite", f"files/block80-{TARGET}.tflite",
+        "README.md", "report.json", "recipe.toml",
+        f"files/dense-{TARGET}.tflite", f"files/block80-{TARGET}.tflite",
     ]  # fmt: skip
     assert all(file["bytes"] == (run / file["path"]).stat().st_size for file in plain["files"])
     assert plain["sent"] is False
@@ -100,7 +101,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append((self.path, self.headers["Authorization"], body))  # type: ignore[attr-defined]
-        address = "http://hub/someone/model"
+        address = "https://huggingface.co/someone/model"
         if self.path.endswith("/preupload/main"):
             files = [one["path"] for one in json.loads(body)["files"]]
             answer: dict[str, Any] = {
@@ -164,7 +165,7 @@ def test_a_hub_gets_the_very_bytes_of_the_files(run: Path, hub: ThreadingHTTPSer
     paths = {"README.md", "report.json", "recipe.toml"}
     assert set(sent) == paths | {f"files/{name}-{TARGET}.tflite" for name in ("dense", "block80")}
     assert all(content == (run / path).read_bytes() for path, content in sent.items())
-    assert "Sent to http://hub/someone/model" in done.stdout
+    assert "Sent to https://huggingface.co/someone/model" in done.stdout
 
 
 @pytest.mark.slow
