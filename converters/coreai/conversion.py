@@ -28,7 +28,7 @@ from converters.coreai.runtime import module_of, program_bytes
 from converters.deployed import Deployed, named_results
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
-from converters.head import with_pointwise_head
+from converters.head import with_pointwise_layers
 from converters.layers import WeightedLayer, weighted_layers
 from converters.targets import Storage
 from converters.targets import target as target_named
@@ -46,7 +46,7 @@ class Prepared:
 
     Attributes:
         given: the model, in eval mode.
-        model: the same, its head made of convolutions.
+        model: the same, linear layers of one vector an image made convolutions.
         layers: its weighted layers in execution order.
         program: Apple's, in float32.
         normalization: done by the file, where there is any.
@@ -145,7 +145,7 @@ def prepare(
     if problems:
         raise UserError(problems)
     probe = agreement.probe(model, example, normalization)
-    changed = with_pointwise_head(model)
+    changed = with_pointwise_layers(model, example)
     given = arguments.results_of(arguments.outputs_of(changed, example))
     results = named_results(given)
     first = next(iter(given.values()))

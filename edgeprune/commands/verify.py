@@ -398,18 +398,16 @@ def _run_around(file: Path) -> Path | None:
 def _from_run(
     folder: Path, options: VerifyOptions, spec: InputSpec, values: int, count: int
 ) -> ReferenceModel:
-    from safetensors.torch import load_file
-
+    from edgeprune.pipeline.store import weights_of
     from edgeprune.pipeline.variants import rebuilt
 
     recipe = read_recipe(folder)
     names = ["dense", *recipe.variants]
     variant = options.variant or _variant_of(options.file, names)
-    kept = Run(folder).weights(variant or "")
-    if variant not in names or not kept.is_file():
+    if variant is None or variant not in names or not Run(folder).weights(variant).is_file():
         problem = f"no weights of a variant {variant!r}" if variant else "the file's name says no variant"
         raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
-    model = rebuilt(recipe, values, load_file(kept))
+    model = rebuilt(recipe, values, weights_of(Run(folder), variant))
     images, told = _held_out(recipe, spec, count)
     return ReferenceModel(
         model,

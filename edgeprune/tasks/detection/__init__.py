@@ -37,7 +37,14 @@ class Detection:
     size_px: int = 0
 
     name = "detection"
-    metric = Metric("map", "mAP", "mean average precision", {"top1": WHY_NO_CLASSES, "miou": WHY_NO_CLASSES})
+    hub = "object-detection"
+    metric = Metric(
+        "map",
+        "mAP",
+        "mean average precision",
+        {"top1": WHY_NO_CLASSES, "miou": WHY_NO_CLASSES},
+        {"map50": "mAP at IoU 0.50"},
+    )
     labels = LabelKind.BOXES
     whole_image = True
     section = Section(

@@ -151,6 +151,19 @@ def test_verify_agrees_and_tells_both_ways_of_running(files, tiny):
     assert result.checks[0].max_relative_error < 1e-4
 
 
+def test_a_file_too_slow_as_it_is_is_verified_without(files, tiny, monkeypatch):
+    from converters.coreai import verification
+
+    monkeypatch.setattr(verification, "SECONDS_PER_IMAGE", 0.0)
+    said: list[str] = []
+    result = verify.verify(
+        files["coreai-ios27"].path, pixels(2, 32), tiny, normalization=NORMALIZATION, say=said.append
+    )
+    assert [check.runtime for check in result.checks] == ["core-ai"]
+    assert result.agrees
+    assert said[-1].startswith("core-ai-float16: left out, an image takes")
+
+
 def test_core_ml_and_core_ai_agree_step_by_step(files, tiny, tmp_path):
     from converters import coreml
     from converters.side_by_side import side_by_side

@@ -288,6 +288,13 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:1500])
 
 
+def damaged_table_of_contents(path):
+    torch.save({"weight": torch.ones(1000)}, path)
+    content = path.read_bytes()
+    place = content.index(b"PK\x01\x02")
+    path.write_bytes(content[:place] + b"X" + content[place + 1 :])
+
+
 WRONG = {
     lfs_pointer: "Git LFS pointer",
     html_page: "HTML page",
@@ -300,6 +307,7 @@ WRONG = {
     zip_of_something: "zip archive",
     no_weights: "holds no state dict",
     truncated: "its end is missing",
+    damaged_table_of_contents: "its table of contents is damaged",
 }
 
 
