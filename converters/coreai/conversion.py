@@ -25,7 +25,7 @@ from converters.coreai.package import metadata_content, path_problems, write_ass
 from converters.coreai.precision import narrow
 from converters.coreai.program import StoredWeight, decode, distinct, layer_uses, producer
 from converters.coreai.runtime import module_of, program_bytes
-from converters.deployed import Deployed, label_problems, named_results
+from converters.deployed import Deployed, named_results
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
 from converters.head import with_pointwise_layers
@@ -51,7 +51,7 @@ class Prepared:
         program: Apple's, in float32.
         normalization: done by the file, where there is any.
         shape: of the image, (channels, height, width).
-        classes: that it gives values for; None where it gives none.
+        answer: shape of its one output, a batch of one; None where it gives several.
         probe: images, and what the model gives for them.
     """
 
@@ -61,7 +61,7 @@ class Prepared:
     program: Any
     normalization: Normalization | None
     shape: tuple[int, int, int]
-    classes: int | None
+    answer: tuple[int, ...] | None
     probe: agreement.Probe
 
     def program_for(self, storage: Storage) -> Any:
@@ -149,13 +149,13 @@ def prepare(
     given = arguments.results_of(arguments.outputs_of(changed, example))
     results = named_results(given)
     first = next(iter(given.values()))
-    classes = int(first.shape[1]) if len(results) == 1 and first.dim() in (2, 4) else None
+    answer = tuple(first.shape) if len(results) == 1 else None
     program = _program(Deployed(changed, normalization, results), example, list(results))
     check_computes(program_bytes(program), model, probe, NAME)
     layers = tuple(weighted_layers(changed, example))
     _, channels, height, width = example.shape
     shape = (channels, height, width)
-    return Prepared(model, changed, layers, program, normalization, shape, classes, probe)
+    return Prepared(model, changed, layers, program, normalization, shape, answer, probe)
 
 
 def write(
@@ -175,8 +175,9 @@ def write(
     path = Path(path)
     found = target_named(target, FORMAT)
     problems = path_problems(path)
-    if labels is not None:
-        problems += label_problems(labels, prepared.classes)
+    if labels is not None and prepared.answer is None:
+        problems.append("labels were given, and the model gives several outputs")
+    problems += arguments.label_problems(labels, prepared.answer)
     if problems:
         raise UserError(problems)
     try:

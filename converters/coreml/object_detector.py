@@ -59,9 +59,10 @@ def write_object_detector(package: str | Path, path: str | Path) -> Path:
     with well_formed(package):
         contents = read_package(package)
         labels, told = _labels(contents), _told(contents)
-        rows = _rows(contents, len(labels))
+        decoder = Decoder(told)
+        rows = _rows(contents, decoder.count, len(labels))
     with temporary_files():
-        spec, weights = _pipeline(contents, Decoder(told), rows, labels, told)
+        spec, weights = _pipeline(contents, decoder, rows, labels, told)
         write_package(spec, weights, path, lambda new: _check(new, contents, told))
     return path
 
@@ -196,12 +197,14 @@ def _told(contents: Contents) -> dict[str, Any]:
     return told
 
 
-def _rows(contents: Contents, classes: int) -> tuple[int, ...]:
-    """Shape of the detector's output."""
+def _rows(contents: Contents, count: int, classes: int) -> tuple[int, ...]:
+    """Shape of the detector's output, so many rows for so many classes."""
     outputs = contents.spec.description.output
     shape = tuple(outputs[0].type.multiArrayType.shape) if len(outputs) == 1 else ()
     if len(shape) != 3 or shape[2] != BOX_VALUES + 1 + classes:
         raise MalformedError(f"gives {shape or 'several outputs'}, expected rows for {classes} classes")
+    if shape[1] != count:
+        raise MalformedError(f"gives {shape[1]} rows, its metadata tells of {count} anchors")
     return shape
 
 
@@ -213,8 +216,6 @@ def _pipeline(
     told: Mapping[str, Any],
 ) -> tuple[Any, Path]:
     """The specification of the whole, and the folder of its weights."""
-    if decoder.count != rows[1]:
-        raise MalformedError(f"gives {rows[1]} rows, its metadata tells of {decoder.count} anchors")
     try:
         with quiet():
             boxes = _converted(decoder, rows, contents.spec.specificationVersion)
