@@ -54,7 +54,7 @@ class OpVerdict:
         op: kind of it, as the file has it.
         place: which of them.
         outcome: what becomes of it.
-        change: what to change, or what would tell; "" where it runs.
+        change: what to change, or what would tell; of one that runs, what to mind, or "".
         source: who says so.
     """
 
@@ -81,11 +81,15 @@ class Backend:
         """Those with an outcome."""
         return [verdict for verdict in self.verdicts if verdict.outcome is outcome]
 
+    def minded(self) -> list[OpVerdict]:
+        """Those that run, and of which something is to be minded."""
+        return [verdict for verdict in self.of(Outcome.RUNS) if verdict.change]
+
     def lines(self) -> list[str]:
-        """For people: how many of each, then every operation that falls back; unknown ones by kind."""
+        """For people: how many of each, then every operation with something to do; unknown ones by kind."""
         counts = ", ".join(f"{len(self.of(outcome))} {_WORDS[outcome]}" for outcome in Outcome)
         told = [f"{self.name}: {counts}"]
-        for verdict in self.of(Outcome.FALLS_BACK):
+        for verdict in [*self.of(Outcome.FALLS_BACK), *self.minded()]:
             told.append(f"  {verdict.op} at {verdict.place}: {verdict.change} [{_cited(verdict.source)}]")
         for (kinds, change, source), count in _by_kind(self.of(Outcome.UNKNOWN)).items():
             told.append(f"  unknown ({count}): {kinds}: {change} [{_cited(source)}]")

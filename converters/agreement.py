@@ -29,6 +29,8 @@ TOLERANCE = 1e-4
 ARITHMETIC = 30.0
 # By how much two results on the way must differ to be different ones.
 PARTING = 5e-3
+# What is no further off than this is the same step, done wrong; what a step was fused into is further off.
+LIKE = 0.25
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,29 @@ def _floats(value: Any) -> list[np.ndarray]:
     parts = value if isinstance(value, (tuple, list)) else [value]
     tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
     return [tensor.detach().double().numpy() for tensor in tensors]
+
+
+def errors_by_tensor(
+    model: nn.Module, image: np.ndarray, tensors: Sequence[np.ndarray]
+) -> list[float | None]:
+    """How far each tensor of a file is from the step of the model that it is most like, see `difference`.
+
+    Args:
+        model: the torch module.
+        image: (1, channels, height, width), as it takes it.
+        tensors: that the file computed for the same image.
+
+    Returns:
+        None where no step is like it (`LIKE`): it is within something that the model does in one step.
+    """
+    values = _traced(model, torch.from_numpy(np.ascontiguousarray(image))).values()
+    wanted = [part for value in values for part in _floats(value)]
+    found: list[float | None] = []
+    for tensor in tensors:
+        flat = {tensor.size: [np.asarray(tensor, np.float64).reshape(-1)]}
+        error = min((_nearest(part, flat)[0] for part in wanted if part.size == tensor.size), default=None)
+        found.append(None if error is None or error > LIKE else error)
+    return found
 
 
 def _nearest(

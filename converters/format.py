@@ -144,6 +144,24 @@ class Format(Protocol):
             UserError: it is no such file, or damaged, or it has an operation that cannot be followed here.
         """
 
+    def error_overlays(
+        self, path: Path, image: np.ndarray, model: nn.Module, inputs: np.ndarray
+    ) -> dict[str, Any]:
+        """What Model Explorer lays over the file's graph of how far it is from the model, on one image.
+
+        Args:
+            path: of the file.
+            image: (1, channels, h, w) as the file takes it.
+            model: in eval mode.
+            inputs: the same image as the model takes it.
+
+        Returns:
+            By name, as plain data for JSON; none where it does not open such files.
+
+        Raises:
+            UserError: it is no such file, or damaged, or it has an operation that cannot be followed here.
+        """
+
     def sparse_runtime(self, path: Path, target: Target) -> tuple[bool | None, str | None]:
         """Whether the target's runtime uses sparse kernels for a file that has sparse weights.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from converters.agreement import Found, find_steps
+from converters.agreement import LIKE, Found, find_steps
 from converters.errors import UserError
 from converters.facts import Normalization
 from converters.format import format_of
@@ -21,8 +21,6 @@ from converters.reference import as_values, check_images, compare, normalized, t
 
 # Files part at a step by more than this, and by more than twice what the better one is off at the end.
 APART = 5e-3
-# What is no further off than this is the same step, done wrong; what a step was fused into is further off.
-LIKE = 0.25
 
 
 @dataclass(frozen=True)

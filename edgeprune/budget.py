@@ -254,7 +254,7 @@ def read(path: Path) -> Budget:
         budget = from_plain(data)
     except OSError as error:
         raise UserError(f"cannot read the budget {path}: {error.strerror}") from error
-    except ValueError as error:  # not UTF-8 or not TOML
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
         raise UserError(f"{path} is not TOML: {error}") from error
     except UserError as error:
         raise UserError([f"{path}: {problem}" for problem in error.problems]) from error

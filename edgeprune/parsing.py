@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from converters.errors import UserError
 
 T = TypeVar("T")
+LARGEST = sys.float_info.max  # NaN compares with nothing, and a whole number can be larger.
 
 _SIMPLE = {
     str: "text",
@@ -61,7 +63,7 @@ def read_json(path: Path, advice: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {advice}") from None
-    except ValueError as error:  # not UTF-8, not JSON, or NaN in it
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN in it, or nested without end
         raise UserError(f"{path} is not JSON: {error}; {advice}") from None
 
 
@@ -116,7 +118,7 @@ def _value(kind: Any, data: object, where: str, problems: list[str]) -> object:
 
 def _fits(kind: type, data: object) -> bool:
     if kind is float:
-        return isinstance(data, (int, float)) and not isinstance(data, bool) and math.isfinite(data)
+        return isinstance(data, (int, float)) and not isinstance(data, bool) and abs(data) <= LARGEST
     return isinstance(data, kind) and (kind is bool or not isinstance(data, bool))
 
 

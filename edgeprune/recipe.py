@@ -229,6 +229,9 @@ class Recipe:
     of more, those that cannot be read are skipped and counted, up to 1 %."""
     save_minutes: float = 10.0
     """A training is kept after every epoch, and in the middle of one after so many minutes."""
+    tensorboard: bool = False
+    """Write the training's numbers after each epoch to OUTPUT/tensorboard, which TensorBoard shows. Needs the
+    package: pip install 'edgeprune[tensorboard]'."""
     checkpoint: Path | None = None
     """File of the dense model's finished weights, of the same classes; it is then not trained."""
     augment: Augment = field(default_factory=Augment)
@@ -415,7 +418,7 @@ def read(path: Path) -> Recipe:
         raise UserError([f"{path}: {problem}" for problem in error.problems]) from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: a recipe is a TOML file, as a run saves it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not TOML: {error}") from None
 
 

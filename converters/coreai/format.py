@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converters.errors import UserError
 from converters.facts import Converted, FileFacts, Normalization, TimingInput, input_words
@@ -119,6 +119,12 @@ class CoreAI:
         from converters.coreai.package import read_asset
 
         return tensors_of(path, read_asset(path).program, image)
+
+    def error_overlays(
+        self, path: Path, image: np.ndarray, model: nn.Module, inputs: np.ndarray
+    ) -> dict[str, Any]:
+        """None: it does not open such files."""
+        return {}
 
     def sparse_runtime(self, path: Path, target: Target) -> tuple[bool | None, str | None]:
         """Unknown: nothing tells."""

@@ -43,7 +43,7 @@ try:
         # coreai.authoring first: the dialect below imports it back.
         from coreai.authoring import AIModelAsset, AIProgram
         from coreai._compiler import ir as mlir  # isort: skip
-        from coreai._compiler._mlir_libs._coreaiIR._bindings import compiler  # isort: skip
+        from coreai._compiler._mlir_libs._coreaiIR._bindings import compiler  # type: ignore[attr-defined,unused-ignore]  # isort: skip
         from coreai._compiler.dialects import coreai as ops  # isort: skip
         from coreai._compiler.dialects.coreai.constant import create_elements_attr  # isort: skip
         from coreai.runtime import AIModelAssetMetadata, NDArray  # isort: skip

@@ -14,12 +14,18 @@ HOLLANCE = Source(
 TRANSFORMERS = Source(
     Kind.INFERRED, "machinelearning.apple.com/research/neural-engine-transformers runs them there", "2022-06"
 )
+AS_GATHER = Source(
+    Kind.INFERRED,
+    "looks values up as gather does: hollance/neural-engine (06a7632e) has that one",
+    "2026-11-26",
+)
 FLOAT32 = Source(
     Kind.DOCUMENTATION, "apple.github.io/coremltools, ML programs: typed execution", "2026-11-26"
 )
 NONE = Source(Kind.NONE, "Apple publishes none", "2026-11-26")
 ASK = "MLComputePlan on a Mac says: edgeprune bench --write-script"
 
+LIKE_GATHER = ("gather_nd", "gather_along_axis")
 SOURCES = {"is computed in float32": FLOAT32}
 CHANGES = {
     "is computed in float32": "convert with float16 precision",
@@ -45,7 +51,7 @@ def _on_neural_engine(operation: Operation, program: Program) -> OpVerdict:
     reason = why_it_leaves(operation, program)
     if reason is not None:
         change = f"{reason}: {CHANGES.get(reason, 'write it with other operations, or move it to an end')}"
-        source = SOURCES.get(reason, HOLLANCE)
+        source = AS_GATHER if operation.type in LIKE_GATHER else SOURCES.get(reason, HOLLANCE)
         return OpVerdict(operation.type, operation.name, Outcome.FALLS_BACK, change, source)
     known = SEEN.get(operation.type) or MADE_OF.get(operation.type)
     if known is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converters.errors import UserError
 from converters.facts import Converted, FileFacts, Normalization, TimingInput, input_words
@@ -127,6 +127,12 @@ class CoreML:
         with well_formed(path):
             contents = read_package(path)
             return tensors(contents, read_program(contents), image)
+
+    def error_overlays(
+        self, path: Path, image: np.ndarray, model: nn.Module, inputs: np.ndarray
+    ) -> dict[str, Any]:
+        """None: it does not open packages."""
+        return {}
 
     def sparse_runtime(self, path: Path, target: Target) -> tuple[bool | None, str | None]:
         """Unknown: nothing tells."""

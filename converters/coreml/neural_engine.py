@@ -17,7 +17,8 @@ from converters.coreml.program import Operation, Program, Reference, StoredWeigh
 
 # Zeros anywhere are skipped from this share on, rounded to whole weights in a layer's favour.
 _SKIPPED_FRACTION = 0.75
-_LEAVING = {"gather": "looks values up", "lstm": "is recurrent", "gru": "is recurrent", "rnn": "is recurrent"}
+_LOOKUPS = dict.fromkeys(("gather", "gather_nd", "gather_along_axis"), "looks values up")
+_LEAVING = _LOOKUPS | {"lstm": "is recurrent", "gru": "is recurrent", "rnn": "is recurrent"}
 
 
 def output_block(weight: np.ndarray) -> int:

@@ -15,6 +15,9 @@ GPU_SOURCE = Source(
 GPU_PATCHES = Source(
     Kind.MEASURED, "google-ai-edge/litert-samples utilities/litert_gpu_toolkit, on a Pixel 8a", "2026-11-26"
 )
+GPU_DILATED = Source(
+    Kind.MEASURED, "github.com/tensorflow/tensorflow/issues/28563, DeepLab on an LG V30's GPU", "2019-05-09"
+)
 NPU_NONE = Source(
     Kind.NONE, "each maker's compiler decides; ai.google.dev/edge/litert lists no ops for all", "2026-11-26"
 )
@@ -38,6 +41,10 @@ REWRITES = {
     "write them as matmuls, bilinear resizing and an explicit pad",
     "CUSTOM": "replace the custom op by built-in ones",
 }
+DILATED = (
+    "the delegate takes its dilation, but a network of such gave other values there than on the CPU: compare "
+    "them on the phone, or use a larger kernel or a stride instead of the dilation"
+)
 ASK_NPU = "compile it for the phone's NPU (LiteRT's compiler, or litert-cli) and read what is left to the CPU"
 
 
@@ -69,7 +76,14 @@ def _on_gpu(graph: Graph, number: int, op: Any) -> OpVerdict:
     if name not in GPU_OPS:
         change = "the GPU delegate has no such op: write it with others, or leave it to the CPU at the end"
         return OpVerdict(name, place, Outcome.FALLS_BACK, change, GPU_SOURCE)
+    if name == "DEPTHWISE_CONV_2D" and _is_dilated(op):
+        return OpVerdict(name, place, Outcome.RUNS, DILATED, GPU_DILATED)
     return OpVerdict(name, place, Outcome.RUNS, "", GPU_SOURCE)
+
+
+def _is_dilated(op: Any) -> bool:
+    options = op.builtinOptions
+    return options is not None and max(options.dilationWFactor, options.dilationHFactor) > 1
 
 
 def _on_npu(graph: Graph, number: int, op: Any) -> OpVerdict:

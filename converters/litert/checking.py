@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from converters import agreement, rounding
 from converters.agreement import Probe
@@ -144,6 +144,19 @@ def tensors(graph: Graph, image: np.ndarray) -> list[np.ndarray]:
     """All that a file computes on the way, for one image (1, ...) as it has it inside."""
     found: list[np.ndarray] = []
     Reference(graph, rounds=False).run(image, lambda _, value: found.append(value.numpy()))
+    return found
+
+
+def named_tensors(graph: Graph, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The results of the main graph's ops for one image (1, ...) as it has it inside, by name."""
+    own = {int(t) for op in graph.ops for t in op.outputs if t >= 0}
+    found: dict[str, np.ndarray] = {}
+
+    def keep(tensor: int, value: Tensor) -> None:
+        if tensor in own and tuple(value.shape) == tuple(graph.shape(tensor)):
+            found[graph.name(tensor)] = value.numpy()
+
+    Reference(graph, rounds=False).run(image, keep)
     return found
 
 

@@ -124,6 +124,15 @@ class LiteRT:
 
         return tensors(path, image)
 
+    def error_overlays(
+        self, path: Path, image: np.ndarray, model: nn.Module, inputs: np.ndarray
+    ) -> dict[str, Any]:
+        """As the file's program says, by torch, at every op whose result the model has."""
+        from converters.litert.node_data import errors
+        from converters.litert.verification import named_tensors
+
+        return errors(named_tensors(path, image), model, inputs)
+
     def sparse_runtime(self, path: Path, target: Target) -> tuple[bool | None, str | None]:
         """What the linter says."""
         from converters.litert.linter import lint

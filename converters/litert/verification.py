@@ -137,6 +137,19 @@ def tensors(path: Path, image: np.ndarray) -> list[np.ndarray]:
         raise UserError(f"{path}: it has an op not defined here, {error}") from None
 
 
+def named_tensors(path: Path, image: np.ndarray) -> dict[str, np.ndarray]:
+    """What the ops of a file give for one image (1, channels, height, width), by the names of their tensors.
+
+    Raises:
+        UserError: it is no such file, or damaged, or has an op that is not defined here.
+    """
+    graph = read_file(path)
+    try:
+        return checking.named_tensors(graph, _laid_out(path, image))
+    except UnknownOpError as error:
+        raise UserError(f"{path}: it has an op not defined here, {error}") from None
+
+
 def _laid_out(path: Path, images: np.ndarray) -> np.ndarray:
     _, channels_last = image_input(read_file(path), path)
     return images.transpose(0, 2, 3, 1) if channels_last else images

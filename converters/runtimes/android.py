@@ -19,9 +19,8 @@ from pathlib import Path
 from converters.errors import ToolError, UserError
 from converters.facts import sha256
 from converters.runtimes.adb import Device, connected
-from converters.runtimes.environments import prepared
+from converters.runtimes.benchmark_model import TOOL
 
-TOOL = "benchmark_model"
 ACCELERATORS = {"cpu": "--use_xnnpack=true", "gpu": "--use_gpu=true"}
 RUNS_A_ROUND = 10
 WARMUP_RUNS = 3
@@ -30,17 +29,16 @@ SECONDS_A_ROUND = 60
 WARM = 1
 SECONDS_TO_COOL, SECONDS_BETWEEN_LOOKS = 60.0, 5.0
 ELF_MACHINES = {"arm64-v8a": 183, "armeabi-v7a": 40, "x86_64": 62, "x86": 3}
-GET_TOOL = (
-    "LiteRT's page on measuring has it for Android (ai.google.dev/edge/litert); give it with "
-    "--benchmark-model PATH, or put it into {}"
-)
 _NUMBER = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
 _TIMES = re.compile(
     rf"count=(\d+) first=.*? avg={_NUMBER}(?: std={_NUMBER})?(?: p5={_NUMBER} median={_NUMBER})?"
 )
 _SUMMARY = re.compile(rf"Inference timings in us: Init: {_NUMBER}, .*Inference \(avg\): {_NUMBER}")
 _MEMORY = re.compile(rf"[Mm]emory footprint.*\(MB\): init=.*? overall={_NUMBER}")
-_GPU_NODES = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \(TfLiteGpuDelegate")
+_GPU_NODES = re.compile(
+    r"Replacing (\d+) out of (\d+) node\(s\) with delegate "
+    r"\((?:TfLiteGpuDelegate|LITERT_(?:CL|OPENGL|WEBGPU))"
+)
 _FELL_BACK = ("will not be executed by the delegate", "Falling back to")
 
 
@@ -103,20 +101,6 @@ class PhoneRan:
     tool: str
     thermal: tuple[int | None, ...]
     files: tuple[PhoneTimes, ...]
-
-
-def find_tool(given: Path | None) -> Path:
-    """The benchmark_model to use.
-
-    Raises:
-        UserError: there is none.
-    """
-    own = prepared("android") / TOOL
-    for path in (given, own) if given is None else (given,):
-        if path is not None and path.is_file():
-            return path
-    where = f"{given}: no such file" if given else f"{TOOL} is not there"
-    raise UserError(f"{where}: {GET_TOOL.format(own)}")
 
 
 def run(

@@ -16,14 +16,17 @@ from converters.format import format_of, timed_suffixes
 from converters.runtimes.environments import Runtime, runtime
 from edgeprune.commands.bench_phone import (
     ANDROID,
+    APPLE,
+    PHONE_ACCELERATORS,
     add_phone_options,
-    phone_options_given,
+    refuse_elsewhere,
+    time_on_apple,
     time_on_phone,
-    write_script,
 )
 from edgeprune.commands.options import RUNTIME_NAMES, add_json
 from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable, unwritable
 from edgeprune.errors import ToolError, UserError
+from edgeprune.evaluation import bench_result
 from edgeprune.evaluation.bench_result import BenchResult, FileTiming, ImageSize, to_plain
 from edgeprune.report.formatting import bytes_human
 
@@ -48,7 +51,8 @@ EXAMPLES = """\
 
 x86-sparse, arm64 and browser are prepared once, by make runtimes. host and
 browser take real time. The others are emulated: only how files compare in one
-run means something. android is a phone on adb, with LiteRT's benchmark_model.
+run means something. android is a phone on adb, with LiteRT's benchmark_model;
+mac is this Mac, ios-device an iPhone or iPad that is connected to it.
 """
 
 
@@ -60,7 +64,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--runtime",
         default="host",
-        help=f"where they run: {RUNTIME_NAMES}, {ANDROID}; %(default)s if not given",
+        help=f"where they run: {RUNTIME_NAMES}, {', '.join((ANDROID, *APPLE))}; %(default)s if not given",
     )
     command.add_argument(
         "--rounds", type=int, default=20, help="times each file is timed; %(default)s if not given"
@@ -73,12 +77,18 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Plan, measure and show."""
     if options.write_script is not None:
+        from converters.runtimes.apple import write_script
+
         refuse_unwritable(options.write_script)
         sys.stdout.write(f"{write_script(options.write_script, options.files)}\n")
         return DONE
+    refuse_elsewhere(options)
     if options.runtime == ANDROID:
         return execute_on_phone(options)
-    refuse_phone_options(options)
+    if options.runtime in APPLE:
+        result = time_on_apple(options, bench_result.read)
+        deliver(json_text(to_plain(result)), options.json, lambda console: print_result(result, console))
+        return DONE
     plan = plan_bench(
         options.files,
         options.runtime,
@@ -94,9 +104,11 @@ def execute(options: argparse.Namespace) -> int:
 
 def execute_on_phone(options: argparse.Namespace) -> int:
     """The same on a phone: benchmark_model times, and nothing is compared."""
-    from converters.runtimes.android import find_tool
+    from converters.runtimes.benchmark_model import find_tool
 
     problems = unwritable(options.json)
+    if options.accelerator not in (None, *PHONE_ACCELERATORS):
+        problems.append(f"--accelerator {options.accelerator}: {ANDROID} has {', '.join(PHONE_ACCELERATORS)}")
     problems += [f"--rounds {options.rounds}: must be 1 or more"] * (options.rounds < 1)
     problems += [f"--threads {options.threads}: must be 1 or more"] * (options.threads < 1)
     files, tool = [], None
@@ -117,17 +129,6 @@ def execute_on_phone(options: argparse.Namespace) -> int:
     result = _phone_result(files, ran, options)
     deliver(json_text(to_plain(result)), options.json, lambda console: print_result(result, console))
     return DONE
-
-
-def refuse_phone_options(options: argparse.Namespace) -> None:
-    """Options of a phone mean nothing elsewhere.
-
-    Raises:
-        UserError: some are given.
-    """
-    given = phone_options_given(options)
-    if given:
-        raise UserError(f"{', '.join(given)}: only with --runtime {ANDROID}")
 
 
 @dataclass(frozen=True)
@@ -274,11 +275,12 @@ def _phone_result(files: Sequence[BenchFile], ran: PhoneRan, options: argparse.N
     from converters.runtimes.android import RUNS_A_ROUND, WARMUP_RUNS
 
     phone, first = ran.phone, ran.files[0]
-    by_cpu = options.accelerator == "cpu"
+    accelerator = options.accelerator or "cpu"
+    by_cpu = accelerator == "cpu"
     thermal = ", ".join("unknown" if status is None else str(status) for status in ran.thermal)
     channels, height_px, width_px = files[0].spec.shape
     return BenchResult(
-        runtime=ANDROID if by_cpu else f"{ANDROID}-{options.accelerator}",
+        runtime=ANDROID if by_cpu else f"{ANDROID}-{accelerator}",
         description=f"benchmark_model on {phone.model}, Android {phone.android}, {phone.chip}",
         version=f"benchmark_model {ran.tool[:12]}",
         clock="wall time",
@@ -292,7 +294,7 @@ def _phone_result(files: Sequence[BenchFile], ran: PhoneRan, options: argparse.N
         ),
         device={
             **vars(phone),
-            "accelerator": options.accelerator,
+            "accelerator": accelerator,
             "runs_a_round": str(RUNS_A_ROUND),
             "thermal_status": thermal,
             "benchmark_model_sha256": ran.tool,
@@ -400,9 +402,7 @@ def notes(result: BenchResult) -> list[str]:
         f"{result.version}, {result.description}; {size}{threads}",
         f"{result.rounds} rounds in turns: medians, in brackets the quartiles",
         f"speed (round by round) and difference against {result.files[0].path}",
-        "memory: what loading and running it once adds to a new process of LiteRT on this machine"
-        if result.device is None
-        else "memory: what benchmark_model says that the file added to its own",
+        _memory_words(result),
     ]
     if result.emulated:
         lines.append("emulated: the times say nothing by themselves, only how files compare in this run")
@@ -413,12 +413,21 @@ def notes(result: BenchResult) -> list[str]:
     return lines
 
 
+def _memory_words(result: BenchResult) -> str:
+    if all(timing.load_memory_bytes is None for timing in result.files):
+        return "memory: not known"
+    if result.device is None:
+        return "memory: what loading and running it once adds to a new process of LiteRT on this machine"
+    return "memory: what benchmark_model says that the file added to its own"
+
+
 def _remarks(timing: FileTiming) -> list[str]:
     lines = []
     if timing.refused is not None:
         lines.append(f"{timing.path}: refused by the runtime: {timing.refused}")
     if timing.problems:
-        lines.append(f"{timing.path}: no sparse kernels: {timing.problems[0]}")
+        unknown = timing.sparse_kernels is None
+        lines.append(f"{timing.path}: {'' if unknown else 'no sparse kernels: '}{timing.problems[0]}")
     if timing.difference_reason is not None and timing.refused is None:
         lines.append(f"{timing.path}: no difference given: {timing.difference_reason}")
     return lines
@@ -441,7 +450,7 @@ def _table(result: BenchResult) -> Table:
             "refused" if timing.refused else _shown(timing.median_ms, timing.quartiles_ms),
             _shown(timing.speed, timing.speed_quartiles),
             "–" if timing.difference is None else f"{timing.difference:.1e}" if timing.difference else "0",
-            "yes" if timing.sparse_kernels else "no",
+            {True: "yes", False: "no", None: "–"}[timing.sparse_kernels],
         )
     return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,11 +56,20 @@ def write_node_data(facts: FileFacts, folder: Path) -> None:
     Raises:
         UserError: there are none for such a file, or the folder cannot be written to.
     """
-    if not facts.overlays:
-        raise UserError(f"--node-data: Model Explorer has nothing to lay over a {facts.path.suffix}")
+    write_overlays(facts.overlays, facts.path, folder)
+
+
+def write_overlays(overlays: Mapping[str, Any], path: Path, folder: Path) -> None:
+    """Write what Model Explorer lays over the graph of a file, a JSON file each.
+
+    Raises:
+        UserError: there is nothing for such a file, or the folder cannot be written to.
+    """
+    if not overlays:
+        raise UserError(f"--node-data: Model Explorer has nothing to lay over a {path.suffix}")
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for name, overlay in facts.overlays.items():
+    for name, overlay in overlays.items():
         write_text(folder / f"{name}.json", json_text(overlay))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.files import replacing, write_text
-from edgeprune import parsing
 from edgeprune.commands.options import add_json
 from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
 from edgeprune.errors import UserError
@@ -209,8 +208,8 @@ def print_result(result: Sensitivity, console: Console) -> None:
 def _dense(folder: run_folder.Run, recipe: Recipe, data: Data) -> nn.Module:
     """The dense model of a run, if its images are still the same."""
     import torch
-    from safetensors.torch import load_file
 
+    from edgeprune.pipeline.store import inputs_of, weights_of
     from edgeprune.pipeline.variants import rebuilt
 
     weights = folder.weights("dense")
@@ -219,12 +218,11 @@ def _dense(folder: run_folder.Run, recipe: Recipe, data: Data) -> nn.Module:
             f"{folder.folder}: its dense model is not trained yet: finish it with "
             f"edgeprune run {folder.folder / run_folder.RECIPE_FILE}"
         )
-    inputs = parsing.read_json(folder.inputs, "it belongs to every run")
-    if inputs.get("data") != data.sha256:
+    if inputs_of(folder).get("data") != data.sha256:
         raise UserError(
             f"{folder.folder}: the images changed since this run began: what trained it might be held out now"
         )
-    model = rebuilt(recipe, len(data.classes), load_file(weights))
+    model = rebuilt(recipe, len(data.classes), weights_of(folder, "dense"))
     return model.to(memory_format=torch.channels_last)
 
 

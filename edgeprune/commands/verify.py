@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from converters.facts import IMAGENET, InputSpec, Normalization
 from converters.format import format_of
 from converters.targets import TARGETS
+from edgeprune.commands.inspect import write_overlays
 from edgeprune.commands.options import (
     FILE_HELP,
     RUNTIME_NAMES,
@@ -82,6 +83,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="another file of the same model, of any format: both are verified, then compared step by step",
     )
+    command.add_argument(
+        "--node-data",
+        type=Path,
+        metavar="FOLDER",
+        help="write how far each op is from the torch model, for Model Explorer, here; as inspect does",
+    )
     add_json(command)
 
 
@@ -102,6 +109,8 @@ def execute(options: argparse.Namespace) -> int:
     )
     say = progress().say
     result, source = verify_file(chosen if chosen.against is None else _one_of_two(chosen, chosen.file), say)
+    if options.node_data is not None:
+        write_overlays(error_overlays(options.file, source), options.file, options.node_data)
     if chosen.against is None:
         text = json_text(to_plain(result, source))
         deliver(text, options.json, lambda console: print_result(result, source, console))
@@ -211,6 +220,22 @@ def verify_file(options: VerifyOptions, say: Callable[[str], None]) -> tuple[Ver
         say=say,
     )
     return result, found
+
+
+def error_overlays(file: Path, found: ReferenceModel) -> dict[str, Any]:
+    """What Model Explorer lays over the file's graph: how far its ops are from the model, on the first image.
+
+    Raises:
+        UserError: there is no torch model, or an operation cannot be followed.
+    """
+    from converters.reference import normalized
+
+    if found.model is None:
+        raise UserError("--node-data needs the torch model: name a run, or --model and --checkpoint")
+    format, image = format_of(file), found.images[:1]
+    inputs = normalized(image, found.normalization)
+    fed = image if format.load(file).input.range is not None else inputs
+    return format.error_overlays(file, fed, found.model, inputs)
 
 
 def beside(options: VerifyOptions, found: ReferenceModel, say: Callable[[str], None]) -> SideBySide:
@@ -398,18 +423,16 @@ def _run_around(file: Path) -> Path | None:
 def _from_run(
     folder: Path, options: VerifyOptions, spec: InputSpec, values: int, count: int
 ) -> ReferenceModel:
-    from safetensors.torch import load_file
-
+    from edgeprune.pipeline.store import weights_of
     from edgeprune.pipeline.variants import rebuilt
 
     recipe = read_recipe(folder)
     names = ["dense", *recipe.variants]
     variant = options.variant or _variant_of(options.file, names)
-    kept = Run(folder).weights(variant or "")
-    if variant not in names or not kept.is_file():
+    if variant is None or variant not in names or not Run(folder).weights(variant).is_file():
         problem = f"no weights of a variant {variant!r}" if variant else "the file's name says no variant"
         raise UserError(f"{folder}: {problem}: choose one with --variant: {', '.join(names)}")
-    model = rebuilt(recipe, values, load_file(kept))
+    model = rebuilt(recipe, values, weights_of(Run(folder), variant))
     images, told = _held_out(recipe, spec, count)
     return ReferenceModel(
         model,

@@ -13,7 +13,8 @@ from rich.console import Console
 from torch import Tensor
 
 from edgeprune.data.dataset import Data, InMemory, Split, as_data, spread
-from edgeprune.data.files import decode, refuse_too_many, shortened
+from edgeprune.data.files import decode, shortened
+from edgeprune.data.memory import refuse_too_many
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress

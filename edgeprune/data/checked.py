@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from converters.errors import UserError
 from converters.files import write_text
 
 
@@ -21,11 +23,9 @@ def was_checked(version: str) -> bool:
 
 def keep_checked(version: str) -> None:
     """Remember that images of this version are readable; what cannot be kept is checked again."""
-    try:
+    with suppress(OSError, UserError):
         _mark(version).parent.mkdir(parents=True, exist_ok=True)
         write_text(_mark(version), "")
-    except OSError:
-        return
 
 
 def _mark(version: str) -> Path:

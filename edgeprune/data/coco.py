@@ -19,17 +19,17 @@ from edgeprune.data.boxes import Annotated, Annotations, Box, load_all, load_som
 from edgeprune.data.dataset import Data, Split
 from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.data.splits import HELD_OUT, TRAIN
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 
 LABELS = LabelKind.BOXES
 BESIDE = "_annotations.coco.json"
-HELD_OUT = ("val", "valid", "test")
 
 
 def takes(path: Path | None) -> bool:
     """See `sources.Source`: a folder with COCO's annotation files."""
-    return path is not None and any(True for _ in _files(path, ("train", *HELD_OUT)))
+    return path is not None and any(True for _ in _files(path, (*TRAIN, *HELD_OUT)))
 
 
 def load(path: Path | None, prepare: Preprocessing, progress: Progress) -> Data:
@@ -58,7 +58,7 @@ def read(path: Path) -> Annotations:
     Raises:
         UserError: one of the files is not there, or is no COCO annotation file.
     """
-    train = next(_files(path, ("train",)), None)
+    train = next(_files(path, TRAIN), None)
     held_out = next(_files(path, HELD_OUT), None)
     if train is None or held_out is None:
         missing = "instances_train.json" if train is None else "instances_val.json"

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.data.dataset import Data, Split
-from edgeprune.data.files import find_splits, shortened, visible
+from edgeprune.data.files import shortened, visible
 from edgeprune.data.labels import LabelKind
 from edgeprune.data.loading import Found, Listed, listed_files, loaded, some
 from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.data.splits import find_splits
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 

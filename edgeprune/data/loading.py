@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from edgeprune.data.dataset import Data, InMemory, Split, as_data, as_split, spread
-from edgeprune.data.files import in_threads, memory_bytes, shortened, unreadable
+from edgeprune.data.files import in_threads, shortened, unreadable
+from edgeprune.data.memory import memory_bytes
 from edgeprune.data.preprocessing import Preprocessing
 from edgeprune.data.streamed import Images, Streamed
 from edgeprune.errors import UserError

@@ -18,17 +18,11 @@ import numpy as np
 from rich.console import Console
 
 from edgeprune.data.dataset import Data, InMemory, Split, as_data, as_split, spread
-from edgeprune.data.files import (
-    decode,
-    find_splits,
-    in_threads,
-    refuse_too_many,
-    shortened,
-    unreadable,
-    visible,
-)
+from edgeprune.data.files import decode, in_threads, shortened, unreadable, visible
 from edgeprune.data.labels import IGNORED, LabelKind
+from edgeprune.data.memory import refuse_too_many
 from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.data.splits import find_splits
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 

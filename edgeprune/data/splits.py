@@ -1,10 +1,11 @@
-"""What sources that are not folders of classes share: names of splits, and classes found in labels."""
+"""What sources share: the names of splits, folders of these names, and classes found in labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from edgeprune.data.files import shortened
+from edgeprune.data.files import shortened, visible
 from edgeprune.errors import UserError
 
 TRAIN = ("train", "training")
@@ -21,6 +22,42 @@ def train_name(names: Iterable[str]) -> str | None:
     """The name of the training split among those there."""
     there = {name.lower(): name for name in names}
     return next((there[name] for name in TRAIN if name in there), None)
+
+
+def find_splits(path: Path, each: str = "one folder of images a class") -> tuple[Path, Path]:
+    """The folders of the training and of the held-out images.
+
+    Raises:
+        UserError: one of them is missing; `each` says what belongs into them.
+    """
+    expected = f"expected train/ and val/ (or test/), each with {each}"
+    if not path.is_dir():
+        raise UserError(
+            f"data folder {path}: {'not a folder' if path.exists() else 'no such folder'}; {expected}"
+        )
+    train, held_out = (_folder_named(path, names) for names in (TRAIN, HELD_OUT))
+    missing = [] if train else ["train/"]
+    missing += [] if held_out else ["val/ or test/"]
+    if train is None or held_out is None:
+        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing, it is empty"
+        raise UserError(f"data folder {path}: no {' and no '.join(missing)}; found {there}; {expected}")
+    return train, held_out
+
+
+def _folder_named(path: Path, names: Sequence[str]) -> Path | None:
+    """The first of the folders with one of these names, in upper or lower case.
+
+    Raises:
+        UserError: two differ in their case alone.
+    """
+    folders = [entry for entry in visible(path) if entry.is_dir()]
+    for name in names:
+        found = sorted(entry.name for entry in folders if entry.name.lower() == name)
+        if len(found) > 1:
+            raise UserError(f"data folder {path}: {' and '.join(found)}: which of them? Rename one")
+        if found:
+            return path / found[0]
+    return None
 
 
 def numbered(told: str, train: Sequence[str], held_out: Sequence[str]) -> tuple[str, ...]:

@@ -27,12 +27,12 @@ from edgeprune.data.dataset import Data, Split
 from edgeprune.data.files import visible
 from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.data.splits import HELD_OUT
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 
 LABELS = LabelKind.BOXES
 IMAGES, ANNOTATIONS, SETS = "JPEGImages", "Annotations", "ImageSets/Main"
-HELD_OUT = ("val", "test")
 CLASSES_FILE = "classes.txt"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 

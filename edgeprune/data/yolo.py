@@ -27,12 +27,12 @@ from edgeprune.data.dataset import Data, Split
 from edgeprune.data.files import visible
 from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import Preprocessing
+from edgeprune.data.splits import HELD_OUT, TRAIN
 from edgeprune.errors import UserError
 from edgeprune.progress import Progress
 
 LABELS = LabelKind.BOXES
 IMAGES, FILES = "images", "labels"
-HELD_OUT = ("val", "valid", "test")
 CLASSES_FILE = "classes.txt"
 NAMES_FILES = ("data.yaml", "dataset.yaml", "data.yml")
 VALUES = 5  # in a line
@@ -69,7 +69,7 @@ def read(path: Path) -> Annotations:
     Raises:
         UserError: the folder has no training or held-out images, or its classes have no names.
     """
-    folders = [_folders(path, ("train",)), _folders(path, HELD_OUT)]
+    folders = [_folders(path, TRAIN), _folders(path, HELD_OUT)]
     missing = [name for name, found in zip(("train", "val"), folders, strict=True) if found is None]
     if missing:
         raise UserError(

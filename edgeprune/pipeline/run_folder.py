@@ -10,6 +10,7 @@ RUN/
   examinations/NAME.json                   what NAME gets wrong, and under image corruptions
   thumbnails/PLACE.jpg                     the held-out images that an examination shows
   sensitivity.json, bench*.json            shown in the report where the user put them
+  tensorboard/NAME/      a training's numbers by epoch, where the recipe asks for them
   environment.json       versions, machine and data of the measurements
   report.json, report.md, report.html
 """
@@ -34,7 +35,7 @@ ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
 SUBFOLDERS = ("variants", "files", "rows", "examinations", "thumbnails")
 # What may differ between a run and its continuation: nothing that was trained or measured depends on it.
-FREE_FIELDS = ("budget", "targets", "output", "check_images", "save_minutes")
+FREE_FIELDS = ("budget", "targets", "output", "check_images", "save_minutes", "tensorboard")
 
 
 class Run:
@@ -94,21 +95,23 @@ def open_run(recipe: Recipe, needed_bytes: int) -> Iterator[Run]:
     going_on = _check(folder, recipe)
     # The folders that making this one brings about, outermost last: removed again if nothing comes of it.
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    try:
-        with explained(folder):
-            if not going_on:
-                _refuse_full_disk(folder, needed_bytes)
-            for name in SUBFOLDERS:
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+    with explained(folder), _undone_on_failure(created):
+        if not going_on:
+            _refuse_full_disk(folder, needed_bytes)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            going_on = _check(folder, recipe)  # Again: another process may have been quicker.
+            try:
+                for name in SUBFOLDERS:
+                    (folder / name).mkdir(exist_ok=True)
                 for leftover in folder.rglob(TEMPORARY):
                     remove(leftover)
                 write_text(folder / RECIPE_FILE, recipes.to_toml(recipe))
                 yield Run(folder)
-    except BaseException:
-        if not going_on:
-            _remove_if_nothing_done(folder, created)
-        raise
+            except BaseException:
+                if not going_on:
+                    _remove_if_nothing_done(folder)
+                raise
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -149,7 +152,7 @@ def _check(folder: Path, recipe: Recipe) -> bool:
     """Return whether `folder` holds a run of this recipe to go on with."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output folder {folder} is a file: choose another --output")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(map(_says_nothing, folder.iterdir())):
         return False
     if not (folder / RECIPE_FILE).is_file():
         names = ", ".join(sorted(entry.name for entry in folder.iterdir())[:3])
@@ -165,6 +168,13 @@ def _check(folder: Path, recipe: Recipe) -> bool:
             ]
         )
     return True
+
+
+def _says_nothing(entry: Path) -> bool:
+    """Whether a killed process leaves this in a folder before it has written its recipe there."""
+    if entry.name in SUBFOLDERS:
+        return entry.is_dir() and not any(entry.iterdir())
+    return entry.name == LOCK_FILE or entry.match(TEMPORARY)
 
 
 def _without_free_fields(recipe: Recipe) -> Recipe:
@@ -212,14 +222,23 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _remove_if_nothing_done(folder: Path, created: list[Path]) -> None:
-    """Undo a new run in which not one epoch or file was finished, and the folders made for it."""
+def _remove_if_nothing_done(folder: Path) -> None:
+    """Undo a new run in which not one epoch or file was finished; only who holds the lock may."""
     if any(entry.is_file() for name in SUBFOLDERS for entry in (folder / name).rglob("*")):
         return
     for name in SUBFOLDERS:
         remove(folder / name)
     for name in (RECIPE_FILE, INPUTS_FILE, LOCK_FILE):
         remove(folder / name)
-    for made in created:
-        with suppress(OSError):
-            made.rmdir()
+
+
+@contextmanager
+def _undone_on_failure(created: list[Path]) -> Iterator[None]:
+    """Remove the folders that were made, innermost first, where nothing is in them."""
+    try:
+        yield
+    except BaseException:
+        for made in created:
+            with suppress(OSError):
+                made.rmdir()
+        raise

@@ -24,6 +24,7 @@ from edgeprune.pipeline.run_folder import (
     write_json,
 )
 from edgeprune.pipeline.store import ADVICE, analysis_of, keep_picture, row_of, training_of
+from edgeprune.pipeline.tensorboard import refuse_without_package
 from edgeprune.processes import is_first, shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
@@ -61,6 +62,8 @@ def run(
     recipe = shared(lambda: under_kept_names(given, given.output))
     checks.refuse_task(recipe)
     checks.refuse_targets(recipe)
+    if recipe.tensorboard:
+        refuse_without_package()
     source = sources.source(recipe.data, TASKS[recipe.task].labels)
     recipe, told = starting_point.resolved(recipe)
     if datasets is None:

@@ -48,14 +48,12 @@ class Store:
 
     def variant(self, name: str) -> tuple[dict[str, Tensor], Training]:
         """The weights of a trained variant, and how it came to be."""
-        from safetensors.torch import load_file
-
-        return shared(lambda: (load_file(self.run.weights(name)), training_of(self.run, name)))
+        return shared(lambda: (weights_of(self.run, name), training_of(self.run, name)))
 
     def partial(self, name: str) -> dict[str, Any] | None:
         """The state of a variant in training after its last epoch; None where there is none."""
         path = self.run.partial(name)
-        return shared(lambda: torch.load(path, weights_only=True) if path.exists() else None)
+        return shared(lambda: _partial_at(path) if path.exists() else None)
 
     def keep_partial(self, name: str, state: dict[str, Any]) -> None:
         """Keep the state of a variant in training."""
@@ -82,13 +80,54 @@ class Store:
         inputs |= {"weights": sha256(weights)} if weights else {}
         if not self.run.inputs.exists():
             write_json(self.run.inputs, inputs)
-        before = read_json(self.run.inputs, ADVICE)
+        before = inputs_of(self.run)
         changed = [name for name in inputs if before.get(name) != inputs[name]]
         if changed:
             raise UserError(
                 f"output folder {self.run.folder}: the {' and '.join(changed)} changed since this run began; "
                 "choose another --output, or delete that folder to start anew"
             )
+
+
+def inputs_of(run: Run) -> dict[str, Any]:
+    """Digests of what a run was made from, by name.
+
+    Raises:
+        UserError: the file is gone or damaged.
+    """
+    found = read_json(run.inputs, ADVICE)
+    if not isinstance(found, dict):
+        raise UserError(f"{run.inputs} holds no digests; {ADVICE}")
+    return found
+
+
+def weights_of(run: Run, variant: str) -> dict[str, Tensor]:
+    """The weights of a trained variant.
+
+    Raises:
+        UserError: the file is gone or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = run.weights(variant)
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not weights that can be read ({error}); {ADVICE}") from None
+    return weights
+
+
+def _partial_at(path: Path) -> dict[str, Any]:
+    """The state of a variant in training."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state["epoch"], state["history"]  # What every state has.
+    except Exception:  # On a damaged file torch raises what it stumbles over.
+        raise UserError(
+            f"{path}: not a training's state that can be read; delete it, and the training begins anew"
+        ) from None
+    return state
 
 
 def keep_row(run: Run, row: Row) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgeprune import pruning
+from edgeprune import processes, pruning
 from edgeprune.evaluation.records import Training
 from edgeprune.models import cost
 from edgeprune.models.branches import merged
@@ -18,6 +18,7 @@ from edgeprune.models.resize import resize
 from edgeprune.pipeline import allocation as allocating
 from edgeprune.pipeline import environment
 from edgeprune.pipeline.context import RunContext
+from edgeprune.pipeline.tensorboard import log
 from edgeprune.processes import shared
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, Variant
@@ -180,12 +181,15 @@ def _shown(context: RunContext, name: str, epochs: int) -> Iterator[Hooks]:
     done = state["epoch"] if state else 0
     if done:
         context.progress.say(f"  {name}: goes on after epoch {done} of {epochs}")
-    with context.progress.track(f"training {name}", epochs, done) as show:
+    logged = context.recipe.tensorboard and processes.is_first()
+    logs = context.recipe.output / "tensorboard" / name if logged else None
+    with context.progress.track(f"training {name}", epochs, done) as show, log(logs, done) as record:
         yield Hooks(
             load=lambda: state,
             save=lambda state: context.store.keep_partial(name, state),
             show=show,
             save_seconds=60 * context.recipe.save_minutes,
+            record=record,
         )
 
 

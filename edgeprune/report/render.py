@@ -284,6 +284,7 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
         title=title(report),
         heading=metric.heading,
         accuracy=metric.word,
+        details=summary.details(report),
         sections=[task.section for task in TASKS.values() if _has_section(report, task.section)],
         examinations=report.of(Examination),
         verdict=verdict,

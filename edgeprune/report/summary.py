@@ -145,6 +145,13 @@ def metric(report: Report) -> Metric:
     return tasks.metric(measured[0]) if measured else tasks.metrics()[0]
 
 
+def details(report: Report) -> dict[str, str]:
+    """Headings of what else is told of the files' outputs, by their names in JSON."""
+    found = dict.fromkeys(name for row in report.rows for name in row.details)
+    known = metric(report).details
+    return {name: known.get(name, name) for name in found}
+
+
 def groups(report: Report, verdict: Verdict) -> list[Group]:
     """Sort the files by target, in the verdict's order; a budgeted target may have no file."""
     return [

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgeprune.models.architecture import Architecture
     from edgeprune.training.config import Augment
 
+TOP5_FROM_CLASSES = 20
+
 
 class Classification:
     """See `edgeprune.tasks.task.Task`; outputs are (n, classes), labels (n,) int64."""
@@ -27,6 +29,7 @@ class Classification:
         "top-1",
         "accuracy",
         {"miou": "this model names one class for a whole image"},
+        {"top5": "top-5"},
         hub="accuracy",
     )
     labels = LabelKind.CLASS
@@ -70,10 +73,10 @@ class Classification:
         return labels
 
     def evaluator(self, classes: int) -> Evaluator:
-        """Top-1."""
-        from edgeprune.tasks.confusion import ConfusionEvaluator, top1
+        """Top-1, and top-5 where there are classes enough for it to tell anything."""
+        from edgeprune.tasks.accuracy import AccuracyEvaluator
 
-        return ConfusionEvaluator(classes, top1)
+        return AccuracyEvaluator(with_top5=classes >= TOP5_FROM_CLASSES)
 
     def reordered(self, outputs: Tensor, places: Sequence[int]) -> Tensor:
         """Classes are the second axis."""

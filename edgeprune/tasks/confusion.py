@@ -54,11 +54,6 @@ class ConfusionEvaluator:
         return {}
 
 
-def top1(counts: Tensor) -> float:
-    """Share of answers that are right."""
-    return float(counts.diagonal().sum() / counts.sum().double())
-
-
 def ious(counts: Tensor) -> Tensor:
     """Intersection over union of each class, (classes,); NaN of one that is neither there nor named."""
     hits = counts.diagonal().double()

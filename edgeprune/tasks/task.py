@@ -25,6 +25,7 @@ class Metric:
         heading: for people, over a column.
         word: for people, in a sentence: "points of ... lost".
         instead_of: of metrics that such answers do not have, why: what the report says where they are null.
+        details: headings of further numbers of the same outputs, 0 to 1, by their names in JSON.
         hub: its name on the Hugging Face hub, where that is another.
     """
 
@@ -32,6 +33,7 @@ class Metric:
     heading: str
     word: str
     instead_of: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
     hub: str | None = None
 
 

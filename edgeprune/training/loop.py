@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -62,12 +62,14 @@ class Hooks:
         save: keeps the state, after every epoch and in the middle of one.
         show: called with (epochs done, remark).
         save_seconds: after so many of an epoch the state is kept before its end.
+        record: called with what there is to tell of each epoch, see `train`.
     """
 
     load: Callable[[], dict[str, Any] | None]
     save: Callable[[dict[str, Any]], None]
     show: Callable[..., None]
     save_seconds: float = math.inf
+    record: Callable[[Mapping[str, float]], None] = lambda _: None
 
 
 def steps_per_epoch(setting: Setting, config: TrainConfig) -> int:
@@ -130,6 +132,7 @@ def train(
             break
         remark = session.run_epoch(epoch)
         hooks.save(session.state())
+        hooks.record(session.history[-1])
         hooks.show(epoch + 1, remark=remark)
     session.finish()
     return tuple(session.history), session.seconds

@@ -11,6 +11,7 @@ OUT/vectors.json, read by the Node, Kotlin and Swift tests alike, has
     orientations    a JPEG that says how it is to be turned, its pixels, and those turned upright
     maps            the likeliest class of each pixel, of maps in both layouts
     suppressions    boxes and what torchvision's non-maximum suppression leaves of them
+    detections      made-up rows of a detector, what it says of them, and the boxes that Python makes of them
     timings         medians and quartiles, as edgeprune bench takes them
 
 Arrays are base64: uint8, or float32 in little-endian order.
@@ -39,12 +40,15 @@ from converters.litert.evaluation import image_input, load
 from converters.litert.graph import Graph, read_file
 from edgeprune.commands.bench import spread
 from edgeprune.data.preprocessing import INTERPOLATIONS, KEY, Preprocessing
+from edgeprune.models.anchors import CENTRE_SCALE, SIZE_SCALE, Anchors
+from edgeprune.tasks.detection.suppression import IOU_LIMIT, MOST_BOXES, find
 
 SCHEMA = 1
 TOP = 3
 # Besides what the files say: (size, resize_px) of squares cut from every image.
 WAYS = ((24, None), (24, 32), (17, 29))
 SEED = 0
+DETECTOR_PX, LEAST_SCORE = 64, 0.3
 
 
 def main() -> None:
@@ -79,6 +83,7 @@ def vectors(files: Sequence[Path], images: Sequence[Path]) -> dict[str, Any]:
         "orientations": list(orientations()),
         "maps": list(maps()),
         "suppressions": list(suppressions()),
+        "detections": list(detections()),
         "timings": list(timings()),
     }
 
@@ -119,7 +124,8 @@ def ways(described: Iterable[dict[str, Any]]) -> list[Preprocessing]:
         Preprocessing(told["input_shape"][1], told["resize_px"], told["interpolation"]) for told in described
     ]
     others = [Preprocessing(*way, interpolation) for way in WAYS for interpolation in INTERPOLATIONS]
-    return list(dict.fromkeys([*own, *others]))
+    squeezed = Preprocessing(24, whole_image=True)
+    return list(dict.fromkeys([*own, *others, squeezed]))
 
 
 def prepared(name: str, image: Image.Image, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -129,6 +135,7 @@ def prepared(name: str, image: Image.Image, preprocessing: Preprocessing) -> dic
         "size_px": preprocessing.image_size_px,
         "resize_px": preprocessing.resize_px,
         "interpolation": preprocessing.interpolation,
+        "whole_image": preprocessing.whole_image,
         "rgb": packed(preprocessing.fitted(image)),
     }
 
@@ -224,6 +231,38 @@ def suppressions() -> Iterator[dict[str, Any]]:
             "classes": classes.tolist(),
             "iou_threshold": threshold,
             "kept": kept.tolist(),
+        }
+
+
+def detections() -> Iterator[dict[str, Any]]:
+    """Rows of made-up values for two classes, many boxes overlapping, and those that are found."""
+    random = np.random.default_rng(SEED)
+    anchors, classes = Anchors(16, (0.2, 0.5, 1.0), (2.0,)), 2
+    levels = [
+        {"cells": cells, "shapes": anchors.shapes(level)}
+        for level, cells in enumerate(anchors.sides(DETECTOR_PX))
+    ]
+    boxes = {
+        "size_px": DETECTOR_PX,
+        "levels": levels,
+        "centre_scale": CENTRE_SCALE,
+        "size_scale": SIZE_SCALE,
+        "least_score": LEAST_SCORE,
+        "iou_limit": IOU_LIMIT,
+        "most_boxes": MOST_BOXES,
+    }
+    count = len(anchors.boxes(DETECTOR_PX))
+    for spread_of_logits in (0.5, 3.0):
+        rows = random.normal(0, spread_of_logits, (count, 4 + 1 + classes)).astype(np.float32)
+        found = find(rows, anchors, DETECTOR_PX, LEAST_SCORE)
+        yield {
+            "boxes": json.dumps(boxes),
+            "classes": classes,
+            "rows": packed(rows),
+            "found": [
+                {"label": int(label), "score": float(score), "corners": corners.tolist()}
+                for label, score, corners in zip(found.classes, found.scores, found.corners, strict=True)
+            ],
         }
 
 

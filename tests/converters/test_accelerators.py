@@ -78,6 +78,22 @@ def test_what_leaves_the_gpu_is_named_with_what_to_do(
     assert {verdict.outcome for verdict in npu.verdicts} == {Outcome.UNKNOWN}
 
 
+def test_a_dilated_depthwise_convolution_runs_and_is_named_with_what_to_do() -> None:
+    net = Network()
+    x = net.depthwise(plain(net), dilationHFactor=2, dilationWFactor=2)
+    (gpu, _) = litert.examine(read(finished(net, x), "file"))
+    (minded,) = gpu.minded()
+    assert (minded.op, minded.outcome, minded.source.date) == (
+        "DEPTHWISE_CONV_2D",
+        Outcome.RUNS,
+        "2019-05-09",
+    )
+    (line,) = [line for line in gpu.lines() if "dilation" in line]
+    assert f"DEPTHWISE_CONV_2D at {minded.place}: the delegate takes its dilation" in line
+    assert "compare them on the phone, or use a larger kernel" in line
+    assert gpu.of(Outcome.FALLS_BACK) == []
+
+
 def files() -> Iterator[bytes]:
     """24 networks: shapes, storages and zeros of every kind that the converter writes."""
     for storage in (Storage.FLOAT32, Storage.INT8):
@@ -106,7 +122,7 @@ def check_sources(backend: Backend) -> None:
         assert re.fullmatch(r"20\d\d-\d\d(-\d\d)?", verdict.source.date)
         assert verdict.source.where
         assert (verdict.source.kind is Kind.NONE) == (verdict.outcome is Outcome.UNKNOWN)
-        assert bool(verdict.change) == (verdict.outcome is not Outcome.RUNS)
+        assert verdict.change or verdict.outcome is Outcome.RUNS
     plain = backend.to_plain()
     assert sum(plain["counts"].values()) == len(plain["ops"]) == len(backend.verdicts)
 
@@ -124,6 +140,12 @@ def operation(kind: str, dtype: str = "FLOAT16", **arguments: np.ndarray) -> Ope
             Outcome.FALLS_BACK,
             "use a larger kernel or a stride",
         ),
+        (
+            operation("conv", dilations=np.array([1, 3]), groups=np.array(8)),
+            Outcome.FALLS_BACK,
+            "is dilated: use a larger kernel",
+        ),
+        (operation("gather_nd"), Outcome.FALLS_BACK, "looks values up: write it with other"),
         (operation("gather"), Outcome.FALLS_BACK, "looks values up: write it with other"),
         (operation("relu", dtype="FLOAT32"), Outcome.FALLS_BACK, "convert with float16 precision"),
         (operation("conv", dilations=np.array([1, 1])), Outcome.RUNS, ""),

@@ -73,6 +73,7 @@ class Toy:
     def tensors(self, path, image):
         return [self.load(path).predict(image)]
 
+    error_overlays = staticmethod(lambda path, image, model, inputs: {})
     sparse_runtime = staticmethod(lambda path, target: (False, "toys have no kernels"))
     layer_bytes = staticmethod(lambda target, layer, kept, block: 20.0 * kept)
     timing_input = None  # No runtime takes a toy.

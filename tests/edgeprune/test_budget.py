@@ -50,6 +50,7 @@ def test_a_budget_file_is_read(tmp_path):
     [
         ("", ["limits nothing: give top1_drop_points"]),
         ("top1_drop_points = ", ["is not TOML"]),
+        ("top1_drop_points = " + "[" * 5_000, ["is not TOML: maximum recursion depth"]),
         (
             "drop = 1\nbytes = 4",
             ["unknown field 'drop'", "budget.bytes must be an object with named values, not 4"],

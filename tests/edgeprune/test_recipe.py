@@ -221,6 +221,9 @@ TOML = {
         'model = "m"\n[budget.drop_points]\ntop5 = 1'
     ),
     "not TOML": "model = ",
+    "not TOML: maximum recursion depth": "model = " + "[" * 5_000,
+    "recipe.dense.learning_rate must be a finite number": 'model = "m"\n[dense]\nlearning_rate = 1'
+    + 400 * "0",
 }
 
 

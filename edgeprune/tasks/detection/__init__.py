@@ -38,7 +38,13 @@ class Detection:
 
     name = "detection"
     hub = "object-detection"
-    metric = Metric("map", "mAP", "mean average precision", {"top1": WHY_NO_CLASSES, "miou": WHY_NO_CLASSES})
+    metric = Metric(
+        "map",
+        "mAP",
+        "mean average precision",
+        {"top1": WHY_NO_CLASSES, "miou": WHY_NO_CLASSES},
+        {"map50": "mAP at IoU 0.50"},
+    )
     labels = LabelKind.BOXES
     whole_image = True
     section = Section(
@@ -58,7 +64,9 @@ class Detection:
         """With the anchors of the model, which its outputs do not hold."""
         from edgeprune.models.build import anchors_of
 
-        return Detection(anchors_of(architecture.name), architecture.image_size_px)
+        return Detection(
+            anchors_of(architecture.name, architecture.image_size_px), architecture.image_size_px
+        )
 
     def problems(self, augment: Augment) -> list[str]:
         """A box whose object is erased would still be asked for."""

@@ -61,7 +61,7 @@ struct CoreAIModel: LoadedModel {
             if let words = entry as? String { return words }
             return (try? JSONSerialization.data(withJSONObject: entry)).flatMap { String(data: $0, encoding: .utf8) }
         }
-        return Description(json: text("edgeprune"), preprocessing: text("preprocessing"))
+        return Description(json: text("edgeprune"), preprocessing: text("preprocessing"), boxes: text("boxes"))
     }
 
     private static func entry(_ name: String, in content: [String: Any]) -> Any? {

@@ -25,7 +25,7 @@ struct CoreMLModel: LoadedModel {
         self.model = model
         self.input = input
         let creator = told.metadata[.creatorDefinedKey] as? [String: String] ?? [:]
-        var description = Description(json: creator["edgeprune"], preprocessing: creator["preprocessing"])
+        var description = Description(json: creator["edgeprune"], preprocessing: creator["preprocessing"], boxes: creator["boxes"])
         description.labels = (told.classLabels as? [String]) ?? description.labels
         if let image = input.imageConstraint {
             description.range = 0...255 // Core ML gives the package pixels; it normalises them itself.

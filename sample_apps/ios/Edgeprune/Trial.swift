@@ -44,7 +44,15 @@ struct ClassMap {
     let likeliest: [Int]
 }
 
-/// What a file gave: of a classifier the values of its classes, of a segmenter a map (classes, height, width).
+/// A box with its class's name, and the hue that it is drawn in, 0 to 1.
+struct NamedBox {
+    let name: String
+    let hue: Double
+    let found: Found
+}
+
+/// What a file gave: of a classifier the values of its classes, of a segmenter a map (classes, height, width), of a
+/// detector rows (boxes, values).
 struct Given {
     let values: [Float]
     let shape: [Int]
@@ -73,6 +81,7 @@ struct Trial {
     let seen: RGBImage
     let classes: [Likely]
     let map: ClassMap?
+    let boxes: [NamedBox]?
 
     static func of(_ file: URL, _ photo: RGBImage, _ units: Units) async throws -> Trial {
         let start = DispatchTime.now()
@@ -80,7 +89,8 @@ struct Trial {
         let loadMs = milliseconds(since: start)
         let told = model.description
         let seen = fit(
-            photo, widthPx: model.widthPx, heightPx: model.heightPx, resizePx: told.resizePx, interpolation: told.interpolation
+            photo, widthPx: model.widthPx, heightPx: model.heightPx, resizePx: told.resizePx, interpolation: told.interpolation,
+            wholeImage: told.wholeImage
         )
         let input = try model.prepared(seen)
         for _ in 0..<warmup { _ = try await model.run(input) }
@@ -91,13 +101,24 @@ struct Trial {
             times.append(milliseconds(since: begun))
         }
         guard let given, let spread = Spread(times) else { throw Refused("\(file.lastPathComponent) gives nothing.") }
+        let boxes = namedBoxes(given, told)
         let map = classMap(given)
-        let classes = map == nil ? top(given.values, labels: told.labels, count: shown) : []
+        let classes = map == nil && boxes == nil ? top(given.values, labels: told.labels, count: shown) : []
         guard let classes else { throw Refused("\(file.lastPathComponent) gives values that are not numbers.") }
         return Trial(
             bytes: ModelFile.bytes(of: file), loadMs: loadMs, spread: spread, peakMemoryBytes: peakMemoryBytes(), seen: seen,
-            classes: classes, map: map
+            classes: classes, map: map, boxes: boxes
         )
+    }
+
+    /// Of a detector, whose rows are those that it says.
+    private static func namedBoxes(_ given: Given, _ told: Description) -> [NamedBox]? {
+        guard let rows = told.rows, let labels = told.labels, given.values.allSatisfy(\.isFinite),
+            given.shape == [1, rows.count, rows.width(classes: labels.count)]
+        else { return nil }
+        return rows.find(given.values, classes: labels.count).map {
+            NamedBox(name: labels[$0.label], hue: Double($0.label) / Double(labels.count), found: $0)
+        }
     }
 
     private static func classMap(_ given: Given) -> ClassMap? {

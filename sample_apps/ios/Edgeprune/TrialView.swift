@@ -3,7 +3,7 @@ import PhotosUI
 import SwiftUI
 import UniformTypeIdentifiers
 
-/// One screen: choose a photo, a file and where it runs; see the classes or the map, bytes, times and memory.
+/// One screen: choose a photo, a file and where it runs; see the classes, the map or the boxes, bytes, times and memory.
 struct TrialView: View {
     @State private var photo: RGBImage?
     @State private var picked: PhotosPickerItem?
@@ -83,8 +83,10 @@ private struct TrialSection: View {
             if let map = trial.map.flatMap(picture(of:)) {
                 Image(decorative: map, scale: 1).resizable().interpolation(.none).scaledToFit()
             }
+            if let boxes = trial.boxes, boxes.isEmpty { Text("No boxes.") }
             if let seen = picture(of: trial.seen) {
                 Image(decorative: seen, scale: 1).resizable().interpolation(.none).scaledToFit()
+                    .overlay { BoxesOverlay(boxes: trial.boxes ?? [], widthPx: trial.seen.widthPx, heightPx: trial.seen.heightPx) }
             }
         }
         Section {
@@ -100,6 +102,33 @@ private struct TrialSection: View {
 
     private func milliseconds(_ value: Double) -> String {
         "\(value.formatted(.number.precision(.fractionLength(2)))) ms"
+    }
+}
+
+/// Boxes over the picture they were found in, each in its class's colour with its name and how likely it is.
+private struct BoxesOverlay: View {
+    let boxes: [NamedBox]
+    let widthPx: Int
+    let heightPx: Int
+
+    var body: some View {
+        Canvas { context, size in
+            let (across, down) = (size.width / CGFloat(widthPx), size.height / CGFloat(heightPx))
+            for named in boxes.reversed() { // The likeliest is drawn last, above the others.
+                let box = named.found.box
+                let frame = CGRect(
+                    x: CGFloat(box.x1) * across, y: CGFloat(box.y1) * down, width: CGFloat(box.x2 - box.x1) * across,
+                    height: CGFloat(box.y2 - box.y1) * down
+                )
+                let colour = Color(hue: named.hue, saturation: 0.9, brightness: 0.9)
+                let score = Double(named.found.score).formatted(.percent.precision(.fractionLength(0)))
+                context.stroke(Path(frame), with: .color(colour), lineWidth: 2)
+                context.draw(
+                    Text("\(named.name) \(score)").font(.caption).foregroundColor(colour), at: frame.origin, anchor: .bottomLeading
+                )
+            }
+        }
+        .accessibilityLabel("\(boxes.count) boxes")
     }
 }
 

@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { findBoxes, rowsDescription, suppressed } from "../src/boxes.js";
 import { median, probabilities } from "../src/measure.js";
 import { fit, layout, normalizationTo, tensor } from "../src/pixels.js";
 import { description } from "../src/tflite.js";
@@ -37,9 +38,10 @@ test("files say of themselves what Python reads", () => {
 });
 
 test("images are resized and cropped as Pillow does", () => {
-  for (const { image, size_px: size, resize_px: resizePx, interpolation, rgb } of vectors.preparations) {
+  for (const { image, size_px: size, resize_px: resizePx, interpolation, whole_image: wholeImage, rgb } of vectors.preparations) {
     const name = `${image} to ${size}, ${resizePx}, ${interpolation}`;
-    assert.deepEqual(new Uint8Array(fit(images[image], size, size, { resizePx, interpolation })), bytes(rgb), name);
+    const how = { resizePx, interpolation, wholeImage };
+    assert.deepEqual(new Uint8Array(fit(images[image], size, size, how)), bytes(rgb), name);
   }
 });
 
@@ -58,6 +60,30 @@ test("a file is fed the tensor that Python feeds it, and names the same classes"
       .sort((a, b) => b.probability - a.probability);
     assert.deepEqual(likely.slice(0, top.length).map(({ name }) => name), top.map(({ name }) => name));
     top.forEach(({ probability }, index) => assert.ok(Math.abs(probability - likely[index].probability) < 1e-5));
+  }
+});
+
+test("boxes are suppressed as torchvision does", () => {
+  assert.ok(vectors.suppressions.length > 0);
+  for (const { boxes, scores, classes, iou_threshold: limit, kept } of vectors.suppressions) {
+    const all = boxes.map(([y1, x1, y2, x2], place) => ({ place, box: [x1, y1, x2, y2], score: scores[place], label: classes[place] }));
+    const likeliestFirst = (a, b) => b.score - a.score || a.place - b.place;
+    const found = [...new Set(classes)].flatMap((label) =>
+      suppressed(all.filter((one) => one.label === label).sort(likeliestFirst), limit),
+    );
+    assert.deepEqual(found.sort(likeliestFirst).map(({ place }) => place), kept);
+  }
+});
+
+test("rows become the boxes that Python finds", () => {
+  assert.ok(vectors.detections.length > 0);
+  for (const { boxes, classes, rows, found: expected } of vectors.detections) {
+    const found = findBoxes(floats(rows), classes, rowsDescription(boxes));
+    assert.deepEqual(found.map(({ label }) => label), expected.map(({ label }) => label));
+    found.forEach(({ score, box }, place) => {
+      assert.ok(Math.abs(score - expected[place].score) < 1e-5);
+      assert.ok(box.every((side, axis) => Math.abs(side - expected[place].corners[axis]) < 1e-3));
+    });
   }
 });
 

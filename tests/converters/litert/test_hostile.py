@@ -19,6 +19,7 @@ from converters.litert import inspection, linter, verification
 from converters.litert.graph import Graph, read, read_file
 from converters.runtimes.environments import RUNTIMES
 from converters.targets import Storage
+from tests.support.mutations import mutated
 
 MUTATIONS = 1_050
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -36,26 +37,6 @@ def int8_bytes(network: Any) -> bytes:
     gate = net.unary("LOGISTIC", net.conv(net.mean(x), 32))
     x = net.conv(net.binary("MUL", gate, x), 64)
     return net.finish(net.linear(net.flatten(net.mean(x)), 10, zeros=0.8), Storage.INT8)
-
-
-def mutated(content: bytes, seed: int) -> bytes:
-    """Cut off, or with a few bytes, words or offsets changed anywhere behind the mark."""
-    random = np.random.default_rng(seed)
-    damaged = bytearray(content)
-    kind = random.integers(0, 5)
-    if kind == 0:
-        return bytes(damaged[: random.integers(0, len(damaged))])
-    for _ in range(int(random.integers(1, 6))):
-        at = int(random.integers(8, len(damaged) - 8)) & ~3
-        word = int.from_bytes(damaged[at : at + 4], "little")
-        new = {
-            1: word ^ (1 << int(random.integers(0, 32))),
-            2: int(random.choice([0, 1, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0x10000])),
-            3: int(random.integers(0, 64)),
-            4: (word + int(random.integers(-8, 9))) & 0xFFFFFFFF,
-        }[int(kind)]
-        damaged[at : at + 4] = new.to_bytes(4, "little")
-    return bytes(damaged)
 
 
 @pytest.mark.parametrize("count", [350, pytest.param(MUTATIONS, marks=pytest.mark.slow)])

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from converters import litert
 from converters.facts import FileFacts
+from converters.litert.format import LiteRT
 from edgeprune.cli import main
 from edgeprune.commands.inspect import write_node_data
 from edgeprune.errors import UserError
@@ -31,6 +35,25 @@ def test_each_weight_has_its_zeros_and_bits(overlays: dict[str, Any], tmp_path: 
     bits = [layer.bits_per_weight for layer in layers]
     assert [node["value"] for node in overlays["bits"].values()] == bits
     assert {node["value"] for node in overlays["litert-gpu"].values()} == {"runs"}
+
+
+def test_each_op_has_its_error_to_the_torch_model(tmp_path: Path) -> None:
+    """A layer that the file has wrong is the first that stands out."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5)).eval()
+    path = tmp_path / "a.tflite"
+    litert.convert(model, torch.zeros(1, 3, 8, 8), path)
+    image = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    right = LiteRT().error_overlays(path, image, model, image)["error"]["main"]["results"]
+    assert len(right) >= 3
+    assert max(node["value"] for node in right.values()) < 1e-5
+    with torch.no_grad():
+        second.bias += 0.05
+    wrong = LiteRT().error_overlays(path, image, model, image)["error"]["main"]["results"]
+    values = [node["value"] for node in wrong.values()]
+    assert values[0] < 1e-5
+    assert max(values[1:]) > 1e-3
 
 
 def test_other_formats_have_none(tmp_path: Path) -> None:

@@ -74,9 +74,15 @@ Overall peak memory footprint (MB) via periodic monitoring: 120.3
         (NEW, 141.253, 76_976_174, ""),
         (GPU, 5.12, None, "60 of 64 ops ran on the GPU, the others on the CPU"),
         (GPU.replace("60 out", "64 out"), 5.12, None, ""),
+        (
+            GPU.replace("TfLiteGpuDelegateV2", "LITERT_CL"),
+            5.12,
+            None,
+            "60 of 64 ops ran on the GPU, the others on the CPU",
+        ),
         (f"the graph will not be executed by the delegate\n{OLD}", 2950.34, 48_324_569, "it ran on the CPU"),
     ],
-    ids=["2020", "2026", "partly on the GPU", "all on the GPU", "fell back"],
+    ids=["2020", "2026", "partly on the GPU", "all on the GPU", "by ML Drift", "fell back"],
 )
 def test_what_benchmark_model_prints_is_read(
     output: str, milliseconds: float, memory_bytes: int | None, note: str
@@ -114,16 +120,6 @@ def test_without_adb(files: list[Path], tool: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("ANDROID_HOME", raising=False)
     with pytest.raises(UserError, match="adb is not installed: install Android's platform tools"):
         android.run(files, tool)
-
-
-def test_without_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEPRUNE_RUNTIMES", str(tmp_path))
-    with pytest.raises(UserError, match="benchmark_model is not there: LiteRT's page"):
-        android.find_tool(None)
-    with pytest.raises(UserError, match="missing: no such file"):
-        android.find_tool(tmp_path / "missing")
-    own = script(tmp_path / "android" / "benchmark_model") if (tmp_path / "android").mkdir() is None else None
-    assert android.find_tool(None) == own
 
 
 # --- A real adb server --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -271,13 +272,17 @@ def test_something_else_than_an_image_is_a_mistake(tmp_path: Path, capsys: Any) 
 def test_options_of_a_phone_mean_nothing_elsewhere(files: dict[str, Path], capsys: Any) -> None:
     command = ["bench", str(files["small"]), "--device", "ABC", "--accelerator", "gpu"]
     assert main(command) == 2
-    assert "error: --device, --accelerator: only with --runtime android" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--device: only with --runtime android or ios-device" in told
+    assert "--accelerator: only with --runtime android or mac or ios-device" in told
 
 
 def test_mistakes_about_a_phone_are_one_message(
     files: dict[str, Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEPRUNE_RUNTIMES", str(tmp_path))
+    monkeypatch.setenv("EDGEPRUNE_BENCHMARK_MODEL_URL", "http://127.0.0.1:1/benchmark_model")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     command = ["bench", str(files["small"]), str(files["tiny"]), str(files["damaged"]), "--rounds", "0"]
     assert main([*command, "--runtime", "android"]) == 2
     told = capsys.readouterr().err
@@ -309,9 +314,9 @@ def test_the_script_for_a_mac_writes_what_the_report_takes_in(tmp_path: Path, ca
     script = tmp_path / "time_it.py"
     assert main(["bench", *map(str, packages), "--write-script", str(script)]) == 0
     assert "mac/bin/python time_it.py dense.mlpackage sparse.mlpackage" in capsys.readouterr().out
-    space: dict[str, Any] = {"__name__": "time_it"}
-    exec(compile(script.read_text(), str(script), "exec"), space)
-    plain = space["result"](packages, "ane", [[4.0, 5.0, 6.0], [2.0, 2.5, 4.0]], [{"MLCPU": 3}, {}])
+    space = runpy.run_path(str(script), run_name="time_it")
+    times, place = [[4.0, 5.0, 6.0], [2.0, 2.5, 4.0]], space["this_mac"]()
+    plain = space["result"](packages, "ane", times, [{"MLCPU": 3}, {}], place)
     out = tmp_path / "bench-mac-ane.json"
     out.write_text(json.dumps(plain))
     found = bench_result.read(out)
@@ -330,6 +335,39 @@ def test_the_script_for_a_mac_is_for_packages(files: dict[str, Path], tmp_path: 
     missing, script = tmp_path / "no.mlpackage", tmp_path / "script.py"
     assert main(["bench", str(files["small"]), str(missing), "--write-script", str(script)]) == 2
     told = capsys.readouterr().err
-    assert "small.tflite: the script times Core ML packages" in told
-    assert "no.mlpackage: no such package" in told
+    assert "small.tflite: Apple's runtimes are timed with Core ML packages and Core AI files" in told
+    assert "no.mlpackage: no such file" in told
     assert not script.exists()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="is about other systems")
+@pytest.mark.parametrize("place", ["mac", "ios-device"])
+def test_apples_runtimes_need_a_mac_and_offer_the_script(place: str, tmp_path: Path, capsys: Any) -> None:
+    package, other = tmp_path / "a.mlpackage", tmp_path / "b.tflite"
+    package.mkdir()
+    other.write_bytes(b"")
+    command = ["bench", str(package), str(other), "--runtime", place, "--threads", "2", "--rounds", "0"]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert told.count("error: ") == 1
+    for words in (
+        f"--runtime {place} needs ",
+        f"edgeprune bench {package} {other} --write-script time_on_mac.py writes a script",
+        f"{other}: Apple's runtimes are timed with Core ML packages",
+        "--threads 2: Apple's runtimes choose",
+        "--rounds 0: must be",
+    ):
+        assert words in told
+
+
+def test_what_an_accelerator_or_a_device_is_not_is_one_message(tmp_path: Path, capsys: Any) -> None:
+    asset = tmp_path / "a.aimodel"
+    asset.mkdir()
+    assert main(["bench", str(asset), "--runtime", "ios-device", "--benchmark-model", "x"]) == 2
+    assert "--benchmark-model: only with --runtime android" in capsys.readouterr().err
+    assert main(["bench", str(asset), "--runtime", "ios-device"]) == 2
+    assert (
+        "times no Core AI files on a device: open it in the app of sample_apps/ios" in capsys.readouterr().err
+    )
+    assert main(["bench", str(asset), "--runtime", "android", "--accelerator", "ane", "--rounds", "0"]) == 2
+    assert "--accelerator ane: android has cpu, gpu" in capsys.readouterr().err

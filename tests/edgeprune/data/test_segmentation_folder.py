@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from edgeprune.data import files
+from edgeprune.data import memory
 from edgeprune.data import segmentation_folder as masks
 from edgeprune.data.labels import IGNORED
 from edgeprune.data.preprocessing import Preprocessing
@@ -208,6 +208,6 @@ def test_all_faults_come_in_one_message(tmp_path):
 def test_maps_that_would_not_fit_in_memory_are_refused(tmp_path, monkeypatch):
     write_masks(tmp_path)
     # Enough for the images and masks, not for the maps of all held-out images.
-    monkeypatch.setattr(files, "DECODED_LIMIT_FRACTION", 400_000 / psutil.virtual_memory().total)
+    monkeypatch.setattr(memory, "DECODED_LIMIT_FRACTION", 400_000 / psutil.virtual_memory().total)
     with pytest.raises(UserError, match="maps of 4 classes for 8 held-out images at 32 px"):
         load(tmp_path)

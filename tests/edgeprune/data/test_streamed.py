@@ -146,3 +146,10 @@ def test_data_says_what_it_is(tmp_path, little_memory):
     data = load(write_folder(tmp_path / "images"))
     assert [name for name, _ in loading.readable_splits(data)] == ["training", "held-out"]
     assert loading.readable_splits(dataclasses.replace(data, train=Subset(data.train, torch.arange(3))))
+
+
+def test_what_a_cache_does_not_take_is_checked_again(tmp_path):
+    """It has no room, say: here something is in the way of the file."""
+    (tmp_path / "cache" / "edgeprune" / "checked" / ".v.new.tmp" / "in the way").mkdir(parents=True)
+    keep_checked("v")
+    assert not was_checked("v")

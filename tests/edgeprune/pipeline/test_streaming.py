@@ -36,7 +36,7 @@ def test_a_truncated_image_is_named_before_training_and_nothing_is_written(recip
 
 @pytest.mark.slow
 def test_unchecked_it_is_skipped_and_the_report_names_it(recipe, capsys):
-    assert run_recipe(recipe, "", ["--check-images", "False"]) == 0
+    assert run_recipe(recipe, "", ["--check-images", "False", "--tensorboard"]) == 0
     report = records.read(recipe.output)
     data = report.environment["data"]
     assert (data["images"], data["skipped_images"]) == ("decoded as needed", 1)
@@ -45,6 +45,7 @@ def test_unchecked_it_is_skipped_and_the_report_names_it(recipe, capsys):
     (training,) = report.trainings
     assert training.epochs[0]["images_per_second"] > 0
     assert 0 <= training.epochs[0]["waiting_fraction"] <= 1
+    assert len(list((recipe.output / "tensorboard" / "dense").iterdir())) == 1
     page = (recipe.output / "report.html").read_text()
     assert "Training images as training sees them" in page
     assert (recipe.output / "thumbnails" / "augmented.jpg").stat().st_size > 1000

@@ -149,6 +149,21 @@ def test_the_markdown_table_is_the_jsons(report, limits):
     _check_files(table[0], {(cells[0], cells[1]): cells for cells in table[2:]}, made)
 
 
+def test_further_numbers_of_the_task_stand_beside_its_metric(report):
+    made = report()
+    rows = tuple(dataclasses.replace(row, details={"top5": 0.9876}) for row in made.rows[1:])
+    made = dataclasses.replace(made, rows=(made.rows[0], *rows))
+    table = Page(html(made)).tables[0]
+    place = table[0].index("Top-5")
+    told = [cells[place] for cells in table[1:] if len(cells) > 1]
+    assert sorted(set(told)) == ["98.76 %", "–"]
+    section = render.markdown(made).split("## Files")[1].split("##")[0]
+    lines = [line.split("|") for line in section.splitlines() if "|" in line]
+    assert lines[0][8].strip() == "top-5"
+    assert lines[-1][8].strip() == "98.76 %"
+    assert len({len(line) for line in lines}) == 1
+
+
 def test_the_tables_of_layers_are_the_jsons(report):
     made = report()
     tables = [table for table in Page(html(made)).tables if table[0][0] == "Layer"]

@@ -6,7 +6,7 @@ import torch
 from edgeprune.data.labels import IGNORED, LabelKind
 from edgeprune.evaluation.records import from_plain, to_plain
 from edgeprune.tasks import TASKS, confusion, metric
-from edgeprune.tasks.task import score
+from edgeprune.tasks.task import score, scored
 from tests.support.reports import make_row
 
 # One map of 2x4 pixels; class 3 is neither there nor named.
@@ -40,6 +40,17 @@ def test_top1_is_the_share_that_is_right():
     assert score(CLASSIFICATION, outputs(named, 3), labels) == 5 / 7
 
 
+def test_top5_is_told_of_many_classes():
+    """Ten images of class 7 whose right class is at each place from the first to the tenth."""
+    given = torch.zeros(10, 20)
+    for place in range(10):
+        given[place, 8 : 8 + place] = 2.0  # So many classes come before it.
+        given[place, 7] = 1.0
+    labels = torch.full((10,), 7)
+    assert scored(CLASSIFICATION, given, labels, 20) == (0.1, {"top5": 0.5})
+    assert scored(CLASSIFICATION, given[:, :19], labels, 19) == (0.1, {})
+
+
 @pytest.mark.parametrize("task", [CLASSIFICATION, SEGMENTATION], ids=["classification", "segmentation"])
 def test_parts_of_several_processes_score_as_the_whole(task):
     """The mean of the parts' scores would be another number."""
@@ -51,6 +62,16 @@ def test_parts_of_several_processes_score_as_the_whole(task):
         evaluator.update(given[part], labels[part])
     evaluators[0].merge([evaluator.state() for evaluator in evaluators])
     assert evaluators[0].score() == score(task, given, labels, 3)
+
+
+def test_top5_of_several_processes_is_that_of_all_their_images():
+    given = torch.rand(9, 30, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(9)
+    evaluators = [CLASSIFICATION.evaluator(30) for _ in range(2)]
+    for evaluator, part in zip(evaluators, (slice(0, 2), slice(2, 9)), strict=True):
+        evaluator.update(given[part], labels[part])
+    evaluators[0].merge([evaluator.state() for evaluator in evaluators])
+    assert evaluators[0].details() == scored(CLASSIFICATION, given, labels, 30)[1]
 
 
 @pytest.mark.parametrize(("kind", "task"), [(LabelKind.CLASS, CLASSIFICATION), (LabelKind.MAP, SEGMENTATION)])

@@ -20,12 +20,16 @@ public struct Normalization: Equatable {
 /// - labels: class names in output order.
 /// - resizePx: shorter side of the whole image before the middle is cropped; nil: the largest middle part is cropped
 ///   first, then resized.
+/// - wholeImage: nothing is cropped, the image is squeezed.
+/// - rows: of a detector, how its rows become boxes.
 public struct Description: Equatable {
     public var range: ClosedRange<Double>?
     public var normalization: Normalization?
     public var labels: [String]?
     public var resizePx: Int?
     public var interpolation: Interpolation
+    public var wholeImage: Bool
+    public var rows: Rows?
 
     /// Reads the JSON of a `.tflite` or `.aimodel` file; what is missing or of another kind counts as not there.
     ///
@@ -33,7 +37,8 @@ public struct Description: Equatable {
     ///   - json: the text; nil: the file has none.
     ///   - preprocessing: the text of the entry "preprocessing" where it lies beside, as in Core ML packages and
     ///     Core AI files; of a `.tflite` it is inside.
-    public init(json: String?, preprocessing: String? = nil) {
+    ///   - boxes: the text of the entry "boxes" likewise.
+    public init(json: String?, preprocessing: String? = nil, boxes: String? = nil) {
         let content = object(json)
         let input = content["input"] as? [String: Any] ?? [:]
         let bounds = numbers(input["range"], count: 2)
@@ -45,7 +50,10 @@ public struct Description: Equatable {
             normalization = Normalization(mean: mean, std: std)
         }
         labels = content["labels"] as? [String]
-        let told = object(preprocessing ?? (content["metadata"] as? [String: Any])?["preprocessing"] as? String)
+        let metadata = content["metadata"] as? [String: Any]
+        let told = object(preprocessing ?? metadata?["preprocessing"] as? String)
+        wholeImage = told["whole_image"] as? Bool ?? false
+        rows = Rows(boxes ?? metadata?["boxes"] as? String)
         resizePx = (told["resize_px"] as? Int).flatMap { $0 > 0 ? $0 : nil }
         interpolation = (told["interpolation"] as? String).flatMap(Interpolation.init) ?? .bilinear
     }

@@ -48,15 +48,17 @@ private func sinc(_ x: Double) -> Double {
     x == 0 ? 1 : sin(Double.pi * x) / (Double.pi * x)
 }
 
-/// Resize and crop the middle, as the training side does.
+/// Resize and crop the middle, as the training side does; with `wholeImage` nothing is cropped: the image is squeezed.
 ///
 /// With `resizePx` the whole image is resized until its shorter side has that many pixels, then the middle is cropped;
 /// without it the largest middle part of the wanted proportions is cropped first, then resized.
 public func fit(
-    _ image: RGBImage, widthPx: Int, heightPx: Int, resizePx: Int?, interpolation: Interpolation
+    _ image: RGBImage, widthPx: Int, heightPx: Int, resizePx: Int?, interpolation: Interpolation, wholeImage: Bool = false
 ) -> RGBImage {
     let axes: (across: Axis, down: Axis)
-    if let resizePx, resizePx >= max(widthPx, heightPx) {
+    if wholeImage {
+        axes = (squeezed(image.widthPx, widthPx), squeezed(image.heightPx, heightPx))
+    } else if let resizePx, resizePx >= max(widthPx, heightPx) {
         axes = resized(image, widthPx, heightPx, resizePx)
     } else {
         axes = cropped(image, widthPx, heightPx)
@@ -102,6 +104,10 @@ private struct Axis {
     let whole: Int
     let first: Int
     let count: Int
+}
+
+private func squeezed(_ side: Int, _ count: Int) -> Axis {
+    Axis(start: 0, scale: Double(side) / Double(count), whole: count, first: 0, count: count)
 }
 
 private func cropped(_ image: RGBImage, _ widthPx: Int, _ heightPx: Int) -> (Axis, Axis) {

@@ -46,7 +46,7 @@ final class VectorsTests: XCTestCase {
         for way in vectors.preparations {
             let found = fit(
                 image(way.image), widthPx: way.sizePx, heightPx: way.sizePx, resizePx: way.resizePx,
-                interpolation: way.interpolation
+                interpolation: way.interpolation, wholeImage: way.wholeImage
             )
             XCTAssertEqual(found.bytes, [UInt8](way.rgb), "\(way.image) \(way.sizePx) \(way.interpolation)")
         }
@@ -94,6 +94,27 @@ final class VectorsTests: XCTestCase {
         }
     }
 
+    func testRowsBecomeTheBoxesThatPythonFinds() throws {
+        XCTAssertFalse(vectors.detections.isEmpty)
+        for detection in vectors.detections {
+            let rows = try XCTUnwrap(Rows(detection.boxes))
+            let found = rows.find(detection.rows.floats, classes: detection.classes)
+            XCTAssertEqual(found.map(\.label), detection.found.map(\.label))
+            for (one, other) in zip(found, detection.found) {
+                XCTAssertEqual(one.score, other.score, accuracy: 1e-5)
+                for (side, expected) in zip([one.box.x1, one.box.y1, one.box.x2, one.box.y2], other.corners) {
+                    XCTAssertEqual(side, expected, accuracy: 1e-3)
+                }
+            }
+        }
+    }
+
+    func testRowsThatAreNone() {
+        for text in [nil, "", "[]", "{}", "{\"size_px\": 320, \"levels\": [{\"cells\": 0}]}"] {
+            XCTAssertNil(Rows(text))
+        }
+    }
+
     func testTimesAreSpreadAsInBench() throws {
         for timing in vectors.timings {
             let found = try XCTUnwrap(Spread(timing.milliseconds))
@@ -135,6 +156,7 @@ private struct Vectors: Decodable {
         let sizePx: Int
         let resizePx: Int?
         let interpolation: Interpolation
+        let wholeImage: Bool
         let rgb: Data
     }
 
@@ -167,6 +189,19 @@ private struct Vectors: Decodable {
         let kept: [Int]
     }
 
+    struct Detection: Decodable {
+        struct Found: Decodable {
+            let label: Int
+            let score: Float
+            let corners: [Float]
+        }
+
+        let boxes: String
+        let classes: Int
+        let rows: Data
+        let found: [Found]
+    }
+
     struct Timing: Decodable {
         let milliseconds: [Double]
         let low: Double
@@ -180,6 +215,7 @@ private struct Vectors: Decodable {
     let answers: [Answer]
     let maps: [Map]
     let suppressions: [Suppression]
+    let detections: [Detection]
     let timings: [Timing]
 }
 

@@ -22,7 +22,7 @@ import edgeprune.core.RgbImage
 import java.io.File
 import java.util.concurrent.Executors
 
-/** One screen: choose a photo, a file and where it runs; see the classes or the map, bytes, times and memory. */
+/** One screen: choose a photo, a file and where it runs; see the classes, the map or the boxes, bytes, times and memory. */
 class MainActivity : Activity() {
     private val worker = Executors.newSingleThreadExecutor()
     private lateinit var picture: ImageView
@@ -116,7 +116,10 @@ class MainActivity : Activity() {
         words.text = "${file.name} on $where …"
         background {
             val trial = Trial.of(file, image, where)
-            val lines = trial.classes.map { "%.1f %%  %s".format(100 * it.probability, it.name) } + listOf(
+            val counted = trial.boxes?.groupingBy { it.second }?.eachCount()?.map { "${it.value} ${it.key}" }
+            val seen = counted?.ifEmpty { listOf("no boxes") }
+                ?: trial.classes.map { "%.1f %%  %s".format(100 * it.probability, it.name) }
+            val lines = seen + listOf(
                 "%,d bytes".format(trial.bytes),
                 "loaded in %.1f ms".format(trial.loadMs),
                 "%.2f ms, median of 50 (%.2f to %.2f)".format(trial.spread.median, trial.spread.low, trial.spread.high),
@@ -124,7 +127,8 @@ class MainActivity : Activity() {
             )
             runOnUiThread {
                 words.text = lines.joinToString("\n")
-                show(picture, shown(trial.seen))
+                val boxes = trial.boxes
+                show(picture, if (boxes == null) shown(trial.seen) else shown(trial.seen, boxes, trial.classCount))
                 map.visibility = if (trial.map == null) View.GONE else View.VISIBLE
                 trial.map?.let { (classes, layout) -> show(map, shown(classes, layout)) }
             }

@@ -2,7 +2,11 @@ package edgeprune.app
 
 import android.graphics.Bitmap
 import android.graphics.BitmapFactory
+import android.graphics.Canvas
+import android.graphics.Color
+import android.graphics.Paint
 import edgeprune.core.COLOURS
+import edgeprune.core.Found
 import edgeprune.core.Layout
 import edgeprune.core.RgbImage
 import edgeprune.core.exifOrientation
@@ -36,11 +40,40 @@ fun shown(image: RgbImage): Bitmap {
     return Bitmap.createBitmap(argb, image.widthPx, image.heightPx, Bitmap.Config.ARGB_8888)
 }
 
+/** What a model sees with the boxes that it finds, each in its class's colour with its name and how likely it is. */
+fun shown(image: RgbImage, boxes: List<Pair<Found, String>>, classes: Int): Bitmap {
+    val enlarged = Bitmap.createScaledBitmap(shown(image), ENLARGED * image.widthPx, ENLARGED * image.heightPx, true)
+    val bitmap = enlarged.copy(Bitmap.Config.ARGB_8888, true)
+    val canvas = Canvas(bitmap)
+    val line = Paint().apply {
+        style = Paint.Style.STROKE
+        strokeWidth = LINE_PX
+    }
+    val words = Paint().apply {
+        isAntiAlias = true
+        textSize = TEXT_PX
+    }
+    for ((found, name) in boxes.asReversed()) { // The likeliest is drawn last, above the others.
+        val colour = Color.HSVToColor(floatArrayOf(360f * found.label / classes, 0.9f, 0.9f))
+        line.color = colour
+        words.color = colour
+        val box = found.box
+        canvas.drawRect(ENLARGED * box.x1, ENLARGED * box.y1, ENLARGED * box.x2, ENLARGED * box.y2, line)
+        val below = (ENLARGED * box.y1 - LINE_PX).coerceAtLeast(TEXT_PX)
+        canvas.drawText("$name ${"%.0f".format(100 * found.score)} %", ENLARGED * box.x1, below, words)
+    }
+    return bitmap
+}
+
+private const val ENLARGED = 3
+private const val LINE_PX = 3f
+private const val TEXT_PX = 24f
+
 /** A map of classes, each a colour. */
 fun shown(classes: IntArray, layout: Layout): Bitmap {
     val argb = IntArray(classes.size) { pixel ->
         val hue = 360f * classes[pixel] / layout.channels
-        android.graphics.Color.HSVToColor(floatArrayOf(hue, if (classes[pixel] == 0) 0f else 0.8f, 0.8f))
+        Color.HSVToColor(floatArrayOf(hue, if (classes[pixel] == 0) 0f else 0.8f, 0.8f))
     }
     return Bitmap.createBitmap(argb, layout.widthPx, layout.heightPx, Bitmap.Config.ARGB_8888)
 }

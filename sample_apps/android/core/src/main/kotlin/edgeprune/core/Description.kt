@@ -17,6 +17,8 @@ data class Layout(val heightPx: Int, val widthPx: Int, val channels: Int, val ch
  * labels: class names in output order.
  * resizePx: shorter side of the whole image before the middle is cropped; null: the largest middle part is cropped
  *   first, then resized.
+ * wholeImage: nothing is cropped, the image is squeezed.
+ * rows: of a detector, how its rows become boxes.
  * inputShape, outputShape: as stored, the batch first; null where the file has not one of each.
  */
 class Description(
@@ -27,7 +29,13 @@ class Description(
     val interpolation: Interpolation,
     val inputShape: List<Int>?,
     val outputShape: List<Int>?,
+    val wholeImage: Boolean = false,
+    val rows: Rows? = null,
 ) {
+    /** Whether the output has the rows that `rows` speaks of, for as many classes as there are labels. */
+    val findsBoxes: Boolean
+        get() = rows != null && labels != null && outputShape == listOf(1, rows.count, rows.width(labels.size))
+
     /** Where the one colour image of the input has its sides; null where it takes something else. */
     val input: Layout?
         get() = inputShape?.let { image(it) }
@@ -62,6 +70,8 @@ class Description(
                 Interpolation.named(preparation?.get("interpolation")),
                 shapes?.first,
                 shapes?.second,
+                preparation?.get("whole_image") == true,
+                Rows.of((content?.get("metadata") as? Map<*, *>)?.get("boxes") as? String),
             )
         }
 

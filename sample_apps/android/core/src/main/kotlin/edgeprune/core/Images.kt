@@ -41,14 +41,18 @@ private fun cubic(x: Double): Double {
 private fun sinc(x: Double) = if (x == 0.0) 1.0 else sin(PI * x) / (PI * x)
 
 /**
- * Resize and crop the middle, as the training side does.
+ * Resize and crop the middle, as the training side does; with `wholeImage` nothing is cropped: the image is squeezed.
  * With `resizePx` the whole image is resized until its shorter side has that many pixels, then the middle is cropped;
  * without it the largest middle part of the wanted proportions is cropped first, then resized.
  */
-fun fit(image: RgbImage, widthPx: Int, heightPx: Int, resizePx: Int?, interpolation: Interpolation): RgbImage {
-    val whole = resizePx != null && resizePx >= max(widthPx, heightPx)
-    val (across, down) =
-        if (whole) resized(image, widthPx, heightPx, resizePx) else cropped(image, widthPx, heightPx)
+fun fit(
+    image: RgbImage, widthPx: Int, heightPx: Int, resizePx: Int?, interpolation: Interpolation, wholeImage: Boolean = false,
+): RgbImage {
+    val (across, down) = when {
+        wholeImage -> Pair(squeezed(image.widthPx, widthPx), squeezed(image.heightPx, heightPx))
+        resizePx != null && resizePx >= max(widthPx, heightPx) -> resized(image, widthPx, heightPx, resizePx)
+        else -> cropped(image, widthPx, heightPx)
+    }
     val columns = taps(across, image.widthPx, interpolation)
     val rows = taps(down, image.heightPx, interpolation)
     // One way after the other, rounding to bytes between, as Pillow does. Which way it goes first was found by trying
@@ -87,6 +91,8 @@ fun tensor(image: RgbImage, channelsLast: Boolean, range: Pair<Double, Double>?,
  * which of them are wanted.
  */
 private class Axis(val start: Double, val scale: Double, val whole: Int, val first: Int, val count: Int)
+
+private fun squeezed(side: Int, count: Int) = Axis(0.0, side.toDouble() / count, count, 0, count)
 
 private fun cropped(image: RgbImage, widthPx: Int, heightPx: Int): Pair<Axis, Axis> {
     val scale = min(image.widthPx.toDouble() / widthPx, image.heightPx.toDouble() / heightPx)

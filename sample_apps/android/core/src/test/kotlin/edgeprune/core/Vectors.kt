@@ -37,7 +37,7 @@ fun checks(file: File): Map<String, () -> Unit> {
     each("preparations") { case ->
         val size = case.int("size_px")
         val way = Interpolation.named(case["interpolation"])
-        same(fit(images[case["image"]]!!, size, size, case.intOrNull("resize_px"), way).bytes.toList(), case.bytes("rgb").toList())
+        same(fit(images[case["image"]]!!, size, size, case.intOrNull("resize_px"), way, case["whole_image"] == true).bytes.toList(), case.bytes("rgb").toList())
     }
     each("answers") { case -> checkAnswer(case, images[case["image"]]!!) }
     each("orientations") { case ->
@@ -57,12 +57,23 @@ fun checks(file: File): Map<String, () -> Unit> {
         val classes = case.numbers("classes").map { it.toInt() }.toIntArray()
         same(suppress(boxes, scores, classes, case.number("iou_threshold").toFloat()), case.numbers("kept").map { it.toInt() })
     }
+    each("detections") { case ->
+        val rows = checkNotNull(Rows.of(case["boxes"] as String)) { "says nothing of its rows" }
+        val boxes = rows.find(case.floats("rows"), case.int("classes"))
+        val wanted = (case["found"] as List<*>).map { it as Map<*, *> }
+        same(boxes.map { it.label }, wanted.map { it.int("label") })
+        close(boxes.map { it.score.toDouble() }, wanted.map { it.number("score") }, 1e-5)
+        close(boxes.flatMap { listOf(it.box.x1, it.box.y1, it.box.x2, it.box.y2) }.map { it.toDouble() }, wanted.flatMap { it.numbers("corners") }, 1e-3)
+    }
     each("timings") { case ->
         val spread = Spread.of(case.numbers("milliseconds"))
         close(listOf(spread.low, spread.median, spread.high), listOf("low", "median", "high").map { case.number(it) }, 1e-9)
     }
     found["damaged files"] = { checkDamaged(File(vectors.cases("files").first()["path"] as String).readBytes()) }
     found["texts that are no JSON"] = ::checkJson
+    found["rows that are none"] = {
+        for (text in listOf(null, "", "[]", "{}", "{\"size_px\": 320, \"levels\": [{\"cells\": 0}]}")) same(Rows.of(text), null)
+    }
     return found
 }
 
@@ -84,7 +95,7 @@ private fun checkAnswer(case: Map<*, *>, image: RgbImage) {
     val told = Description.of(File(case["file"] as String).readBytes())
     val input = checkNotNull(told.input) { "takes no image" }
     same(input.channelsLast, case["channels_last"])
-    val fitted = fit(image, input.widthPx, input.heightPx, told.resizePx, told.interpolation)
+    val fitted = fit(image, input.widthPx, input.heightPx, told.resizePx, told.interpolation, told.wholeImage)
     val expected = case.floats("tensor")
     close(tensor(fitted, input.channelsLast, told.range, told.normalization).map { it.toDouble() }, expected.map { it.toDouble() }, 1e-5)
     val top = top(case.numbers("values").map { it.toFloat() }.toFloatArray(), told.labels, 3)
