@@ -24,8 +24,8 @@ EXAMPLES = """\
   edgeprune push runs/mine NAME/my-model --dry-run    # lists what would be sent; needs no network
   edgeprune push runs/mine NAME/my-model --private
 
-Sent are the card, the files of the report, report.json and recipe.toml, which name folders of this
-machine; pictures (report.html, thumbnails) and trained weights stay here. It needs pip install
+Sent are the card, the files of the report, report.json and recipe.toml, which may name folders of
+this machine; pictures (report.html, thumbnails) and trained weights stay here. It needs pip install
 'edgeprune[hub]' and a token: hf auth login, or HF_TOKEN.
 """
 
