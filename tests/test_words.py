@@ -35,7 +35,8 @@ READ = {
     **{
         str(path.relative_to(ROOT)): path.read_text
         for path in (
-            *(ROOT / "edgeprune").rglob("*.jinja"), ROOT / "README.md", ROOT / "docs" / "guide.md",
+            *(ROOT / "edgeprune").rglob("*.jinja"), ROOT / "README.md",
+            *(ROOT / "docs" / f"{name}.md" for name in ("guide", "budgets", "measuring")),
             *(ROOT / "sample_apps" / "web" / "src").glob("*.html"),
         )
     },
