@@ -4,39 +4,55 @@
     python benchmarks/breadth.py FOLDER MODEL ...    these models (again)
     python benchmarks/breadth.py --page FOLDER       docs/results/breadth.md and .json from what is there
 
-Weights are random, the gains and shifts of norms and all biases perturbed, images at most 128 px. A process
-for each model; a step that takes longer than its limit is a hang, and ends the process. FOLDER gets one JSON
-file a model, written after each step.
+Weights are random, the gains and shifts of norms and all biases perturbed, images at most 128 px; branches
+are merged where a model has such, then 80 % of the weights of 1x1 convolutions and linear layers are zeroed
+in blocks of four inputs. A process for each model, of 9 GB at most. A step that takes more than 60 seconds of
+processor time counts as a hang (other work on the machine makes none), and is ended after 300. FOLDER gets a
+JSON file for each model, written after each step; a model that was not done with is done again.
+
+The kernels are seen by running each file for which the linter says "sparse" on x86 without AVX, emulated by
+qemu-user: dense kernels give the bits of a dense file with the same zeros, sparse ones add in another order.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
+import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 LIMIT_S = 60
-# Conversion is slower where other work shares the processor: waited for, and told.
-PATIENCE = int(os.environ.get("BREADTH_PATIENCE", "1"))
-STEPS = ("build", "litert", "litert-int8", "coreml", "verify-litert", "verify-int8", "verify-coreml",
-         "shrink", "reload", "lint")  # fmt: skip
+# What is slow, and comes to an end, is told from a hang; the page counts both.
+END_S = 300
+# Native code does not stop when it is asked to: the system ends the process.
+GRACE_S = 20
+# A process that waits for something uses no processor time.
+WALL_LIMIT_S = 3600
+MEMORY_BYTES = 9 << 30
+ZEROS = 0.8
+STEPS = ("build", "merge", "prune", "litert", "litert-int8", "coreml", "verify-litert", "verify-int8",
+         "verify-coreml", "lint", "kernels", "dead", "shrink", "reload")  # fmt: skip
+# Steps without which a step cannot be.
+AFTER = {"verify-litert": "litert", "verify-int8": "litert-int8", "verify-coreml": "coreml",
+         "reload": "shrink", "lint": "litert", "kernels": "lint"}  # fmt: skip
 STRIDE = 7
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 BARS = {"build": 1.0, "litert": 0.95, "litert-int8": 0.95, "coreml": 0.95, "verify-litert": 0.95,
-        "verify-int8": 0.95, "verify-coreml": 0.95, "shrink": 0.85, "reload": 1.0}  # fmt: skip
+        "verify-int8": 0.95, "verify-coreml": 0.95, "dead": 1.0, "shrink": 0.85, "reload": 1.0}  # fmt: skip
+SPARSE_BAR = 30
 SIZES_PX = {
     "vit_tiny_patch16_224": 64, "deit_tiny_patch16_224": 64, "mixer_s16_224": 64, "gmlp_ti16_224": 64,
-    "resmlp_12_224": 64, "levit_128s": 128, "xcit_nano_12_p16_224": 64, "swin_tiny_patch4_window7_224": 112,
-    "pit_ti_224": 64, "cait_xxs24_224": 64, "eva02_tiny_patch14_224": 56,
+    "resmlp_12_224": 64, "xcit_nano_12_p16_224": 64, "swin_tiny_patch4_window7_224": 112, "pit_ti_224": 64,
+    "cait_xxs24_224": 64, "eva02_tiny_patch14_224": 56,
 }  # fmt: skip
 TIMM = (
     "mobilenetv3_small_100", "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium", "efficientnet_lite0",
@@ -65,6 +81,10 @@ MODELS = {**{f"timm/{name}": SIZES_PX.get(name, 128) for name in TIMM},
 Outcome = dict[str, Any]
 
 
+class WrongError(Exception):
+    """A result that is not right."""
+
+
 def build(name: str) -> Any:
     """The model, in eval mode, its norms and biases perturbed."""
     import timm
@@ -74,9 +94,8 @@ def build(name: str) -> Any:
 
     torch.manual_seed(0)
     source, _, short = name.partition("/")
-    size_px = MODELS.get(name, 128)
     if source == "timm":
-        sized = {"img_size": size_px} if short in SIZES_PX and short != "levit_128s" else {}
+        sized = {"img_size": MODELS[name]} if short in SIZES_PX else {}
         model = timm.create_model(short, num_classes=10, **sized)
     else:
         options = {"weights_backbone": None} if "lraspp" in short else {}
@@ -94,109 +113,183 @@ def build(name: str) -> Any:
     return model.eval()
 
 
-def measure(name: str, path: Path, folder: Path) -> None:
-    """All steps of one model, its record written after each."""
-    import numpy as np
-    import torch
+class Subject:
+    """One model on its way; each method a step of `STEPS`, what it found out in `facts`."""
 
-    record: Outcome = {"model": name, "size_px": MODELS.get(name, 128), "steps": {}}
-    kept: dict[str, Any] = {}
-    size_px = record["size_px"]
-    example = torch.rand(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(2))
-    pixels = np.random.default_rng(3).uniform(0, 255, (2, 3, size_px, size_px)).astype(np.float32)
+    def __init__(self, name: str, folder: Path) -> None:
+        import numpy as np
+        import torch
 
-    def converted(target: str) -> None:
-        from converters import coreml, litert
+        self.name, self.folder, size_px = name, folder, MODELS[name]
+        self.facts: Outcome = {"size_px": size_px}
+        self.example = torch.rand(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(2))
+        self.pixels = np.random.default_rng(3).uniform(0, 255, (2, 3, size_px, size_px)).astype(np.float32)
 
-        if target.startswith("coreml"):
-            coreml.convert(kept["model"], example, folder / "m.mlpackage", target=target)
-        else:
-            kept.setdefault("lowered", litert.lower(kept["model"], example))
-            file = folder / f"{target}.tflite"
-            litert.convert(kept["model"], example, file, target=target, lowered=kept["lowered"])
+    def answers(self, model: Any) -> Any:
+        """What a model gives for the example, one tensor."""
+        import torch
 
-    def verified(file: str) -> None:
+        from converters.arguments import results_of
+
+        with torch.no_grad():
+            (tensor,) = results_of(model.eval()(self.example)).values()
+        return tensor
+
+    def moved(self, wanted: Any, found: Any) -> float:
+        return float((found - wanted).abs().max() / wanted.abs().max())
+
+    def build(self) -> None:
+        self.model = build(self.name)
+        self.answers(self.model)
+        self.facts["weights"] = sum(p.numel() for p in self.model.parameters())
+
+    def merge(self) -> None:
+        """Branches merged, where there are any: the repair a user asks for by `merge_branches`."""
+        from edgeprune.models import branches
+
+        self.facts["merged"] = branches.has_branches(self.model)
+        if self.facts["merged"]:
+            wanted, self.model = self.answers(self.model), branches.merged(self.model)
+            if (off := self.moved(wanted, self.answers(self.model))) > 1e-3:
+                raise WrongError(f"merging moves the answers by {off:.1g}")
+
+    def prune(self) -> None:
+        from edgeprune import pruning
+
+        self.facts["zeros"] = len(pruning.prune(self.model, pruning.Block(1, 4), ZEROS))
+
+    def litert(self) -> None:
+        self._write_litert("litert-arm64")
+
+    def litert_int8(self) -> None:
+        self._write_litert("litert-arm64-int8")
+
+    def _write_litert(self, target: str) -> None:
+        from converters.litert import conversion
+
+        if not hasattr(self, "prepared"):
+            self.prepared = conversion.prepare(self.model, self.example)
+        conversion.write(self.prepared, target, self.folder / f"{target}.tflite")
+
+    def coreml(self) -> None:
+        from converters import coreml
+
+        coreml.convert(self.model, self.example, self.folder / "m.mlpackage", target="coreml-ios16")
+
+    def verify_litert(self) -> None:
+        self._verify("litert-arm64.tflite")
+
+    def verify_int8(self) -> None:
+        self._verify("litert-arm64-int8.tflite")
+
+    def verify_coreml(self) -> None:
+        self._verify("m.mlpackage")
+
+    def _verify(self, file: str) -> None:
         from converters import verify
 
         runtimes = ("host",) if file.endswith(".tflite") else None
-        result = verify.verify(folder / file, pixels, kept["model"], runtimes=runtimes)
-        reasons = [*result.problems, *(c.reason for c in result.checks if c.agrees is False and c.reason)]
-        record["steps_error"] = result.model_error
+        result = verify.verify(self.folder / file, self.pixels, self.model, runtimes=runtimes)
+        self.facts.setdefault("off", {})[file] = result.model_error
         if not result.agrees:
-            raise WrongError("; ".join(reasons))
+            found = [c.reason for c in result.checks if c.agrees is False and c.reason]
+            raise WrongError("; ".join([*result.problems, *found]))
 
-    def shrunk() -> None:
-        from edgeprune import pruning
-
-        model = build(name)
-        before = sum(p.numel() for p in model.parameters())
-        pruning.shrink(model, example, 0.25)
-        with torch.no_grad():
-            model(example)
-        kept["shrunk"] = model
-        record["shrunk_to"] = sum(p.numel() for p in model.parameters()) / before
-
-    def reloaded() -> None:
-        from edgeprune.models import resize
-
-        fresh = build(name)
-        state = kept["shrunk"].state_dict()
-        resize.resize(fresh, state)
-        fresh.load_state_dict(state)
-        with torch.no_grad():
-            if not torch.allclose(fresh.eval()(example), kept["shrunk"].eval()(example), atol=1e-5):
-                raise WrongError("the reloaded model gives other answers")
-
-    def linted() -> None:
+    def lint(self) -> None:
         from converters import litert
 
-        verdict = litert.lint(folder / "litert-arm64.tflite")
-        record["sparse"] = verdict.sparse
-        record["problems"] = [str(problem) for problem in verdict.problems[:3]]
+        verdict = litert.lint(self.folder / "litert-arm64.tflite")
+        self.facts["sparse"] = verdict.sparse
+        self.facts["problems"] = [str(problem) for problem in verdict.problems[:3]]
 
-    actions: dict[str, Callable[[], None]] = {
-        "build": lambda: kept.update(model=build(name)),
-        "litert": lambda: converted("litert-arm64"),
-        "litert-int8": lambda: converted("litert-arm64-int8"),
-        "coreml": lambda: converted("coreml-ios16"),
-        "verify-litert": lambda: verified("litert-arm64.tflite"),
-        "verify-int8": lambda: verified("litert-arm64-int8.tflite"),
-        "verify-coreml": lambda: verified("m.mlpackage"),
-        "shrink": shrunk,
-        "reload": reloaded,
-        "lint": linted,
-    }
-    for step, action in actions.items():
-        if _needed(step) - {s for s, told in record["steps"].items() if told["outcome"] == "ok"}:
-            record["steps"][step] = {"outcome": "not reached"}
+    def kernels(self) -> None:
+        """Whether the runtime does what the linter says, where it says "sparse"."""
+        if self.facts["sparse"] and not self._runs_sparse():
+            raise WrongError("the linter says sparse, the runtime gives a dense file's bits")
+
+    def _runs_sparse(self) -> bool:
+        import numpy as np
+
+        from converters.litert import mirror, repair, storage
+        from converters.litert.graph import read
+        from converters.runtimes.environments import runtime
+        from converters.runtimes.running import FileRun, run_files
+
+        dense = read(self.prepared.lowered)
+        repair.repair(dense)
+        mirror.even_padding(dense)  # As in the sparse file.
+        storage.drop_unused(dense)
+        file = self.folder / "dense.tflite"
+        file.write_bytes(dense.to_bytes())
+        image = self.pixels[:1].transpose(0, 2, 3, 1) / 255
+        files = [FileRun(path, image) for path in (self.folder / "litert-arm64.tflite", file)]
+        sparse, dense_too = run_files(files, runtime("x86-sparse")).answers
+        return not np.array_equal(sparse.outputs, dense_too.outputs)
+
+    def dead(self) -> None:
+        """Channels that are zeroed where they are made, then removed: the answers must not move."""
+        import channels_breadth
+
+        model = build(self.name).double()
+        example, self.example = self.example, self.example.double()
+        try:
+            cuts, left = channels_breadth.kill(model, self.example, 30.0)
+            wanted = self.answers(model).clone()
+            channels_breadth.take_out(model, cuts)
+            self.facts |= {"dead_groups": len(cuts), "dead_left": len(left)}
+            self.facts["dead_moved"] = off = self.moved(wanted, self.answers(model))
+        finally:
+            self.example = example
+        if off > 1e-6:
+            raise WrongError(f"removing dead channels moves the answers by {off:.1g}")
+
+    def shrink(self) -> None:
+        from edgeprune import pruning
+
+        self.shrunk = build(self.name)
+        pruning.shrink(self.shrunk, self.example, 0.25)
+        self.answers(self.shrunk)
+        self.facts["shrunk_to"] = sum(p.numel() for p in self.shrunk.parameters()) / self.facts["weights"]
+
+    def reload(self) -> None:
+        from edgeprune.models import resize
+
+        fresh, state = build(self.name), self.shrunk.state_dict()
+        resize.resize(fresh, state)
+        fresh.load_state_dict(state)
+        if self.moved(self.answers(self.shrunk), self.answers(fresh)) > 1e-5:
+            raise WrongError("the reloaded model gives other answers")
+
+
+def measure(name: str, path: Path, folder: Path) -> None:
+    """All steps of one model, its record written after each."""
+    subject = Subject(name, folder)
+    steps: dict[str, Outcome] = {}
+    for step in STEPS:
+        fine = {done for done, told in steps.items() if told["outcome"] == "ok"}
+        if {"build", AFTER.get(step, "build")} - fine and step != "build":
+            steps[step] = {"outcome": "not reached"}
         else:
-            record["steps"][step] = {"outcome": "hang", "seconds": LIMIT_S * PATIENCE}
-            _write(path, record)  # What is left where the process is ended.
-            record["steps"][step] = attempt(action)
-        _write(path, record)
-
-
-def _needed(step: str) -> set[str]:
-    """Steps without which a step cannot be."""
-    before = {"verify-litert": "litert", "verify-int8": "litert-int8", "verify-coreml": "coreml",
-              "reload": "shrink", "lint": "litert"}  # fmt: skip
-    return set() if step == "build" else {"build", *([before[step]] if step in before else [])}
-
-
-class WrongError(Exception):
-    """A result that is not right."""
+            steps[step] = {"outcome": "hang", "seconds": END_S}
+            _write(path, {"model": name, "steps": steps})  # What is left where the process is ended.
+            steps[step] = attempt(getattr(subject, step.replace("-", "_")))
+        _write(path, {"model": name, **subject.facts, "steps": steps, "done": step == STEPS[-1]})
 
 
 def attempt(action: Callable[[], None]) -> Outcome:
     """One step: ok, wrong, a message (an error that the project raises), a traceback, or a hang."""
     from converters.errors import EdgepruneError
 
-    start = time.perf_counter()
-    signal.signal(signal.SIGALRM, _stop)
-    signal.alarm(LIMIT_S * PATIENCE)
+    gc.collect()
+    start = processor_seconds()
+    own = time.process_time()
+    resource.setrlimit(resource.RLIMIT_CPU, (int(own) + END_S + GRACE_S, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGPROF, _stop)
+    signal.setitimer(signal.ITIMER_PROF, END_S)
+    told: Outcome
     try:
         action()
-        told: Outcome = {"outcome": "ok"}
+        told = {"outcome": "ok"}
     except _TooLongError:
         told = {"outcome": "hang"}
     except WrongError as error:
@@ -205,9 +298,10 @@ def attempt(action: Callable[[], None]) -> Outcome:
         told = {"outcome": "message", "error": str(error)[:600]}
     except Exception as error:
         told = {"outcome": "traceback", "error": f"{type(error).__name__}: {error}"[:600]}
+        told["trace"] = traceback.format_exc()[-1500:]
     finally:
-        signal.alarm(0)
-    return {**told, "seconds": round(time.perf_counter() - start, 1)}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return {**told, "seconds": round(processor_seconds() - start, 1)}
 
 
 class _TooLongError(BaseException):
@@ -218,71 +312,206 @@ def _stop(number: int, frame: Any) -> None:
     raise _TooLongError
 
 
+def processor_seconds() -> float:
+    """Of this process and those of its children that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
 def _write(path: Path, record: Outcome) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(path)
 
 
-def run(folder: Path, names: list[str]) -> None:
-    """Each model in a process of its own; those that are there already are left, unless they are named."""
+def run(folder: Path, names: Sequence[str]) -> None:
+    """Each model in a process of its own; those that are done are left, unless they are named."""
     folder.mkdir(parents=True, exist_ok=True)
+    load_packages()
     # Spread over families: what is there when a run is stopped says something of all of them.
     spread = [name for start in range(STRIDE) for name in list(MODELS)[start::STRIDE]]
     for name in names or spread:
         path = folder / f"{name.replace('/', '-')}.json"
-        if path.exists() and not names:
-            continue
-        with tempfile.TemporaryDirectory() as files:
-            command = [sys.executable, __file__, "--one", name, str(path), files]
-            with suppress(subprocess.TimeoutExpired):  # Its record says at which step.
-                subprocess.run(command, timeout=LIMIT_S * PATIENCE * len(STEPS), check=False)
-        told = json.loads(path.read_text())["steps"] if path.exists() else {}
-        failed = {step: entry["outcome"] for step, entry in told.items() if entry["outcome"] != "ok"}
-        print(name, failed, flush=True)
+        if names or not (path.exists() and json.loads(path.read_text()).get("done")):
+            path.unlink(missing_ok=True)
+            with tempfile.TemporaryDirectory() as files:
+                _in_child(name, path, Path(files))
+            _say(name, path)
+
+
+def load_packages() -> None:
+    """What every model needs: read once, not in each process (a quarter of the whole time)."""
+    import coremltools
+    import litert_torch
+    import networkx
+    import timm
+    import torch
+    import torch._dynamo
+    import torchvision
+
+    from converters import coreml, litert, verify
+    from converters.coreml import framework
+    from edgeprune import pruning
+
+    torch.set_num_threads(1)
+    gc.freeze()  # What is there now stays: each child would look through it again and again.
+    _ = (coremltools, litert_torch, networkx, timm, torchvision, coreml, litert, verify, framework, pruning)
+
+
+def _in_child(name: str, path: Path, files: Path) -> None:
+    """Measure a model in a child; its record says "done" unless the child was ended."""
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        status = 1
+        gc.disable()  # A quarter of a conversion's time, and it frees next to nothing before the step's end.
+        try:
+            measure(name, path, files)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            _end_helpers()
+            os._exit(status)
+    status = _waited(child)
+    record = json.loads(path.read_text()) if path.exists() else {"model": name, "steps": {}}
+    if not record.get("done"):
+        at = next((s for s, told in record["steps"].items() if told["outcome"] == "hang"), None)
+        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        if at and ended not in (None, signal.SIGXCPU, signal.SIGKILL):
+            crash = f"the process ended by signal {ended}"
+            record["steps"][at] = {"outcome": "crash", "error": crash}
+        _write(path, {**record, "done": True})
+
+
+def _end_helpers() -> None:
+    from converters.litert import apart
+
+    apart._CHILD.stop()
+
+
+def _waited(child: int) -> int:
+    """The status a child ended with; it is ended where it waits for something that does not come."""
+    try:
+        for _ in range(WALL_LIMIT_S * 10):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status
+            time.sleep(0.1)
+        os.kill(child, signal.SIGKILL)
+        return os.waitpid(child, 0)[1]
+    except BaseException:  # A run that is stopped leaves no child behind.
+        os.kill(child, signal.SIGKILL)
+        raise
+
+
+def _say(name: str, path: Path) -> None:
+    record = json.loads(path.read_text())
+    failed = {s: told["outcome"] for s, told in record["steps"].items() if told["outcome"] != "ok"}
+    seconds = sum(told.get("seconds", 0) for told in record["steps"].values())
+    sparse = "sparse" if record.get("sparse") else "dense"
+    print(f"{name}: {seconds:.0f} s, {sparse}", failed or "", flush=True)
 
 
 def page(folder: Path) -> None:
     """Write docs/results/breadth.md and breadth.json."""
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    records = [record for record in records if record.get("done")]
     (RESULTS / "breadth.json").write_text(json.dumps(records, indent=1) + "\n")
+    (RESULTS / "breadth.md").write_text("\n".join(lines_of(records)) + "\n")
+
+
+def lines_of(records: Sequence[Outcome]) -> list[str]:
+    """The page."""
+    outcomes = [told["outcome"] for record in records for told in record["steps"].values()]
+    sparse = [r for r in records if r.get("sparse")]
+    seen = [r for r in sparse if r["steps"]["kernels"]["outcome"] == "ok"]
+    minutes = sum(t.get("seconds", 0) for r in records for t in r["steps"].values()) / 60
+    told = {kind: outcomes.count(kind) for kind in ("wrong", "traceback", "crash", "hang")}
+    slow = [
+        f"{r['model']} {step} {t['seconds']:.0f} s"
+        for r in records
+        for step, t in r["steps"].items()
+        if t["outcome"] != "hang" and t.get("seconds", 0) > LIMIT_S
+    ]
+    bars = [_bar(step, records) for step in STEPS]
     lines = [
         "# Models nobody here made", "",
-        f"{len(records)} models of timm and torchvision, random weights, perturbed norms and biases, at most "
-        "128 px, through the public interface: `python benchmarks/breadth.py FOLDER`. A step that is not "
-        "reached, because the one before it failed, counts as failed; a hang is more than "
-        f"{LIMIT_S * PATIENCE} s.", "",
-        "| step | ok | of | share | bar |", "|---|---|---|---|---|",
+        f"{len(records)} models of timm and torchvision through the public interface: random weights, "
+        "perturbed norms and biases, at most 128 px; branches merged where there are any, then "
+        f"{ZEROS:.0%} of the weights of 1x1 convolutions and linear layers zero in blocks of four inputs "
+        f"(`benchmarks/breadth.py`, {minutes:.0f} minutes of one processor).", "",
+        f"- Steps that gave something wrong: {told['wrong']}; tracebacks: {told['traceback']}; crashes: "
+        f"{told['crash']}; steps that did not end: {told['hang']}. Bar: none of them.",
+        f"- Steps that ended, after more than {LIMIT_S} s of processor time: {len(slow)}. "
+        f"Bar: none. {', '.join(slow)}",
+        f"- Every refusal is a message: {outcomes.count('message')}.",
+        f"- Models that the linter calls eligible for the sparse kernels, after repairs: {len(sparse)}, of "
+        f"which the runtime confirms {len(seen)}. Bar: {SPARSE_BAR}, all confirmed: "
+        f"{_met(len(seen) == len(sparse) >= SPARSE_BAR)}.", "",
+        "A step that is not reached, because the one before it failed, counts as failed.", "",
+        "| step | ok | of | share | bar | |", "|---|--:|--:|--:|--:|---|", *bars, "",
     ]  # fmt: skip
-    for step in STEPS:
-        ok = sum(r["steps"].get(step, {}).get("outcome") == "ok" for r in records)
-        bar = f"{BARS[step]:.0%}" if step in BARS else ""
-        lines.append(f"| {step} | {ok} | {len(records)} | {ok / max(len(records), 1):.0%} | {bar} |")
-    lines += ["", "What was not ok:", "", "| model | step | outcome | s | error |", "|---|---|---|---|---|"]
+    lines += ["What was not ok:", "", "| model | step | outcome | s | error |", "|---|---|---|--:|---|"]
     for record in records:
-        for step, told in record["steps"].items():
-            if told["outcome"] not in ("ok", "not reached"):
-                error = " ".join(told.get("error", "").split()).replace("|", "/")[:200]
-                cells = (record["model"], step, told["outcome"], told.get("seconds", ""), error)
+        for step, entry in record["steps"].items():
+            if entry["outcome"] not in ("ok", "not reached"):
+                cells = (record["model"], step, entry["outcome"], entry.get("seconds", ""), _short(entry))
                 lines.append(f"| {' | '.join(map(str, cells))} |")
-    (RESULTS / "breadth.md").write_text("\n".join(lines) + "\n")
+    lines += ["", "Every model:", "",
+              "| model | px | weights | merged | kernels | the linter's first reason | int8 off "
+              "| Core ML off | shrunk to | s |", "|---|--:|--:|---|---|---|--:|--:|--:|--:|"]  # fmt: skip
+    return [*lines, *map(_row, records)]
+
+
+def _bar(step: str, records: Sequence[Outcome]) -> str:
+    ok = sum(r["steps"].get(step, {}).get("outcome") == "ok" for r in records)
+    share = ok / max(len(records), 1)
+    bar = BARS.get(step)
+    met = "" if bar is None else _met(share >= bar)
+    return f"| {step} | {ok} | {len(records)} | {share:.1%} | {'' if bar is None else f'{bar:.0%}'} | {met} |"
+
+
+def _met(fine: bool) -> str:
+    return "met" if fine else "**not met**"
+
+
+def _short(entry: Outcome) -> str:
+    return " ".join(entry.get("error", "").split()).replace("|", "/")[:200]
+
+
+def _row(record: Outcome) -> str:
+    off = record.get("off", {})
+    seconds = sum(told.get("seconds", 0) for told in record["steps"].values())
+    reason = "" if record.get("sparse") else (record.get("problems") or [""])[0].replace("|", "/")[:120]
+    cells = (
+        record["model"], record.get("size_px", ""), f"{record.get('weights', 0):,}",
+        "yes" if record.get("merged") else "", "sparse" if record.get("sparse") else "dense", reason,
+        _number(off.get("litert-arm64-int8.tflite"), ".3f"), _number(off.get("m.mlpackage"), ".4f"),
+        _number(record.get("shrunk_to"), ".0%"), f"{seconds:.0f}",
+    )  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def main() -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--page", action="store_true")
-    parser.add_argument("folder")
+    parser.add_argument("folder", type=Path)
     parser.add_argument("models", nargs="*")
     options = parser.parse_args()
-    if options.one:
-        path, files = options.models
-        measure(options.folder, Path(path), Path(files))
-    elif options.page:
-        page(Path(options.folder))
+    if unknown := set(options.models) - set(MODELS):
+        parser.error(f"not in the list: {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
+    if options.page:
+        page(options.folder)
     else:
-        run(Path(options.folder), options.models)
+        run(options.folder, options.models)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
     python benchmarks/coreai_models.py               measure what has not been measured yet
     python benchmarks/coreai_models.py MODEL ...     measure these (again)
     python benchmarks/coreai_models.py --speed       time 1,000 images against torch
+    python benchmarks/coreai_models.py --small       the transformer as it is, for images of 32 px
+    python benchmarks/coreai_models.py --trained MODEL CHECKPOINT IMAGES   published weights, photographs
     python benchmarks/coreai_models.py --page        only write the page
 
 Needs the extra: pip install 'edgeprune[coreai]'. Results go to docs/results/coreai_models.json, a model and
@@ -56,6 +58,9 @@ NAMES = [name for name, target in TARGETS.items() if target.format == "coreai"]
 IMAGES, IMAGES_AS_IT_IS = 3, 1
 # In float16 the plain kernels of Linux take half a minute and more for an image of a transformer.
 SLOW = ("vit_tiny_patch16_224",)
+# The same transformer with 5 tokens an image instead of 197, where they can be waited for.
+SMALL = ("vit_tiny_patch16_224", 32)
+TRAINED_PX, TRAINED_IMAGES = 160, 8
 SPEED_MODEL = ("mobilenet_v3_small", 64)
 SPEED_IMAGES, SPEED_ROUNDS = 1000, 9
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "coreai_models.json"
@@ -107,6 +112,53 @@ def measure(name: str, variant: str, size: int) -> list[Row]:
         )  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def as_it_is_small() -> list[Row]:
+    """The transformer's float16 file as it is, for small images."""
+    import timm
+
+    name, size = SMALL
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, img_size=size).eval()
+    torch.manual_seed(1)
+    return [held(name, "dense", model, torch.rand(IMAGES_AS_IT_IS, 3, size, size))]
+
+
+def trained(name: str, checkpoint: Path, folder: Path) -> Row:
+    """Published weights on photographs, the float16 file."""
+    from PIL import Image
+
+    from edgeprune.models.build import build as built
+    from edgeprune.models.weights import load_checkpoint
+
+    model = built(f"timm/{name}", 1000, TRAINED_PX)
+    load_checkpoint(model, checkpoint)
+    paths = sorted(folder.iterdir())
+    chosen = paths[:: max(1, len(paths) // TRAINED_IMAGES)][:TRAINED_IMAGES]
+    size = (TRAINED_PX, TRAINED_PX)
+    pixels = [np.asarray(Image.open(path).convert("RGB").resize(size)) for path in chosen]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return held(name, "published weights, photographs", model.eval(), images)
+
+
+def held(name: str, variant: str, model: nn.Module, images: Tensor) -> Row:
+    """The float16 file of a model against torch, computing in float32 and as it is."""
+    wanted = run(model, images)
+    with tempfile.TemporaryDirectory() as folder:
+        file = coreai.convert(model, images[:1], Path(folder) / "model.aimodel")
+        start = time.perf_counter()
+        as_it_is = coreai.load(file.path, activations="float16").predict(images[:IMAGES_AS_IT_IS].numpy())
+        seconds = time.perf_counter() - start
+        got = coreai.load(file.path).predict(images.numpy())
+    row = {
+        "model": name, "variant": variant, "size_px": images.shape[-1], "images": len(images),
+        "bytes": file.bytes, "error": error(got, wanted),
+        "error_as_it_is": error(as_it_is, wanted[:IMAGES_AS_IT_IS]), "as_it_is_s": round(seconds, 1),
+        "same_class": float(np.mean(got.argmax(1) == wanted.argmax(1))),
+    }  # fmt: skip
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def answers(path: Path, images: np.ndarray, slow: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -194,8 +246,9 @@ def page(content: dict[str, Any]) -> str:
         f"Written by `python benchmarks/coreai_models.py`; {versions}. Random weights, random images.",
         "",
         "- *error*: of Apple's runtime computing in float32 with the stored weights, to the torch model.",
-        "- *as it is*: of the file untouched, every operation rounded to float16 by the kernels of Linux;",
-        "  not run for the transformer, for an image of which they take more than half a minute.",
+        "- *as it is*: of the file untouched, every operation rounded to float16 by Linux kernels, which",
+        "  say nothing of a phone's; not run for the transformer, for an image of which they",
+        "  take half a minute and more.",
         "- *to stored*: of the first to torch holding the file's own numbers, where only arithmetic differs.",
         "- *formula*: the weights' bytes by count (1 bit each, values left, tables, scales), and what",
         "  else there is in the dense file, against the real file.",
@@ -215,6 +268,18 @@ def page(content: dict[str, Any]) -> str:
             f"| {row['bytes'] / dense:.2f} | {row['error']:.1e} | {as_it_is} "
             f"| {row['error_to_stored']:.1e} | {predicted / row['bytes'] - 1:+.2%} |"
         )
+    lines += ["", *content.get("notes", [])]
+    if "further" in content:
+        lines += [
+            "",
+            "| model | variant | images | `coreai-ios27` bytes | error | as it is | same class |",
+            "|---|---|--:|--:|--:|--:|--:|",
+        ]
+    lines += [
+        f"| {r['model']} {r['size_px']} px | {r['variant']} | {r['images']} | {r['bytes']:,} "
+        f"| {r['error']:.1e} | {r['error_as_it_is']:.1e} | {r['same_class']:.0%} |"
+        for r in content.get("further", [])
+    ]
     if "speed" in content:
         took = content["speed"]
         lines += [
@@ -236,13 +301,22 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--trained", nargs=3, metavar=("MODEL", "CHECKPOINT", "IMAGES"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     content["packages"] = {name: version(name) for name in PACKAGES}
     if options.speed:
         content["speed"] = speed()
-    for name, size in {} if options.page or options.speed else MODELS.items():
+    if options.small or options.trained:
+        name, *places = options.trained or ("",)
+        found = as_it_is_small() if options.small else [trained(name, *map(Path, places))]
+        same = {(r["model"], r["variant"]) for r in found}
+        others = [r for r in content.get("further", []) if (r["model"], r["variant"]) not in same]
+        content["further"] = others + found
+    alone = options.page or options.speed or options.small or options.trained
+    for name, size in {} if alone else MODELS.items():
         for variant in VARIANTS:
             known = [r for r in content["rows"] if (r["model"], r["variant"]) == (name, variant)]
             if (options.models and name not in options.models) or (known and not options.models):

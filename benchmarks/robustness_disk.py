@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,20 +19,21 @@ from robustness_runs import leftovers, one_message, recipe_of, reference, result
 from converters.facts import sha256
 
 SIZE_MB = 24
+BALLAST = "ballast"
 MOST_STARTS = 400
 CHANGING = ("open", "os.mkdir", "os.rename", "os.link", "os.symlink")
 # What stays free when a folder is made: what libraries write into it themselves then stops in the middle.
 LEFT_BYTES = (0, 65_536, 131_072)
-NUMBERED = re.compile(r"(?<=[-_/.])[0-9a-z_]{8}(?=[/.]|$)|tmp[0-9a-z_]{8}|[0-9A-F-]{36}")
+NUMBERED = re.compile(r"(?<=/)tmp[0-9a-z_]{8}|[0-9A-F-]{36}")  # Names that are drawn anew each time.
 
 
 def full_disk(work: Path) -> dict[str, Any]:
     """Start the same run again and again; each time the disk is full at a write that had room before."""
     mount = work / "disk"
-    expected = reference("folder", work)
+    expected = reference(work)
     with mounted(mount, f"size={SIZE_MB}m"):
         (mount / "tmp").mkdir()
-        recipe = recipe_of("folder", work, mount / "run")
+        recipe = recipe_of(work, mount / "run")
         log, failed = work / "disk.log", work / "disk-failed.json"
         failed.write_text("[]")
         faults: list[str] = []
@@ -41,7 +43,7 @@ def full_disk(work: Path) -> dict[str, Any]:
             before = len(json.loads(failed.read_text()))
             status = start(recipe, log, before=lambda: fill_at_next_write(mount, failed)).wait()
             keys = json.loads(failed.read_text())
-            (mount / "ballast").unlink(missing_ok=True)
+            (mount / BALLAST).unlink(missing_ok=True)
             if len(keys) == before:
                 break
             statuses[status] += 1
@@ -75,23 +77,28 @@ def mounted(mount: Path, options: str) -> Iterator[None]:
 
 def fill_at_next_write(mount: Path, failed: Path) -> None:
     """In a run's process: fill the disk just before the first write that has not met a full one yet."""
-    os.environ["TMPDIR"] = str(mount / "tmp")
+    tempfile.tempdir = str(mount / "tmp")  # What TMPDIR says, read once.
     os.environ["XDG_CACHE_HOME"] = str(mount / "cache")
     done = json.loads(failed.read_text())
-    filled = False
+    kept_bytes: int | None = None  # What stays free; None: the disk was not filled yet.
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal filled
-        if filled or event not in CHANGING or not isinstance(arguments[0], (str, os.PathLike)):
+        nonlocal kept_bytes
+        if event not in CHANGING or not isinstance(arguments[0], (str, os.PathLike)):
             return
         path = os.path.abspath(os.fspath(arguments[0]))  # noqa: PTH100 (follows no link, opens nothing)
-        if not path.startswith(f"{mount}/") or (event == "open" and not writes(arguments[1:])):
+        inside = path.startswith(f"{mount}/") and path != f"{mount}/{BALLAST}"
+        if not inside or (event == "open" and not writes(arguments[1:])):
+            return
+        if kept_bytes is not None:
+            if kept_bytes == 0:  # Something may have been removed since, and have left room.
+                fill(mount, 0)
             return
         name = NUMBERED.sub("*", path.removeprefix(f"{mount}/"))
         for left in LEFT_BYTES if event == "os.mkdir" else (0,):
             key = f"{event} {name}" + (f", {left} bytes left" if left else "")
             if key not in done:
-                filled = True
+                kept_bytes = left
                 failed.write_text(json.dumps([*done, key]))
                 fill(mount, left)
                 return
@@ -110,10 +117,11 @@ def writes(arguments: tuple[Any, ...]) -> bool:
 def fill(mount: Path, left_bytes: int) -> None:
     """Take all room but so much."""
     facts = os.statvfs(mount)
-    descriptor = os.open(mount / "ballast", os.O_WRONLY | os.O_CREAT)
-    size = max(facts.f_bavail * facts.f_frsize - left_bytes, 1)
+    more = facts.f_bavail * facts.f_frsize - left_bytes
+    descriptor = os.open(mount / BALLAST, os.O_WRONLY | os.O_CREAT)
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        if more > 0:
+            os.posix_fallocate(descriptor, os.fstat(descriptor).st_size, more)
     finally:
         os.close(descriptor)
 
@@ -144,14 +152,19 @@ def page(found: dict[str, Any]) -> list[str]:
     """Lines of the page."""
     kinds = Counter(key.split(" ", 1)[0] for key in found["failed_at"])
     statuses = ", ".join(f"{count} with {status}" for status, count in sorted(found["statuses"].items()))
-    end = "the same bytes and scores as the undisturbed run" if found["same"] else "other bytes"
+    end = {
+        True: "The last start ended with the same bytes and scores as the undisturbed run.",
+        False: "The last start did not end as the undisturbed run.",
+        None: "It has not been run to its end: the writes behind these, those of the conversions above all, "
+        "have not been tried.",
+    }[found["same"]]
     return [
         f"A file system of {SIZE_MB} MB was filled to its last byte (or to 64 or 128 kB, where a folder is "
         f"made for what libraries write themselves) just before each of {found['writes']} different writes, "
         "temporary files and the cache among them, once each "
         f"({', '.join(f'{v} {k}' for k, v in kinds.items())}); each time the run was started again. Exit "
         f"status: {statuses}. Faults (no message, several, a file that is not whole, something left behind): "
-        f"{len(found['faults'])}. The last start ended with {end}.",
+        f"{len(found['faults'])}. {end}",
         *([""] if found["faults"] else []),
         *(f"- {fault}" for fault in found["faults"]),
     ]

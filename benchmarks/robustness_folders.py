@@ -28,7 +28,6 @@ from robustness_runs import (
 
 SLOW_SECONDS = 0.03
 YEAR_SECONDS = 365 * 24 * 3600
-IMAGES = "folder"
 
 
 def fresh(work: Path, name: str) -> tuple[Any, Path]:
@@ -36,12 +35,12 @@ def fresh(work: Path, name: str) -> tuple[Any, Path]:
     folder, log = work / name, work / f"{name}.log"
     shutil.rmtree(folder, ignore_errors=True)
     log.unlink(missing_ok=True)
-    return recipe_of(IMAGES, work, folder), log
+    return recipe_of(work, folder), log
 
 
 def same(folder: Path, work: Path) -> bool:
     """Whether a run ended like the undisturbed one, and left nothing behind."""
-    return result(folder) == reference(IMAGES, work) and not leftovers(folder)
+    return result(folder) == reference(work) and not leftovers(folder)
 
 
 def until(started: Started, ready: Callable[[], bool]) -> bool:
@@ -146,7 +145,7 @@ def read_only(work: Path) -> dict[str, Any]:
         subprocess.run(["mount", "-o", f"remount,{how}", str(mount)], check=True)
 
     with mounted(mount, "size=64m"):
-        recipe = recipe_of(IMAGES, work, mount / "run")
+        recipe = recipe_of(work, mount / "run")
         remount("ro")
         found["new"] = refusal(recipe, work)
         remount("rw")
@@ -157,7 +156,7 @@ def read_only(work: Path) -> dict[str, Any]:
         found["half way"] = refusal(recipe, work)
         remount("rw")
         shutil.rmtree(recipe.output)
-        shutil.copytree(work / f"reference-{IMAGES}", recipe.output)
+        shutil.copytree(work / "reference-folder", recipe.output)
         (mount / "cache" / "edgeprune" / "checked").mkdir(parents=True)
         remount("ro")
         found["finished, run again"] = refusal(recipe, work)
@@ -168,7 +167,7 @@ def read_only(work: Path) -> dict[str, Any]:
             done = subprocess.run([*cli, *arguments], capture_output=True, text=True, check=False)
             said = done.stderr.strip().splitlines()
             found[name] = f"exit {done.returncode}" + (f": {said[-1]}" if done.returncode else "")
-        again = recipe_of("streamed", work, work / "read-only-cache")
+        again = recipe_of(work, work / "read-only-cache")
         shutil.rmtree(again.output, ignore_errors=True)
 
         def cache() -> None:

@@ -22,12 +22,10 @@ from robustness_runs import (
 )
 
 RUNS = (
-    "streamed", "folder", "streamed", "folder", "streamed", "folder", "folder", "streamed", "folder", "digits",
+    "streamed", "folder", "streamed", "folder", "streamed",
+    "folder", "folder", "streamed", "folder", "folder",
 )  # fmt: skip
-WORDS = {
-    "digits": "the embedded digits", "folder": "a folder, kept in memory",
-    "streamed": "a folder, decoded as needed",
-}  # fmt: skip
+WORDS = {"folder": "kept in memory", "streamed": "decoded as needed"}
 POLL_SECONDS = 0.004
 # In the order of a run: each kill of a run comes in a later stage than the one before.
 PLANS = (
@@ -48,7 +46,7 @@ def killed_run(number: int, work: Path) -> dict[str, Any]:
     folder, log = work / f"kills-{number}", work / f"kills-{number}.log"
     shutil.rmtree(folder, ignore_errors=True)
     log.unlink(missing_ok=True)
-    recipe = recipe_of(images, work, folder)
+    recipe = recipe_of(work, folder)
     draw = random.Random(number)
     hits = []
     for wanted in PLANS[number % len(PLANS)]:
@@ -56,7 +54,7 @@ def killed_run(number: int, work: Path) -> dict[str, Any]:
         if _kill_in(started, folder, wanted, draw):
             hits.append(precise(folder, stage(folder), recipe.dense.epochs))
     status = start(recipe, log, streamed=images == "streamed").wait()
-    found, expected = (result(folder) if status == 0 else {}), reference(images, work)
+    found, expected = (result(folder) if status == 0 else {}), reference(work)
     return {
         "images": images,
         "kills": hits,
@@ -99,9 +97,10 @@ def page(found: list[dict[str, Any]]) -> list[str]:
     hits = Counter(hit for run in found for hit in run["kills"])
     same = sum(run["same"] for run in found)
     return [
-        f"{len(found)} runs, {sum(hits.values())} kills (SIGKILL to all processes of a run at once, at random "
-        f"moments), each run started again until it was done: {same} of {len(found)} ended with the same bytes "
-        "of every exported file and of the weights, and the same scores, as the run that was never stopped.",
+        f"{len(found)} runs, {sum(hits.values())} kills (SIGKILL to all processes of a run at once, at "
+        f"random moments), each run started again until it was done: {same} of {len(found)} ended with the "
+        "same bytes of every exported file and of the weights, and the same scores, as the run that was "
+        "never stopped. The state of a training is kept after every step: each goes on within an epoch.",
         "",
         "| killed while | kills |",
         "|---|---|",

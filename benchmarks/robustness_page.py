@@ -22,7 +22,9 @@ kind that is read. Made by `benchmarks/robustness.py`; all figures are in [robus
 
 def write(found: dict[str, dict[str, Any]], folder: Path) -> None:
     """Both files."""
-    lines = [HEAD]
+    facts = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    lines = [HEAD, f"Measured on {facts['date']}, {facts['processor']}, one core; {versions}.\n"]
     if "kills" in found:
         ordered = [found["kills"][name] for name in sorted(found["kills"], key=int)]
         lines += ["## Killed and started again\n", *robustness_kills.page(ordered), ""]
@@ -35,7 +37,7 @@ def write(found: dict[str, dict[str, Any]], folder: Path) -> None:
     if "fuzz" in found:
         lines += ["## Led by coverage\n", *fuzzed(found["fuzz"]), ""]
     (folder / "robustness.md").write_text("\n".join(lines).rstrip() + "\n")
-    told = {"provenance": provenance(), **found}
+    told = {"provenance": facts, **found}
     (folder / "robustness.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
@@ -60,7 +62,7 @@ def damaged(found: dict[str, Any]) -> list[str]:
             f"{ends.get('traceback', 0) + ends.get('crash', 0)} | {part['most_seconds']:.1f} s | "
             f"{part['most_bytes'] / 1e6:.0f} MB |"
         )
-    return lines
+    return [*lines, "", *(f"- {part['note']}" for part in found.values() if "note" in part)]
 
 
 def fuzzed(found: dict[str, Any]) -> list[str]:

@@ -29,7 +29,6 @@ MODEL = "timm/test_efficientnet"
 TARGETS = ("coreml-ios16", "litert-arm64-int8")
 VARIANTS = ("dense", "block80")
 SIZE_PX = 32
-SETS = ("digits", "folder", "streamed")
 SAVE_MINUTES = 1e-5  # After every step: a kill is always in the middle of an epoch whose state was kept.
 ENDED = "ended"
 REAL_TIME = os.sched_getscheduler(0) != os.SCHED_OTHER  # As chrt begins it.
@@ -65,19 +64,17 @@ class Started:
         lead()
 
 
-def recipe_of(images: str, work: Path, output: Path) -> Recipe:
+def recipe_of(work: Path, output: Path) -> Recipe:
     """The recipe of a run.
 
     Args:
-        images: of `SETS`.
         work: where `make_images` put the folder.
         output: its run folder.
     """
-    digits = images == "digits"
-    fit = TrainConfig(epochs=1 if digits else 5, batch_size=64 if digits else 16)
+    fit = TrainConfig(epochs=5, batch_size=16)
     return Recipe(
         model=MODEL,
-        **({} if digits else {"data": work / "images"}),
+        data=work / "images",
         image_size_px=SIZE_PX,
         dense=fit,
         variants={"block80": Variant(sparsity=0.8, fit=fit)},
@@ -116,7 +113,9 @@ def import_all() -> None:
     import edgeprune.pipeline.steps  # noqa: F401
 
     torch.set_num_threads(1)
-    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork would copy this process without its threads"
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, (
+        "a fork would copy this process without its threads"
+    )
 
 
 def start(
@@ -193,17 +192,13 @@ def plain_run(recipe: Recipe, log: Path) -> None:
         )
 
 
-def reference(images: str, work: Path) -> dict[str, Any]:
-    """What the uninterrupted run of these images ended with; it is run once, as a user starts it."""
-    kept = work / f"reference-{images}.json"
+def reference(work: Path) -> dict[str, Any]:
+    """What the uninterrupted run ended with, its images in memory; it is run once, as a user starts it."""
+    kept = work / "reference-folder.json"
     if not kept.exists():
-        folder = work / f"reference-{images}"
-        recipe = recipe_of(images, work, folder)
-        if images == "streamed":  # The same images: where they are must not matter.
-            kept.write_text(json.dumps(reference("folder", work)))
-        else:
-            plain_run(recipe, work / f"reference-{images}.log")
-            kept.write_text(json.dumps(result(folder)))
+        folder = work / "reference-folder"
+        plain_run(recipe_of(work, folder), work / "reference-folder.log")
+        kept.write_text(json.dumps(result(folder)))
     found: dict[str, Any] = json.loads(kept.read_text())
     return found
 

@@ -86,7 +86,7 @@ class Backend:
         return [verdict for verdict in self.of(Outcome.RUNS) if verdict.change]
 
     def lines(self) -> list[str]:
-        """For people: how many of each, every operation that falls back, and by kind what to mind or unknown."""
+        """For people: how many of each, every operation that falls back, then by kind the rest to tell."""
         counts = ", ".join(f"{len(self.of(outcome))} {_WORDS[outcome]}" for outcome in Outcome)
         told = [f"{self.name}: {counts}"]
         for verdict in self.of(Outcome.FALLS_BACK):

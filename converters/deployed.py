@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,16 +54,3 @@ def named_results(given: Mapping[Any, Tensor]) -> dict[str, Any]:
     if len(given) == 1:
         return {LOGITS: next(iter(given))}
     return {f"features_{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in given}
-
-
-def label_problems(labels: Sequence[str], classes: int | None) -> list[str]:
-    """What is wrong with class names for a model of so many classes; None: it gives no values by class."""
-    if classes is None:
-        return ["labels were given, and the model gives no values by class"]
-    problems = []
-    if len(labels) != classes:
-        problems.append(f"{len(labels)} labels for {classes} classes")
-    twice = sorted({label for label in labels if list(labels).count(label) > 1})
-    if twice:
-        problems.append(f"labels named twice: {', '.join(twice[:3])}")
-    return problems

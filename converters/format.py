@@ -50,6 +50,7 @@ class Format(Protocol):
         local_runtimes: that `verify` can be told by name, of those on every machine; None: it takes no names.
         no_times: why `edgeprune bench` cannot time its files; None where it can.
         not_measured: what a report's rows say nothing of, for people; None: nothing.
+        in_app: how an app takes a file in, one Markdown paragraph for a model card.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Format(Protocol):
     local_runtimes: tuple[str, ...] | None
     no_times: str | None
     not_measured: str | None
+    in_app: str
 
     def missing(self) -> str | None:
         """What keeps this machine from using the format, in one line, and the command that mends it.

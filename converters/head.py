@@ -1,7 +1,9 @@
-"""The head of MobileNetV3 as 1x1 convolutions on a 4-D tensor, exactly what it was.
+"""The head of MobileNetV3, and any linear layer of one vector an image, as 1x1 convolutions: what it was.
 
 In float16 Apple's Neural Engine gets a 2-D linear layer followed by hard-swish wrong, by 0.2 in MobileNetV3
-(apple/coreai-torch#51); the same weights as a 1x1 convolution are right. Layers keep their names.
+(apple/coreai-torch#51); the same weights as a 1x1 convolution are right. On Linux Apple's kernels take the
+sums of a float16 matrix product in float16 and are 10 times further off than in a convolution. Layers keep
+their names.
 """
 
 from __future__ import annotations
@@ -54,6 +56,59 @@ def with_pointwise_head(model: nn.Module) -> nn.Module:
     return changed
 
 
+class PointwiseLinear(nn.Conv2d):
+    """A linear layer as a 1x1 convolution: (n, channels) in, (n, classes) out, one pixel in between."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, channels) -> (n, classes)."""
+        return super().forward(features[:, :, None, None])[:, :, 0, 0]
+
+
+def with_pointwise_layers(model: nn.Module, example: Tensor) -> nn.Module:
+    """`with_pointwise_head`, and each linear layer that is given one vector an image as a 1x1 convolution.
+
+    Args:
+        model: in eval mode.
+        example: what it takes. A layer that is given anything but (n, channels), as in a transformer, stays.
+
+    Returns:
+        A copy, with the same weights under the same names; the model itself where there is nothing to change.
+    """
+    changed = with_pointwise_head(model)
+    alone = _of_vectors(changed, example)
+    if not alone:
+        return changed
+    if changed is model:
+        changed = copy.deepcopy(model)
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in list(changed.named_modules(remove_duplicate=False)):
+        if name in alone:
+            layer = made.setdefault(module, _convolution(module, PointwiseLinear))
+            if not name:
+                return layer
+            parent, _, child = name.rpartition(".")
+            setattr(changed.get_submodule(parent), child, layer)
+    return changed
+
+
+def _of_vectors(model: nn.Module, example: Tensor) -> set[str]:
+    """Names of the linear layers that are given (n, channels), whenever they are used."""
+    linear = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if type(m) is nn.Linear]
+    given: dict[nn.Module, set[int]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given.setdefault(module, set()).add(inputs[0].dim())
+
+    hooks = [module.register_forward_pre_hook(note) for module in {m for _, m in linear}]
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name for name, module in linear if given.get(module) == {2}}
+
+
 def _is_head(module: nn.Module) -> bool:
     children = list(module.children())
     return (
@@ -71,13 +126,14 @@ def _is_head(module: nn.Module) -> bool:
 def _pointwise(head: nn.Module) -> PointwiseHead:
     changed = PointwiseHead()
     for name, child in head.named_children():
-        changed.add_module(name, _convolution(child) if isinstance(child, nn.Linear) else child)
+        changed.add_module(name, _convolution(child, nn.Conv2d) if isinstance(child, nn.Linear) else child)
     return changed.train(head.training)
 
 
-def _convolution(linear: nn.Linear) -> nn.Conv2d:
+def _convolution(linear: nn.Module, kind: type[nn.Conv2d]) -> nn.Conv2d:
+    assert isinstance(linear, nn.Linear)
     has_bias = linear.bias is not None
-    layer = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=has_bias)
+    layer = kind(linear.in_features, linear.out_features, 1, bias=has_bias)
     with torch.no_grad():
         layer.weight = nn.Parameter(linear.weight.detach()[:, :, None, None].clone())
         if has_bias:

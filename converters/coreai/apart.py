@@ -23,6 +23,11 @@ SECONDS_TO_READ = 120.0
 SECONDS_TO_MAKE_READY = 240.0
 SECONDS_PER_IMAGE = 30.0
 IMAGES_PER_MESSAGE = 64
+_NO_ANSWER = f"Core AI crashes on it, or takes more than {SECONDS_PER_IMAGE:.0f} s an image"
+_SLOW_KERNELS = (
+    ", as its plain float16 kernels do with a transformer: with activations='float32' it computes in "
+    "float32, with the stored weights"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Ready:
-    """Message: make a program ready and run an image through the file as it is. Gets its outputs' names."""
+    """Message: make a program ready and run an image through the file as it is.
+
+    Gets its outputs' names, and the seconds that image took; 0 for a program that is to run as it is.
+    """
 
     key: tuple[str, str]
     content: bytes
@@ -107,17 +115,26 @@ def tensors_of(path: Path, content: bytes, image: np.ndarray) -> list[np.ndarray
 
 
 class RuntimeApart:
-    """A file's program, made ready by Apple's runtime elsewhere."""
+    """A file's program, made ready by Apple's runtime elsewhere.
+
+    Attributes:
+        outputs: their names.
+        seconds_as_it_is: that one image took through the file as it is, before it was made quick; 0 for one
+            that stays as it is.
+    """
+
+    outputs: tuple[str, ...]
+    seconds_as_it_is: float
 
     def __init__(self, path: Path, content: bytes, activations: Activations, shape: tuple[int, ...]) -> None:
-        self._path = path
+        self._path, self._activations = path, activations
         self._ready = Ready(
             key=(hashlib.sha256(content).hexdigest(), activations),
             content=content,
             activations=activations,
             image=np.zeros((1, *shape), np.float32),
         )
-        self.outputs: tuple[str, ...] = self._asked(self._ready, SECONDS_TO_MAKE_READY)
+        self.outputs, self.seconds_as_it_is = self._asked(self._ready, SECONDS_TO_MAKE_READY)
         if activations == "float16":
             self.run(self._ready.image)
 
@@ -138,9 +155,7 @@ class RuntimeApart:
             self._asked(self._ready, SECONDS_TO_MAKE_READY)
             outputs = self._asked(Run(self._ready.key, images), seconds)
         if outputs is None:  # Twice it ended the process that had made it ready, and a new one was asked.
-            raise DamagedFileError(
-                self._path, f"Core AI crashes on it, or takes more than {SECONDS_PER_IMAGE:.0f} s an image"
-            )
+            raise DamagedFileError(self._path, _NO_ANSWER + _SLOW_KERNELS * (self._activations == "float16"))
         result: list[np.ndarray] = outputs
         return result
 

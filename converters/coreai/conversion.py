@@ -25,10 +25,10 @@ from converters.coreai.package import metadata_content, path_problems, write_ass
 from converters.coreai.precision import narrow
 from converters.coreai.program import StoredWeight, decode, distinct, layer_uses, producer
 from converters.coreai.runtime import module_of, program_bytes
-from converters.deployed import Deployed, label_problems, named_results
+from converters.deployed import Deployed, named_results
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, LayerFacts, Normalization, size_bytes
-from converters.head import with_pointwise_head
+from converters.head import with_pointwise_layers
 from converters.layers import WeightedLayer, weighted_layers
 from converters.targets import Storage
 from converters.targets import target as target_named
@@ -46,12 +46,12 @@ class Prepared:
 
     Attributes:
         given: the model, in eval mode.
-        model: the same, its head made of convolutions.
+        model: the same, linear layers of one vector an image made convolutions.
         layers: its weighted layers in execution order.
         program: Apple's, in float32.
         normalization: done by the file, where there is any.
         shape: of the image, (channels, height, width).
-        classes: that it gives values for; None where it gives none.
+        answer: shape of its one output, a batch of one; None where it gives several.
         probe: images, and what the model gives for them.
     """
 
@@ -61,7 +61,7 @@ class Prepared:
     program: Any
     normalization: Normalization | None
     shape: tuple[int, int, int]
-    classes: int | None
+    answer: tuple[int, ...] | None
     probe: agreement.Probe
 
     def program_for(self, storage: Storage) -> Any:
@@ -145,17 +145,17 @@ def prepare(
     if problems:
         raise UserError(problems)
     probe = agreement.probe(model, example, normalization)
-    changed = with_pointwise_head(model)
+    changed = with_pointwise_layers(model, example)
     given = arguments.results_of(arguments.outputs_of(changed, example))
     results = named_results(given)
     first = next(iter(given.values()))
-    classes = int(first.shape[1]) if len(results) == 1 and first.dim() in (2, 4) else None
+    answer = tuple(first.shape) if len(results) == 1 else None
     program = _program(Deployed(changed, normalization, results), example, list(results))
     check_computes(program_bytes(program), model, probe, NAME)
     layers = tuple(weighted_layers(changed, example))
     _, channels, height, width = example.shape
     shape = (channels, height, width)
-    return Prepared(model, changed, layers, program, normalization, shape, classes, probe)
+    return Prepared(model, changed, layers, program, normalization, shape, answer, probe)
 
 
 def write(
@@ -175,8 +175,9 @@ def write(
     path = Path(path)
     found = target_named(target, FORMAT)
     problems = path_problems(path)
-    if labels is not None:
-        problems += label_problems(labels, prepared.classes)
+    if labels is not None and prepared.answer is None:
+        problems.append("labels were given, and the model gives several outputs")
+    problems += arguments.label_problems(labels, prepared.answer)
     if problems:
         raise UserError(problems)
     try:
@@ -200,7 +201,7 @@ def _program(deployed: Deployed, example: Tensor, outputs: list[str]) -> Any:
         import coreai_torch
     try:
         with torch.no_grad(), quiet():
-            exported = torch.export.export(deployed, (example.detach().cpu(),))
+            exported = torch.export.export(deployed, (example.detach().cpu().contiguous(),))
             exported = exported.run_decompositions(coreai_torch.get_decomp_table())
     except Exception as error:  # torch.export raises whatever the model's own code does
         raise ToolError(f"torch.export could not trace the model: {_first_line(error)}") from error

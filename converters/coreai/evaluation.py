@@ -22,11 +22,13 @@ class AppleModel:
         path: of the folder.
         input: what it takes.
         outputs: names of what it gives.
+        seconds_as_it_is: that one image took through the file as it is, before it was made quick.
     """
 
     path: Path
     input: InputSpec
     outputs: tuple[str, ...]
+    seconds_as_it_is: float
     _runtime: RuntimeApart = field(repr=False)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -84,4 +86,4 @@ def load(path: str | Path, *, activations: Activations = "float32") -> AppleMode
     asset = read_asset(path)
     spec = spec_of(asset, facts_of(path, asset.program))
     runtime = RuntimeApart(path, asset.program, activations, spec.shape)
-    return AppleModel(path, spec, runtime.outputs, runtime)
+    return AppleModel(path, spec, runtime.outputs, runtime.seconds_as_it_is, runtime)

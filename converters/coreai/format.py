@@ -38,6 +38,9 @@ class CoreAI:
     not_measured: str | None = (
         "Core AI files on a phone: Apple's runtime ran them on the machine, computing in float32"
     )
+    in_app: str = (
+        "**iOS 27 and later.** Core AI loads the `.aimodel` folder; add it to the Xcode project as it is."
+    )
 
     def missing(self) -> str | None:
         """Apple's packages, where they are not installed or there are none."""

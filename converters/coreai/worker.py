@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, OrderedDict
 from typing import Any
 
@@ -35,6 +36,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], Executable | Quick] = OrderedDict()
+        self._seconds: dict[tuple[str, str], float] = {}
 
     def answer(self, message: Any) -> Any:
         """What a message gets; everything that goes wrong inside is the file's fault."""
@@ -50,17 +52,19 @@ class Worker:
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RefusedError(line[:300]) from None
 
-    def _ready(self, message: Ready) -> tuple[str, ...]:
+    def _ready(self, message: Ready) -> tuple[tuple[str, ...], float]:
         if message.key not in self._kept:
             program = read_program(message.content)
             as_it_is = Executable(program)
+            start = time.perf_counter()
             if message.activations == "float16":
                 self._keep(message.key, as_it_is)
             else:
                 as_it_is.run(message.image)
+                self._seconds[message.key] = time.perf_counter() - start
                 as_it_is.close()
                 self._keep(message.key, Quick(message.content))
-        return self._kept[message.key].outputs
+        return self._kept[message.key].outputs, self._seconds.get(message.key, 0.0)
 
     def _keep(self, key: tuple[str, str], executable: Executable | Quick) -> None:
         self._kept[key] = executable

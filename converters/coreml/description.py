@@ -20,7 +20,7 @@ _PLACES = {
     "version": "versionString",
 }
 # Written by coremltools; it would make two conversions of one model differ.
-_DATE = "com.github.apple.coremltools.conversion_date"
+DATE = "com.github.apple.coremltools.conversion_date"
 PREVIEW_TYPE = "com.apple.coreml.model.preview.type"
 PREVIEW_PARAMETERS = "com.apple.coreml.model.preview.params"
 _LABEL, _LABEL_PROBABILITIES = "classLabel", "classLabel_probs"
@@ -39,7 +39,7 @@ def describe(
         probabilities: name of the output that holds them, where there are labels.
     """
     description = spec.description
-    description.metadata.userDefined.pop(_DATE, None)
+    description.metadata.userDefined.pop(DATE, None)
     for key, text in metadata.items():
         if key in _PLACES:
             setattr(description.metadata, _PLACES[key], text)

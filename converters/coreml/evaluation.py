@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,15 @@ from converters.coreml.description import map_labels
 from converters.coreml.framework import ct, proto, quiet
 from converters.coreml.operations import OPERATIONS
 from converters.coreml.package import Contents, read_package
-from converters.coreml.program import Argument, Operation, Program, Reference, read_program
+from converters.coreml.program import (
+    Argument,
+    Block,
+    Operation,
+    Program,
+    Reference,
+    every_operation,
+    read_program,
+)
 from converters.errors import ToolError, UserError
 from converters.facts import InputSpec
 
@@ -31,6 +40,12 @@ from converters.facts import InputSpec
 LOGITS = "logits"
 # Pixels run together: enough to keep the processor busy, few enough to stay in its caches.
 _BATCH_PX = 2**19
+# Operations that have blocks of their own.
+CONTROL = ("cond", "while_loop")
+# Arguments that are lists of values.
+LISTS = ("values", "loop_vars")
+# A loop in a file that does not end must not keep us: no sequence is that long.
+_MAX_ROUNDS = 100_000
 
 
 class Package:
@@ -198,6 +213,16 @@ class _Step:
     fixed: Mapping[str, Any]
     half: bool
     forget: tuple[str, ...]
+    blocks: tuple[_Steps, ...]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """A block made ready to run; its names as in `program.Block`."""
+
+    inputs: tuple[str, ...]
+    steps: tuple[_Step, ...]
+    outputs: tuple[str, ...]
 
 
 Vary = Callable[[str, Constant], np.ndarray]
@@ -230,7 +255,7 @@ class Evaluator:
         self._constants: dict[str, Tensor] = {}
         needed = _needed(program, results)
         _known_operations(needed)
-        self._steps = self._compile(program, needed, half)
+        self._steps = self._compile(program, needed, {self._input}, results, half)
 
     def __call__(self, images: np.ndarray, check: bool = False) -> list[np.ndarray]:
         """Run (n, 3, h, w) float32; `check` compares every shape on the way with what the file declares."""
@@ -257,8 +282,19 @@ class Evaluator:
     def _run(
         self, image: Tensor, check: bool, kept: Callable[[Operation, Tensor], None] | None = None
     ) -> tuple[Tensor, ...]:
-        values: dict[str, Tensor] = {self._input: image}
-        for step in self._steps:
+        values: dict[str, Any] = {self._input: image}
+        self._go(self._steps, values, check, kept)
+        return tuple(values[name] for name in self._results)
+
+    def _go(
+        self,
+        steps: Sequence[_Step],
+        values: dict[str, Any],
+        check: bool,
+        kept: Callable[[Operation, Tensor], None] | None,
+    ) -> None:
+        """Run steps one after the other, and put what they make among the values."""
+        for step in steps:
             results = self._apply(step, values)
             if check:
                 _check_results(step.operation, results)
@@ -266,21 +302,22 @@ class Evaluator:
                 results = tuple(value.half().float() for value in results)
             if kept is not None:
                 for value in results:
-                    kept(step.operation, value)
+                    if isinstance(value, Tensor):
+                        kept(step.operation, value)
             values.update(zip((output.name for output in step.operation.outputs), results, strict=True))
             for name in step.forget:
                 values.pop(name, None)
-        return tuple(values[name] for name in self._results)
 
-    def _apply(self, step: _Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        def find(name: str) -> Tensor:
-            return values[name] if name in values else self._constants[name]
-
+    def _apply(self, step: _Step, values: Mapping[str, Any]) -> tuple[Any, ...]:
         tensors = {
-            argument: find(names) if isinstance(names, str) else [find(name) for name in names]
+            argument: self._find(names, values)
+            if isinstance(names, str)
+            else [self._find(name, values) for name in names]
             for argument, names in step.tensors.items()
         }
         try:
+            if step.operation.type in CONTROL:
+                return self._control(step, {**tensors, **step.fixed}, values)
             result = OPERATIONS[step.operation.type](**tensors, **step.fixed)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -289,33 +326,82 @@ class Evaluator:
             ) from error
         return result if isinstance(result, tuple) else (result,)
 
-    def _compile(self, program: Program, operations: Sequence[Operation], half: bool) -> list[_Step]:
+    def _find(self, name: str, values: Mapping[str, Any]) -> Any:
+        return values[name] if name in values else self._constants[name]
+
+    def _control(self, step: _Step, given: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[Any, ...]:
+        first, second = step.blocks
+        if step.operation.type == "cond":
+            return self._block(first if bool(given["pred"]) else second, (), values)
+        state = tuple(given["loop_vars"])
+        for _ in range(_MAX_ROUNDS):
+            if not bool(self._block(first, state, values)[0]):
+                return state
+            state = self._block(second, state, values)
+        raise ValueError(f"it goes on after {_MAX_ROUNDS} rounds")
+
+    def _block(self, block: _Steps, given: Sequence[Any], values: Mapping[str, Any]) -> tuple[Any, ...]:
+        inner = {**values, **dict(zip(block.inputs, given, strict=True))}
+        self._go(block.steps, inner, False, None)
+        return tuple(self._find(name, inner) for name in block.outputs)
+
+    def _compile(
+        self,
+        program: Program,
+        operations: Sequence[Operation],
+        given: AbstractSet[str],
+        results: Sequence[str],
+        half: bool,
+    ) -> tuple[_Step, ...]:
+        """Steps from operations; `given` are values that are there before, `results` those asked for."""
         last_use = {
             reference.name: index
             for index, operation in enumerate(operations)
             for reference in _references(operation)
         }
-        known = {self._input}
+        known, own = set(given), {self._input}
         steps = []
         for index, operation in enumerate(operations):
             tensors: dict[str, str | tuple[str, ...]] = {}
             fixed: dict[str, Any] = {}
             for argument, values in operation.arguments.items():
                 resolved = [self._resolve(program, known, operation, value) for value in values]
-                if all(isinstance(value, Reference) for value in resolved) and resolved:
-                    names = tuple(value.name for value in resolved)
-                    tensors[argument] = names if argument == "values" else names[0]
+                if argument in LISTS:
+                    tensors[argument] = tuple(map(self._named, values, resolved))
+                elif all(isinstance(value, Reference) for value in resolved) and resolved:
+                    tensors[argument] = resolved[0].name
                 elif len(resolved) == 1:
                     fixed[argument] = resolved[0]
-            known.update(output.name for output in operation.outputs)
+            blocks = tuple(self._compile_block(program, block, known, half) for block in operation.blocks)
+            made = {output.name for output in operation.outputs}
+            known |= made
+            own |= made
             forget = tuple(
                 name
                 for name, last in last_use.items()
-                if last == index and name in known and name not in self._results
+                if last == index and name in own and name not in results
             )
             rounds = half and operation.outputs[0].dtype == "FLOAT16"
-            steps.append(_Step(operation, tensors, fixed, rounds, forget))
-        return steps
+            steps.append(_Step(operation, tensors, fixed, rounds, forget, blocks))
+        return tuple(steps)
+
+    def _compile_block(self, program: Program, block: Block, given: AbstractSet[str], half: bool) -> _Steps:
+        known = {*given, *block.inputs}
+        steps = self._compile(program, block.operations, known, block.outputs, half)
+        known |= {output.name for operation in block.operations for output in operation.outputs}
+        for name in set(block.outputs) - known:
+            if name not in program.constants:
+                raise MalformedError(f"nothing makes {name!r}, which a block gives")
+            self._named(Reference(name), program.constants[name].value.tolist())
+        return _Steps(block.inputs, steps, block.outputs)
+
+    def _named(self, value: Argument, resolved: Any) -> str:
+        """The name of a value in a list of such, where one that is fixed in the file is kept as a tensor."""
+        if isinstance(resolved, Reference):
+            return resolved.name
+        name = value.name if isinstance(value, Reference) else f"fixed {len(self._constants)}"
+        self._constants[name] = torch.as_tensor(resolved)
+        return name
 
     def _resolve(self, program: Program, known: set[str], operation: Operation, value: Argument) -> Any:
         """A reference to a tensor, or the fixed value that it stands for."""
@@ -342,9 +428,16 @@ class Evaluator:
 
 
 def _references(operation: Operation) -> list[Reference]:
-    return [
-        value for values in operation.arguments.values() for value in values if isinstance(value, Reference)
+    """All that it reads, what its blocks read too."""
+    every = list(every_operation([operation]))
+    read = [
+        value
+        for inner in every
+        for values in inner.arguments.values()
+        for value in values
+        if isinstance(value, Reference)
     ]
+    return read + [Reference(name) for inner in every for block in inner.blocks for name in block.outputs]
 
 
 def _needed(program: Program, results: tuple[str, ...]) -> list[Operation]:
@@ -363,7 +456,8 @@ def _needed(program: Program, results: tuple[str, ...]) -> list[Operation]:
 
 
 def _known_operations(operations: Sequence[Operation]) -> None:
-    unknown = [operation for operation in operations if operation.type not in OPERATIONS]
+    every = every_operation(operations)
+    unknown = [op for op in every if op.type not in OPERATIONS and (op.type not in CONTROL or not op.blocks)]
     if unknown:
         places = ", ".join(f"{operation.type!r} at {operation.name!r}" for operation in unknown[:5])
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""

@@ -36,6 +36,12 @@ class CoreML:
     not_measured: str | None = (
         "Core ML files on Apple's own runtime: their program was read back and evaluated on the machine"
     )
+    in_app: str = (
+        "**iOS and macOS.** Drag the `.mlpackage` into Xcode, or compile it with "
+        "`MLModel.compileModel(at:)`. Set `MLModelConfiguration.computeUnits = .all`; its image input takes "
+        "a `CVPixelBuffer`. With Vision: "
+        "`VNCoreMLRequest(model: VNCoreMLModel(for: MLModel(contentsOf: compiled)))`."
+    )
 
     def missing(self) -> str | None:
         """Nothing: its packages are edgeprune's own."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converters.coreml import indexing
+from converters.coreml import indexing, recurrent
 
 Ints = Sequence[int]
 
@@ -267,21 +267,20 @@ def slice_by_index(
     squeeze_mask: Sequence[bool] | None = None,
 ) -> Tensor:
     """`x[begin:end:stride]` on each axis; a mask ignores begin or end, or picks one and drops the axis."""
-    rank = x.dim()
-    no = [False] * rank
-    picks: list[slice | int] = []
-    for axis in range(rank):
-        start, stop = begin[axis], end[axis]
-        step = stride[axis] if stride is not None else 1
+    no = [False] * x.dim()
+    for axis in reversed(range(x.dim())):
         if (squeeze_mask or no)[axis]:
-            picks.append(start)
+            x = x.select(axis, begin[axis])
             continue
-        if step < 1:
-            raise ValueError(f"slice_by_index with stride {step} is not supported")
-        first = None if (begin_mask or no)[axis] else start
-        last = None if (end_mask or no)[axis] else stop
-        picks.append(slice(first, last, step))
-    return x[tuple(picks)]
+        first = None if (begin_mask or no)[axis] else begin[axis]
+        last = None if (end_mask or no)[axis] else end[axis]
+        places = range(x.shape[axis])[slice(first, last, stride[axis] if stride is not None else 1)]
+        if places.step > 0:
+            before = (slice(None),) * axis
+            x = x[(*before, slice(places.start, places.stop, places.step))]
+        else:
+            x = x.index_select(axis, torch.tensor(places, dtype=torch.int64))
+    return x
 
 
 def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
@@ -514,8 +513,9 @@ def _of_integers(x: Tensor, y: Tensor) -> Tensor:
     )
 
 
-OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+OPERATIONS: dict[str, Callable[..., Any]] = {
     **indexing.OPERATIONS,
+    **recurrent.OPERATIONS,
     "acos": _unary(torch.acos),
     "affine": affine,
     "asin": _unary(torch.asin),

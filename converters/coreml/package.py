@@ -61,7 +61,22 @@ class Contents:
 
 
 def read_package(path: Path) -> Contents:
-    """Read manifest and specification of a package.
+    """Read manifest and specification of a package that holds an ML program.
+
+    Raises:
+        UserError: there is no such package.
+        MalformedError: it is one, but not in order.
+    """
+    spec, folder = read_specification(path)
+    if spec.WhichOneof("Type") != "mlProgram":
+        raise MalformedError(
+            f"holds a {spec.WhichOneof('Type') or 'model of no type'}, expected an ML program"
+        )
+    return Contents(path, spec, folder)
+
+
+def read_specification(path: Path) -> tuple[Any, Path]:
+    """The `Model` message of a package, of whatever type, and the folder that it lies in.
 
     Raises:
         UserError: there is no such package.
@@ -81,11 +96,7 @@ def read_package(path: Path) -> Contents:
         spec.ParseFromString(file.read_bytes())
     except DecodeError:
         raise MalformedError(f"{file.name} is not a Core ML specification, or was damaged") from None
-    if spec.WhichOneof("Type") != "mlProgram":
-        raise MalformedError(
-            f"holds a {spec.WhichOneof('Type') or 'model of no type'}, expected an ML program"
-        )
-    return Contents(path, spec, file.parent)
+    return spec, file.parent
 
 
 def write_package(

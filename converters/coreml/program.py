@@ -53,16 +53,33 @@ class Operation:
         type: "conv", "relu", ...
         arguments: by name; more than one where the operation takes a list, as `concat` does.
         outputs: what it makes.
+        blocks: programs of its own: of `cond` for true and for false, of `while_loop` the condition and body.
     """
 
     type: str
     arguments: Mapping[str, tuple[Argument, ...]]
     outputs: tuple[TensorType, ...]
+    blocks: tuple[Block, ...] = ()
 
     @property
     def name(self) -> str:
         """Its place in the program: the name of its first result."""
         return self.outputs[0].name
+
+
+@dataclass(frozen=True)
+class Block:
+    """Operations inside an operation; they see all that comes before it, and `inputs`.
+
+    Attributes:
+        inputs: names of what it is given each time.
+        operations: in order.
+        outputs: names of its results.
+    """
+
+    inputs: tuple[str, ...]
+    operations: tuple[Operation, ...]
+    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -125,28 +142,51 @@ def read_program(contents: Contents) -> Program:
     block = function.block_specializations[function.opset]
     constants: dict[str, Constant] = {}
     texts: dict[str, str | list[str]] = {}
+    operations = _operations(block, contents, constants, texts)
+    inputs = tuple(_tensor_type(value) for value in function.inputs)
+    return Program(inputs, operations, constants, texts, tuple(block.outputs))
+
+
+def _operations(
+    block: Any,
+    contents: Contents,
+    constants: dict[str, Constant],
+    texts: dict[str, str | list[str]],
+) -> tuple[Operation, ...]:
+    """Operations of a block; constants, those of blocks inside it too, are added to the two tables."""
     operations = []
     for message in block.operations:
-        if message.blocks:
-            raise MalformedError(
-                f"operation {message.type!r} has a block of its own: control flow is not supported"
-            )
         if message.type != "const" and not message.type.startswith("constexpr_"):
-            operations.append(_operation(message, contents))
+            blocks = tuple(
+                Block(
+                    tuple(value.name for value in inner.inputs),
+                    _operations(inner, contents, constants, texts),
+                    tuple(inner.outputs),
+                )
+                for inner in message.blocks
+            )
+            operations.append(_operation(message, contents, blocks))
             continue
         for name, value in _constants(message, contents, constants, texts):
             if isinstance(value, Constant):
                 constants[name] = value
             else:
                 texts[name] = value
-    inputs = tuple(_tensor_type(value) for value in function.inputs)
-    return Program(inputs, tuple(operations), constants, texts, tuple(block.outputs))
+    return tuple(operations)
+
+
+def every_operation(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """Operations in order, each before those in its blocks."""
+    for operation in operations:
+        yield operation
+        for block in operation.blocks:
+            yield from every_operation(block.operations)
 
 
 def stored_weights(program: Program) -> tuple[StoredWeight, ...]:
     """Every floating point constant but single numbers, once each, in the order they are used."""
     found: dict[str, StoredWeight] = {}
-    for operation in program.operations:
+    for operation in every_operation(program.operations):
         for argument, references in operation.arguments.items():
             for reference in references:
                 if not isinstance(reference, Reference) or reference.name in found:
@@ -203,14 +243,15 @@ def _groups(operation: Operation, constants: Mapping[str, Constant]) -> int:
     return 1
 
 
-def _operation(message: Any, contents: Contents) -> Operation:
+def _operation(message: Any, contents: Contents, blocks: tuple[Block, ...]) -> Operation:
     arguments = {
         name: tuple(_argument(binding, contents) for binding in message.inputs[name].arguments)
         for name in _weight_first(message.inputs)
     }
     if not message.outputs:
         raise MalformedError(f"operation {message.type!r} makes nothing")
-    return Operation(message.type, arguments, tuple(_tensor_type(output) for output in message.outputs))
+    outputs = tuple(_tensor_type(output) for output in message.outputs)
+    return Operation(message.type, arguments, outputs, blocks)
 
 
 def _weight_first(names: Iterable[str]) -> list[str]:

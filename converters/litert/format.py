@@ -39,6 +39,12 @@ class LiteRT:
     local_runtimes: tuple[str, ...] | None = ("host",)
     no_times: str | None = None
     not_measured: str | None = None
+    in_app: str = (
+        "**Android and browsers.** With LiteRT on the CPU (`com.google.ai.edge.litert:litert`, or "
+        "LiteRT.js): input 1 x height x width x 3 float32. Keep the file uncompressed in the APK: "
+        '`androidResources { noCompress += "tflite" }`. Sparse kernels are those of the CPU; a GPU or '
+        "NPU runs the file dense."
+    )
 
     def missing(self) -> str | None:
         """Nothing: its packages are edgeprune's own."""

@@ -74,6 +74,8 @@ ARITY: dict[str, tuple[int, str | None]] = {
     "DEPTH_TO_SPACE": (1, "DepthToSpaceOptions"),
 }
 # Ops whose constant second input is a weight, and the axis of that weight that counts output channels.
+# Ends of names of what is put in that is no part of the model: see `joining` and `repair.bar_faulty_parts`.
+PLACING, BARRED = ":placing", ":barred"
 WEIGHTED_OPS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 
 
@@ -279,12 +281,15 @@ def read(data: bytes, source: str = "model") -> Graph:
 def weights(graph: Graph) -> Iterator[tuple[Any, int]]:
     """Ops with a weight and the constant tensor in the file it comes from, in execution order.
 
-    Looks through DENSIFY and DEQUANTIZE. A weight two ops share comes once, where it is first used.
+    Looks through DENSIFY and DEQUANTIZE. A weight two ops share comes once, where it is first used. What only
+    puts channels in their places is no weight of the model: see `joining`.
     """
     producers = graph.producers()
     seen: set[int] = set()
     for op in graph.ops:
         if graph.op_name(op) not in WEIGHTED_OPS or len(op.inputs) < 2:
+            continue
+        if graph.name(int(op.inputs[1])).endswith(PLACING):
             continue
         tensor = root_constant(graph, int(op.inputs[1]), producers)
         if graph.is_constant(tensor) and tensor not in seen:

@@ -20,7 +20,7 @@ import numpy as np
 
 from converters.errors import UserError
 from converters.litert import metadata
-from converters.litert.graph import WEIGHTED_OPS, Graph, read_file
+from converters.litert.graph import BARRED, WEIGHTED_OPS, Graph, read_file
 from converters.litert.kernels import Node, Role, nodes
 
 # Whether each runtime has sparse kernels; None: it depends on the processor this runs on.
@@ -392,12 +392,18 @@ def _blockers(graph: Graph, network: list[Node], parts: list[_Part]) -> list[Pro
 
 
 def _op_problems(graph: Graph, network: list[Node]) -> list[Problem]:
-    """The ops without a sparse kernel among those that must have one."""
-    return [
-        _problem(graph, node, node.verdict.rule, node.verdict.change)
-        for node in _body(network)
-        if node.verdict.rule and not node.role
-    ]
+    """The ops without a sparse kernel among those that must have one; the model's own, if there are any."""
+    found = [node for node in _body(network) if node.verdict.rule and not node.role]
+    own = [node for node in found if not _is_bar(graph, node)]
+    if own:
+        return [_problem(graph, node, node.verdict.rule, node.verdict.change) for node in own]
+    change = "put there so that the network runs dense: on sparse kernels its results would be wrong"
+    return [_problem(graph, node, "op", change) for node in found]
+
+
+def _is_bar(graph: Graph, node: Node) -> bool:
+    """Whether an op is the one that `repair.bar_faulty_parts` puts in."""
+    return node.kind == "RESHAPE" and graph.name(int(node.op.inputs[0])).endswith(BARRED)
 
 
 def _below_threshold(graph: Graph, part: _Part) -> Problem:

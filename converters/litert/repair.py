@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.litert.graph import Graph
+from converters.litert.graph import BARRED, Graph
+from converters.litert.joining import add_instead_of_joining
 from converters.litert.kernels import ELEMENTWISE_BINARY, SPATIAL_AXES
 from converters.litert.linter import entries_of_faulty_parts, has_sparse_weight
 from converters.litert.mirror import even_padding
@@ -29,6 +30,7 @@ def repair_sparse(graph: Graph) -> None:
     """The repairs that only a network with sparse weights needs, once they are stored, in order."""
     if has_sparse_weight(graph):
         even_padding(graph)
+        add_instead_of_joining(graph)
         bar_faulty_parts(graph)
 
 
@@ -128,7 +130,7 @@ def bar_faulty_parts(graph: Graph) -> None:
     for conv in entries_of_faulty_parts(graph):
         made = int(conv.outputs[0])
         shape = graph.shape(made)
-        inner = graph.add_tensor(f"{graph.name(made)}:barred", shape, graph.tensors[made].type)
+        inner = graph.add_tensor(f"{graph.name(made)}{BARRED}", shape, graph.tensors[made].type)
         conv.outputs = np.array([inner], np.int32)
         position = next(number for number, op in enumerate(graph.ops) if op is conv)
         graph.ops.insert(position + 1, _reshape(graph, inner, made))

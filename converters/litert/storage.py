@@ -78,7 +78,7 @@ def store_weights(graph: Graph, storage: Storage) -> None:
     for op, tensor in list(weights(graph)):
         if graph.type_name(tensor) != "FLOAT32" or graph.tensors[tensor].sparsity is not None:
             continue
-        made = _store_weight(graph, op, tensor, storage, zero_points)
+        made = store_weight(graph, op, tensor, storage, zero_points)
         before.setdefault(id(_first_reader(graph, tensor)), []).extend(made)
     graph.subgraph.operators = [entry for op in graph.ops for entry in [*before.get(id(op), ()), op]]
 
@@ -138,10 +138,21 @@ def share_buffers(graph: Graph) -> None:
     graph.model.buffers = kept
 
 
-def _store_weight(
+def store_weight(
     graph: Graph, op: Any, tensor: int, storage: Storage, zero_points: dict[int, _ZeroPoints]
 ) -> list[Any]:
-    """Store the weight of `op` anew; returns the ops that make it the tensor it was."""
+    """Store the weight of `op` anew.
+
+    Args:
+        graph: that it is in; only its tensors are changed.
+        op: that has the weight.
+        tensor: the weight, float32.
+        storage: in which form.
+        zero_points: made so far, by number of channels; shared and added to.
+
+    Returns:
+        The ops that make it the tensor it was, to be put before the first that reads it.
+    """
     values = graph.constant(tensor)
     scales = None
     if storage is Storage.INT8 and values.size >= MIN_INT8_VALUES:

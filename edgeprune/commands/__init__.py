@@ -13,7 +13,8 @@ from types import ModuleType
 from converters.format import timed_suffixes
 
 COMMANDS: dict[str, str] = {
-    "run": "take a recipe file all the way, or go on with a stopped run",
+    "run": "take a recipe all the way, by name or as a file, or go on with a stopped run",
+    "recipes": "list the recipes that come along, or copy one to begin your own from",
     "convert": "write a torch model that was trained and pruned elsewhere as files",
     "inspect": "show how each weight of a file is stored",
     "verify": "run a file on every runtime at hand and compare it with its torch model",
@@ -21,6 +22,8 @@ COMMANDS: dict[str, str] = {
     "sensitivity": "measure what zeros in each layer alone do to the accuracy of a run's dense model",
     "report": "rebuild a run's report from what was measured, without training",
     "check": "check a run, or any model files, against a budget; exit status 1 if it is broken",
+    "card": "write a model card for the Hugging Face hub into a run, from its report",
+    "push": "send a run's files and its model card to a repository of the Hugging Face hub",
     "compare": "show what changed between two runs: bytes, accuracy, layers",
     "doctor": "show what is installed, what is missing, and the command that adds it",
     "completion": "write a completion script for a shell",

@@ -66,6 +66,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     add_padding(command)
     add_normalization(command)
+    command.add_argument(
+        "--merge-branches",
+        action="store_true",
+        help="merge branches that training alone needs (MobileOne, RepVGG, RepViT, FastViT)",
+    )
     command.add_argument("--labels", type=Path, metavar="FILE", help="a class name a line, in output order")
     add_json(command)
 
@@ -82,6 +87,7 @@ def execute(options: argparse.Namespace) -> int:
             padding=options.padding,
             image_size_px=options.image_size_px,
             labels=options.labels,
+            merge_branches=options.merge_branches,
             **normalization_given(options),
         ),
         progress(),
@@ -105,6 +111,7 @@ class ConvertOptions:
         mean: of RGB in [0, 1]; folded into the files.
         std: of RGB in [0, 1]; folded into the files.
         labels: text file with a class name a line, in output order; None: classes stay without names.
+        merge_branches: of a model that has branches for training only, see `edgeprune.models.branches`.
     """
 
     source: str
@@ -116,6 +123,7 @@ class ConvertOptions:
     mean: tuple[float, ...] = IMAGENET.mean
     std: tuple[float, ...] = IMAGENET.std
     labels: Path | None = None
+    merge_branches: bool = False
 
     def problems(self) -> list[str]:
         """Validation errors, one message each."""
@@ -203,11 +211,16 @@ def convert(options: ConvertOptions, progress: Progress) -> tuple[ConvertedFile,
     import torch
 
     from edgeprune.evaluation.exported_file import mean_over_weights, sparse_runtime
+    from edgeprune.models import branches
 
     problems = options.problems()
     if problems:
         raise UserError(problems)
     model = load(options)
+    if options.merge_branches:
+        model = branches.merged(model)
+    elif options.model is not None and branches.has_branches(model):
+        progress.say("the model has branches that training alone needs: --merge-branches merges them")
     labels = _labels(options.labels)
     example = torch.zeros(1, 3, options.image_size_px, options.image_size_px)
     normalization = Normalization(*(_triple(values) for values in (options.mean, options.std)))

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA = 1
-PYTHON = ((3, 10), (3, 13))
+PYTHON = ((3, 10), (3, 14))
 # What adds packages that a run can do without.
-EXTRAS = ("tensorflow", "datasets", *(format.extra for format in FORMATS.values() if format.extra))
+EXTRAS = ("tensorflow", "datasets", "hub", *(format.extra for format in FORMATS.values() if format.extra))
 # What depends on each other's versions, as constraints.txt has them: tested together.
 TESTED = {
     "torch": "2.14.1",

@@ -13,8 +13,8 @@ DESCRIPTION = """\
 Prune a vision model to a budget; get the Core ML and LiteRT files, with every
 number measured on the files that ship.
 
-Most people start from a recipe script:
-  python recipes/mobilenet_v3_small.py --data IMAGES --output runs/mine
+Most people start from a recipe:
+  edgeprune run mobilenet_v3_small --data IMAGES --output runs/mine
 and let their CI check what it made:
   edgeprune check runs/mine --budget budget.toml"""
 

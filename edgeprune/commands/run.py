@@ -1,4 +1,4 @@
-"""`edgeprune run`: a recipe file, taken all the way."""
+"""`edgeprune run`: a recipe, by name or as a file, taken all the way."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 
 EXAMPLES = """\
+  edgeprune run mobilenet_v3_small --data IMAGES --output runs/mine
+  edgeprune run mobilenet_v3_small --help
   edgeprune run runs/mine/recipe.toml --output runs/again --seed 1
-  edgeprune run recipe.toml --help
+
+edgeprune recipes lists the names.
 """
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     command.add_argument(
-        "recipe", type=Path, metavar="RECIPE", help="a recipe as TOML, such as a run folder's recipe.toml"
+        "recipe",
+        type=Path,
+        metavar="RECIPE",
+        help="name of a recipe that comes along; or one as TOML, such as a run folder's recipe.toml",
     )
     add_json(command)
     command.add_argument(
@@ -34,16 +40,16 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Read the recipe, let the options change it, and run it."""
-    from edgeprune.recipe import from_command_line, read
+    from edgeprune.commands.recipes import find
+    from edgeprune.recipe import from_command_line
 
     # Behind the recipe everything is one of its fields, but for this.
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--json", type=Path, default=options.json)
     found, fields = own.parse_known_args(options.options)
     refuse_unwritable(found.json)
-    return run_recipe(
-        from_command_line(read(options.recipe), f"Recipe {options.recipe}", fields), output=found.json
-    )
+    recipe, description = find(options.recipe)
+    return run_recipe(from_command_line(recipe, description, fields), output=found.json)
 
 
 def run_recipe(recipe: Recipe, output: Path | None = None, datasets: tuple[Any, Any] | None = None) -> int:

@@ -72,8 +72,29 @@ class Anchors:
         return _boxes(self, size_px)
 
 
-# Scales are those that SSD has for COCO, from objects of a fifteenth of the image up.
-SSDLITE = Anchors(8, (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0), (2.0,))
+LEAST_PX = 20  # Side of the smallest anchors, 2.5 cells: where they are no larger than the way from one to
+# the next, most boxes overlap none by half, and training has one anchor a box to learn from.
+SMALLEST, SECOND, LARGEST = 0.07, 0.15, 0.87  # Scales that SSD has for COCO.
+GROWTH = 1.7  # Of the second scale over the first in small images.
+
+
+def ssdlite(image_size_px: int) -> Anchors:
+    """Of a detector for images of this side: the same shares of the image at whatever size it is trained.
+
+    From 286 pixels on the scales are those of SSD for COCO, objects of a fifteenth of the image and up;
+    below, the smallest anchors are some 20 pixels.
+
+    >>> [round(scale, 2) for scale in ssdlite(320).scales]
+    [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0]
+    >>> [round(scale, 2) for scale in ssdlite(96).scales]
+    [0.21, 0.35, 0.48, 0.61, 0.74, 0.87, 1.0]
+    """
+    least = min(max(SMALLEST, LEAST_PX / image_size_px), LARGEST / GROWTH)
+    second = max(SECOND, GROWTH * least)
+    between = (LARGEST - second) / 4
+    return Anchors(8, (least, *(second + between * level for level in range(5)), 1.0), (2.0,))
+
+
 # Those of torchvision's SSDLite, whose published weights go with them.
 TORCHVISION_SSDLITE = Anchors(16, (*(0.2 + 0.15 * level for level in range(6)), 1.0), (2.0, 3.0))
 

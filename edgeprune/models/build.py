@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprune.errors import UserError
-from edgeprune.models.anchors import SSDLITE, TORCHVISION_SSDLITE, Anchors
+from edgeprune.models.anchors import TORCHVISION_SSDLITE, Anchors, ssdlite
 from edgeprune.models.architecture import DETECTOR, backbone_of
 
 # torchvision's MobileNetV3 asks for 0.01, with which a short training never sees settled statistics.
 BATCH_NORM_MOMENTUM = 0.1
 DEFAULT_IMAGE_SIZE_PX = 224
+# In training they give the answers of auxiliary heads beside their own, which no loss here reads.
+WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 TORCHVISION_DETECTOR = "ssdlite320_mobilenet_v3_large"
 
 
@@ -73,9 +75,9 @@ def gives_boxes(name: str) -> bool:
     return name.startswith(DETECTOR) or name == TORCHVISION_DETECTOR
 
 
-def anchors_of(name: str) -> Anchors:
-    """The anchors of a detector of this name."""
-    return TORCHVISION_SSDLITE if name == TORCHVISION_DETECTOR else SSDLITE
+def anchors_of(name: str, image_size_px: int) -> Anchors:
+    """The anchors of a detector of this name that is made for images of this side."""
+    return TORCHVISION_SSDLITE if name == TORCHVISION_DETECTOR else ssdlite(image_size_px)
 
 
 def _detector(name: str, classes: int, padding: str | None) -> nn.Module:
@@ -115,7 +117,8 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
         # Left to themselves these fetch trained weights for their backbone.
         untrained = {"weights": None, "weights_backbone": None}
         return Mapper(models.get_model(name, num_classes=classes, **untrained))
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+    options = {"aux_logits": False} if name in WITH_AUXILIARY_HEADS else {}
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
     return model
 
 

@@ -126,8 +126,11 @@ def _not_weights(path: Path, start: bytes) -> str | None:
 
 def _archive(path: Path) -> str | None:
     """What a zip archive is instead of a checkpoint; "" for a checkpoint, None where this is not known."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # Of a damaged archive zipfile raises more than BadZipFile.
+        return "its table of contents is damaged: copy or download it again"
     if any(name.endswith("/constants.pkl") for name in names):
         return (
             "it is TorchScript; save its weights: torch.save(torch.jit.load(path).state_dict(), 'weights.pt')"

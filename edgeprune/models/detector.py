@@ -15,34 +15,37 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import UserError
-from edgeprune.models.anchors import SSDLITE, TORCHVISION_SSDLITE, Anchors
+from edgeprune.models.anchors import TORCHVISION_SSDLITE, ssdlite
 
 BOX_VALUES = 4
+STRIDES = (8, 16, 32)
+PROBE_PX = 128
 EXTRA_CHANNELS = (512, 256, 256)  # Of the levels behind the backbone.
 INITIAL_DEVIATION = 0.03  # Of new weights, as torchvision's SSDLite has it.
 
 
 class RawHeads(nn.Module):
-    """What every detector has: its anchors, how many classes, and its heads' outputs as rows.
+    """What every detector has: boxes of a cell, how many classes, and its heads' outputs as rows.
 
     Attributes:
         CLASSIFIER: a layer whose width is that of all classes of a cell's boxes, the background's too.
+        each: boxes of a cell.
     """
 
     CLASSIFIER: str
-    anchors: Anchors
+    each: int
     classes: int
 
     def classes_of(self, width: int) -> int:
         """How many classes there are where `CLASSIFIER` has this width."""
-        return width // self.anchors.each - 1
+        return width // self.each - 1
 
     def rows(self, boxes: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
         """Outputs (n, values * each, h, w) of the heads of all levels -> (n, boxes, 4 + 1 + classes)."""
         parts = []
         for maps in (boxes, scores):
             # (n, each * values, h, w) -> (n, h, w, each * values) -> (n, h * w * each, values)
-            values = maps[0].shape[1] // self.anchors.each
+            values = maps[0].shape[1] // self.each
             parts.append(torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, values) for m in maps], 1))
         return torch.cat(parts, 2)
 
@@ -56,7 +59,7 @@ class Detector(RawHeads):
 
     ADDED = ("extras", "boxes", "scores")
     CLASSIFIER = "scores.0.3"
-    anchors = SSDLITE
+    each = ssdlite(PROBE_PX).each  # At any size.
 
     def __init__(self, backbone: nn.Module, channels: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -66,9 +69,8 @@ class Detector(RawHeads):
         self.extras = nn.ModuleList(
             _extra(*pair) for pair in zip(widths[len(channels) - 1 : -1], EXTRA_CHANNELS, strict=True)
         )
-        each = self.anchors.each
-        self.boxes = nn.ModuleList(_head(width, each * BOX_VALUES) for width in widths)
-        self.scores = nn.ModuleList(_head(width, each * (1 + classes)) for width in widths)
+        self.boxes = nn.ModuleList(_head(width, self.each * BOX_VALUES) for width in widths)
+        self.scores = nn.ModuleList(_head(width, self.each * (1 + classes)) for width in widths)
         for part in (self.extras, self.boxes, self.scores):
             _initialize(part)
 
@@ -87,7 +89,7 @@ class TorchvisionDetector(RawHeads):
     """torchvision's SSDLite as its raw heads; layers keep their names, so that its checkpoints fit."""
 
     CLASSIFIER = "head.classification_head.module_list.0.1"
-    anchors = TORCHVISION_SSDLITE
+    each = TORCHVISION_SSDLITE.each
 
     def __init__(self, model: nn.Module, classes: int) -> None:
         super().__init__()
@@ -126,10 +128,6 @@ class Stages(nn.Module):
             if place in self.at:
                 maps.append(images)
         return maps
-
-
-STRIDES = (8, 16, 32)
-PROBE_PX = 128
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ HARMLESS = (  # Of no use to the model as it is, and safe to leave out.
     (r"(^|\.)n_averaged$", "counters of averaging"),
     (r"(^|\.)total_(ops|params)$", "a profiler's counters"),
     (r"_COREML_", "marks of coremltools' pruners"),
+    (r"^(aux1|aux2|AuxLogits)\.", "auxiliary heads, which training alone has"),
     (r"(fake_quant|activation_post_process|observer)", "ranges of quantisation-aware training"),
 )
 SAME_NAMES_FRACTION = 0.5  # From here on names are believed; below, the order is tried.

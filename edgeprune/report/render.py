@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.files import write_text
+from converters.format import FORMATS
+from converters.targets import TARGETS
 from edgeprune import tasks
 from edgeprune.evaluation.records import Examination, thumbnail
 from edgeprune.report import formatting, summary
@@ -160,6 +162,25 @@ def html(
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown for a pull request."""
+    return _render(_markdown_environment(), "report.md.jinja", report)
+
+
+def card(report: Report, *, license_unknown: bool) -> str:
+    """Return what a model card says below its front matter, as Markdown."""
+    data = report.environment.get("data")
+    names = list(dict.fromkeys(TARGETS[row.target].format for row in report.rows if row.target in TARGETS))
+    return _render(
+        _markdown_environment(),
+        "card.md.jinja",
+        report,
+        in_app=[FORMATS[name].in_app for name in names],
+        data={"source": None, "image_size_px": None} | (data if isinstance(data, dict) else {}),
+        license_unknown=license_unknown,
+    )
+
+
+def _markdown_environment() -> Environment:
+    """Where every value is escaped for Markdown."""
     from jinja2 import Environment as Jinja
     from jinja2 import FileSystemLoader, StrictUndefined
 
@@ -173,7 +194,8 @@ def markdown(report: Report) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["fenced"] = _fenced
-    return _render(environment, "report.md.jinja", report)
+    environment.filters["as_markdown"] = _as_markdown
+    return environment
 
 
 def print_table(report: Report, console: Console) -> None:
@@ -234,6 +256,13 @@ def markdown_text(value: object) -> str:
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
 
 
+def _as_markdown(text: str) -> str:
+    """Text of ours that is Markdown already."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
 def _fenced(lines: list[str]) -> str:
     """Return a block of code that nothing in `lines` can end."""
     from markupsafe import Markup
@@ -252,7 +281,7 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
     environment.filters["download"] = summary.download
     return environment.get_template(template).render(
         report=report,
-        title=_title(report),
+        title=title(report),
         heading=metric.heading,
         accuracy=metric.word,
         details=summary.details(report),
@@ -296,7 +325,7 @@ def _strongest(report: Report) -> list[summary.Trial]:
     return list({trial.corruption: trial for trial in summary.trials(report)}.values())
 
 
-def _title(report: Report) -> str:
+def title(report: Report) -> str:
     """The model's name as the recipe has it."""
     names = (report.recipe.get(key) for key in ("model", "name"))
     return next((name for name in names if isinstance(name, str) and name), "A pruned model")

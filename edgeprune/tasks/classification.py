@@ -23,12 +23,14 @@ class Classification:
     """See `edgeprune.tasks.task.Task`; outputs are (n, classes), labels (n,) int64."""
 
     name = "classification"
+    hub = "image-classification"
     metric = Metric(
         "top1",
         "top-1",
         "accuracy",
         {"miou": "this model names one class for a whole image"},
         {"top5": "top-5"},
+        hub="accuracy",
     )
     labels = LabelKind.CLASS
     whole_image = False

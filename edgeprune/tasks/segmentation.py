@@ -67,8 +67,13 @@ class Segmentation:
     """See `edgeprune.tasks.task.Task`; outputs are (n, classes, h, w), labels (n, h, w)."""
 
     name = "segmentation"
+    hub = "image-segmentation"
     metric = Metric(
-        "miou", "mean IoU", "mean IoU", {"top1": "this model names a class for each pixel of an image"}
+        "miou",
+        "mean IoU",
+        "mean IoU",
+        {"top1": "this model names a class for each pixel of an image"},
+        hub="mean_iou",
     )
     labels = LabelKind.MAP
     whole_image = False

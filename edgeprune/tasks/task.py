@@ -26,6 +26,7 @@ class Metric:
         word: for people, in a sentence: "points of ... lost".
         instead_of: of metrics that such answers do not have, why: what the report says where they are null.
         details: headings of further numbers of the same outputs, 0 to 1, by their names in JSON.
+        hub: its name on the Hugging Face hub, where that is another.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Metric:
     word: str
     instead_of: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
+    hub: str | None = None
 
 
 class Evaluator(Protocol):
@@ -116,9 +118,11 @@ class Task(Protocol):
         labels: what a source of images must have for it.
         whole_image: whether images are squeezed rather than cropped unless a recipe says otherwise.
         section: what it adds to the report.
+        hub: its name on the Hugging Face hub, "image-classification".
     """
 
     name: str
+    hub: str
     metric: Metric
     labels: LabelKind
     whole_image: bool

@@ -1,4 +1,4 @@
-"""A MobileNetV3 head as 1x1 convolutions computes exactly what it computed before."""
+"""Heads as 1x1 convolutions compute exactly what they computed before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, mobilenet_v3_small
 
-from converters.head import PointwiseHead, with_pointwise_head
+from converters.head import PointwiseHead, PointwiseLinear, with_pointwise_head, with_pointwise_layers
 
 
 def test_the_head_of_mobilenet_v3_gives_the_same_under_the_same_names():
@@ -45,3 +45,30 @@ def test_a_model_that_is_a_head_alone():
     changed = with_pointwise_head(head)
     assert isinstance(changed, PointwiseHead)
     torch.testing.assert_close(changed(features), head(features), rtol=1e-6, atol=1e-6)
+
+
+class Mixed(nn.Module):
+    """Linear layers of tokens, of vectors, of both, and one layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.both, self.last = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 6, bias=False)
+        self.again = self.last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.both(self.tokens(x.flatten(2).transpose(1, 2)))
+        return self.again(self.last(self.both(tokens.mean(1))))
+
+
+def test_linear_layers_of_one_vector_an_image_and_no_others():
+    torch.manual_seed(0)
+    model, images = Mixed().eval().double(), torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    changed = with_pointwise_layers(model, images)
+    torch.testing.assert_close(changed(images), model(images), rtol=1e-12, atol=1e-12)
+    kinds = {name: type(module) for name, module in changed.named_modules() if name}
+    assert kinds == {"tokens": nn.Linear, "both": nn.Linear, "last": PointwiseLinear}
+    assert changed.again is changed.last
+    assert torch.equal(changed.last.weight[:, :, 0, 0], model.last.weight)
+    assert isinstance(model.last, nn.Linear)  # the model itself is as it was
+    convolution = nn.Conv2d(3, 2, 1).eval()
+    assert with_pointwise_layers(convolution, images.float()) is convolution

@@ -16,6 +16,7 @@ import pytest
 
 from converters import litert
 from edgeprune.recipe import Recipe
+from edgeprune.tasks.detection.suppression import suppressed
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "sample_apps" / "vectors" / "write_vectors.py"
@@ -55,6 +56,20 @@ def test_a_file_is_fed_what_the_run_measured_it_with(
         np.testing.assert_allclose(answer["values"], given, rtol=1e-4, atol=1e-4)
         likeliest = answer["top"][0]["name"]
         assert likeliest == ("blue", "green", "red")[int(given.argmax())]
+
+
+def test_the_evaluator_suppresses_boxes_as_the_apps_must(vectors: Path) -> None:
+    told: dict[str, Any] = json.loads(vectors.read_text())
+    assert told["suppressions"]
+    for case in told["suppressions"]:
+        boxes = np.array(case["boxes"], np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]
+        scores, classes = np.array(case["scores"]), np.array(case["classes"])
+        kept = []
+        for label in set(case["classes"]):
+            order = np.argsort(-scores, kind="stable")
+            order = order[classes[order] == label]
+            kept += order[suppressed(boxes[order], case["iou_threshold"])].tolist()
+        assert sorted(kept, key=lambda place: -scores[place]) == case["kept"]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")

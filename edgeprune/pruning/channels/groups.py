@@ -95,14 +95,15 @@ def find_groups(
         model: any module; it is run in eval mode and comes back as it was.
         example: (1, 3, h, w), or whatever the model takes.
         keep: names of layers, or of modules around them, whose outputs stay as they are.
-        seconds: after which the search is given up.
+        seconds: of this thread's own time, whatever else the machine does, after which the search is given
+            up.
 
     Raises:
         UserError: a scripted module, a model without layers, or an example that the model does not take.
         ToolError: it took too long.
     """
     _refuse(model)
-    trace = _Trace(model, time.monotonic() + seconds)
+    trace = _Trace(model, time.thread_time() + seconds)
     with evaluating(model), torch.no_grad():
         try:
             with trace:
@@ -193,7 +194,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if time.monotonic() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise _TimeError
         result = func(*args, **(kwargs or {}))
         self._follow(func, args, kwargs or {}, result)

@@ -96,7 +96,7 @@ class Trials:
     """Tries removals on a model, which comes back as it was each time."""
 
     def __init__(self, model: nn.Module, example: Tensor, *, seconds: float) -> None:
-        self._model, self._deadline = model, time.monotonic() + seconds
+        self._model, self._deadline = model, time.thread_time() + seconds
         generator = torch.Generator().manual_seed(0)
         self._images = [
             torch.randn(example.shape, generator=generator).to(example.device, example.dtype)
@@ -119,7 +119,7 @@ class Trials:
     ) -> None:
         if not candidates:
             return
-        if time.monotonic() > self._deadline:
+        if time.thread_time() > self._deadline:
             left.update({group.layer: NO_TIME for group, _ in candidates})
         elif self._agrees([*accepted, *candidates], images):
             accepted += candidates

@@ -37,6 +37,7 @@ class Detection:
     size_px: int = 0
 
     name = "detection"
+    hub = "object-detection"
     metric = Metric(
         "map",
         "mAP",
@@ -63,7 +64,9 @@ class Detection:
         """With the anchors of the model, which its outputs do not hold."""
         from edgeprune.models.build import anchors_of
 
-        return Detection(anchors_of(architecture.name), architecture.image_size_px)
+        return Detection(
+            anchors_of(architecture.name, architecture.image_size_px), architecture.image_size_px
+        )
 
     def problems(self, augment: Augment) -> list[str]:
         """A box whose object is erased would still be asked for."""

@@ -158,7 +158,7 @@ def write_detector(folder: Path) -> None:
     )
     found = find(
         rows[0],
-        anchors_of(architecture.name),
+        anchors_of(architecture.name, DETECTOR_PX),
         DETECTOR_PX,
         json.loads(task.metadata()["boxes"])["least_score"],
     )

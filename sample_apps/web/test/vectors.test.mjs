@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { findBoxes, rowsDescription } from "../src/boxes.js";
+import { findBoxes, rowsDescription, suppressed } from "../src/boxes.js";
 import { median, probabilities } from "../src/measure.js";
 import { fit, layout, normalizationTo, tensor } from "../src/pixels.js";
 import { description } from "../src/tflite.js";
@@ -60,6 +60,18 @@ test("a file is fed the tensor that Python feeds it, and names the same classes"
       .sort((a, b) => b.probability - a.probability);
     assert.deepEqual(likely.slice(0, top.length).map(({ name }) => name), top.map(({ name }) => name));
     top.forEach(({ probability }, index) => assert.ok(Math.abs(probability - likely[index].probability) < 1e-5));
+  }
+});
+
+test("boxes are suppressed as torchvision does", () => {
+  assert.ok(vectors.suppressions.length > 0);
+  for (const { boxes, scores, classes, iou_threshold: limit, kept } of vectors.suppressions) {
+    const all = boxes.map(([y1, x1, y2, x2], place) => ({ place, box: [x1, y1, x2, y2], score: scores[place], label: classes[place] }));
+    const likeliestFirst = (a, b) => b.score - a.score || a.place - b.place;
+    const found = [...new Set(classes)].flatMap((label) =>
+      suppressed(all.filter((one) => one.label === label).sort(likeliestFirst), limit),
+    );
+    assert.deepEqual(found.sort(likeliestFirst).map(({ place }) => place), kept);
   }
 });
 

@@ -151,6 +151,19 @@ def test_verify_agrees_and_tells_both_ways_of_running(files, tiny):
     assert result.checks[0].max_relative_error < 1e-4
 
 
+def test_a_file_too_slow_as_it_is_is_verified_without(files, tiny, monkeypatch):
+    from converters.coreai import verification
+
+    monkeypatch.setattr(verification, "SECONDS_PER_IMAGE", 0.0)
+    said: list[str] = []
+    result = verify.verify(
+        files["coreai-ios27"].path, pixels(2, 32), tiny, normalization=NORMALIZATION, say=said.append
+    )
+    assert [check.runtime for check in result.checks] == ["core-ai"]
+    assert result.agrees
+    assert said[-1].startswith("core-ai-float16: left out, an image takes")
+
+
 def test_core_ml_and_core_ai_agree_step_by_step(files, tiny, tmp_path):
     from converters import coreml
     from converters.side_by_side import side_by_side
@@ -238,7 +251,7 @@ def test_all_mistakes_are_told_at_once(tiny, tmp_path):
         coreai.convert(Tiny(), torch.zeros(1, 1, 32, 32), tmp_path / "x.tflite")
     assert len(caught.value.problems) >= 3
     prepared = coreai.prepare(tiny, torch.zeros(1, 3, 32, 32))
-    with pytest.raises(UserError, match="9 labels for 10 classes"):
+    with pytest.raises(UserError, match="9 labels for a model of 10 classes"):
         coreai.write(prepared, "coreai-ios27", tmp_path / "x.aimodel", labels=LABELS[:-1])
     with pytest.raises(UserError, match="unknown target"):
         coreai.convert(tiny, torch.zeros(1, 3, 32, 32), tmp_path / "x.aimodel", target="coreai-ios26")
@@ -250,6 +263,29 @@ def test_images_of_another_size_are_refused(files):
 
     with pytest.raises(UserError, match=r"takes images of shape \(n, 3, 32, 32\)"):
         coreai.load(files["coreai-ios27"].path).predict(pixels(1, 40))
+
+
+def test_a_detector_gives_its_rows_and_names_its_classes(tmp_path):
+    from converters import coreai
+
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Conv2d(3, 2 * (4 + 1 + 2), 5, 4, 2)
+
+        def forward(self, images):
+            return self.head(images).permute(0, 2, 3, 1).reshape(len(images), -1, 4 + 1 + 2)
+
+    torch.manual_seed(0)
+    model, example = Rows().eval(), torch.zeros(1, 3, 16, 16)
+    told = {"labels": ["cell", "platelet"], "metadata": {"boxes": "{}"}}
+    file = coreai.convert(model, example, tmp_path / "rows.aimodel", normalization=NORMALIZATION, **told)
+    loaded, images = coreai.load(file.path), pixels(2, 16)
+    wanted = run(model, verify.normalized(images, NORMALIZATION))
+    assert loaded.input.labels == ("cell", "platelet")
+    assert np.abs(loaded.predict(images) - wanted).max() <= 2e-3 * np.abs(wanted).max()
+    with pytest.raises(UserError, match="4 labels for rows of 7 values"):
+        coreai.convert(model, example, tmp_path / "other.aimodel", labels=["a", "b", "c", "d"])
 
 
 @pytest.mark.parametrize(

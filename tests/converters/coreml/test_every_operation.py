@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converters.coreml import constexpr
+from converters.coreml.evaluation import CONTROL
 from converters.coreml.framework import ct
 from converters.coreml.operations import OPERATIONS
 
@@ -26,16 +27,7 @@ PLACES = torch.tensor([2, 0, 3])
 GRID = torch.rand(1, 4, 5, 2, generator=GENERATOR) * 2 - 1
 # Named by name: it is neither a constant nor a value that the program determines.
 NOT_EVALUATED = {
-    "cond": "a block of its own",
-    "while_loop": "a block of its own",
-    "list_gather": "lists, which only loops have",
-    "list_length": "lists, which only loops have",
-    "list_write": "lists, which only loops have",
     "read_state": "a state kept between runs",
-    "gru": "recurrent",
-    "lstm": "recurrent",
-    "rnn": "recurrent",
-    "non_maximum_suppression": "detection after the network",
     "random_categorical": "random",
     "random_normal": "random",
     "random_uniform": "random",
@@ -54,7 +46,7 @@ def emitted() -> set[str]:
 
 
 def test_nearly_all_that_the_frontend_can_emit_is_known() -> None:
-    known = set(OPERATIONS) | set(constexpr.DECODERS) | {"const"}
+    known = set(OPERATIONS) | set(CONTROL) | set(constexpr.DECODERS) | {"const"}
     every = emitted()
     assert every - known == set(NOT_EVALUATED)
     page = Path(__file__).parents[3] / "docs" / "formats" / "coreml.md"
@@ -145,6 +137,9 @@ CASES: list[Case] = [
     ("slice_update", {"x": A, "update": B[:, 2:4, ::2], "begin": [0, 2, 0, 0], "end": [1, 4, 6, 9],
                       "stride": [1, 1, 2, 1]},
      lambda: torch.slice_scatter(A, torch.slice_scatter(A[:, 2:4], B[:, 2:4, ::2], 2, 0, 6, 2), 1, 2, 4)),
+    ("slice_by_index", {"x": A, "begin": [0, -1, 4, 0], "end": [0, -4, 0, 0], "stride": [1, -2, -1, 1],
+                        "begin_mask": [True, False, False, True], "end_mask": [True, False, True, True]},
+     lambda: A[:, [7, 5]][:, :, [4, 3, 2, 1, 0]]),
     ("pixel_shuffle", {"x": A, "upscale_factor": 2}, lambda: F.pixel_shuffle(A, 2)),
     ("pixel_unshuffle", {"x": A, "downscale_factor": 3}, lambda: F.pixel_unshuffle(A, 3)),
     ("instance_norm", {"x": A, "gamma": CHANNELS, "beta": CHANNELS, "epsilon": 1e-3},

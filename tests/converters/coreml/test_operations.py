@@ -155,7 +155,6 @@ def test_slices_with_masks() -> None:
     ("function", "arguments", "message"),
     [
         (conv, {"x": torch.rand(1, 1, 4, 4), "weight": torch.rand(1, 1, 3, 3), "pad_type": "odd"}, "'odd'"),
-        (slice_by_index, {"x": torch.rand(4), "begin": [3], "end": [0], "stride": [-1]}, "stride -1"),
         (
             upsample_bilinear,
             {"x": torch.rand(1, 1, 4, 4), "align_corners": False, "half_pixel_centers": False},

@@ -36,6 +36,7 @@ def test_core_ml_where_there_is_none_is_said(tiny_sparse: Converted) -> None:
 def test_public_names() -> None:
     assert coreml.__all__ == [
         "Inspection",
+        "ObjectDetector",
         "Package",
         "StoredWeight",
         "convert",
@@ -43,6 +44,8 @@ def test_public_names() -> None:
         "decode",
         "inspect",
         "load",
+        "read_object_detector",
+        "write_object_detector",
     ]
     assert all(hasattr(coreml, name) for name in coreml.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

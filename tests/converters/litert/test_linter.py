@@ -229,6 +229,8 @@ def test_a_map_that_leaks_is_named_and_barred(network: Any) -> None:
     assert (reader.rule, reader.op) == ("op", "MAX_POOL_2D")
     repair.bar_faulty_parts(graph)
     assert [graph.op_name(op) for op in graph.ops].count("RESHAPE") == 2
+    first = lint_graph(graph).problems[0]  # Not the op put in.
+    assert (first.rule, first.op) == ("op", "MAX_POOL_2D")
     assert "leak" not in {p.rule for p in lint_graph(graph).problems}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from converters import litert
 from converters.litert import repair
-from converters.litert.graph import Graph, read
+from converters.litert.graph import Graph, read, weights
 from converters.litert.linter import lint_graph
 
 
@@ -81,6 +81,45 @@ def test_a_repair_makes_the_network_eligible_and_keeps_its_results(
     mend(graph)
     assert lint_graph(graph).sparse, lint_graph(graph).problems
     assert np.allclose(results(graph, tmp_path / "after.tflite"), before, rtol=1e-5, atol=1e-6)
+
+
+def ghost(net: Any, x: int) -> int:
+    """Channels and what a depthwise convolution makes of them, side by side, as in GhostNet; then three."""
+    x = joined(net, [x, net.depthwise(x)])
+    x = net.binary("ADD", x, net.depthwise(x))
+    return joined(net, [net.conv(x, 16), net.conv(x, 8), net.conv(x, 8)])
+
+
+def joined(net: Any, parts: list[int], **options: Any) -> int:
+    shape = (*net.graph.shape(parts[0])[:3], sum(net.graph.shape(part)[3] for part in parts))
+    return int(net.op("CONCATENATION", parts, shape, "ConcatenationOptions", **{"axis": 3, **options}))
+
+
+def test_concatenations_become_sums_and_keep_every_bit(network: Any, tmp_path: Path) -> None:
+    graph = read(build(network, ghost, MEAN, LINEAR))
+    before = results(graph, tmp_path / "before.tflite")
+    layers = [graph.name(int(op.inputs[1])) for op, _ in weights(graph)]
+    assert not lint_graph(graph).sparse
+    repair.repair_sparse(graph)
+    assert lint_graph(graph).sparse, lint_graph(graph).problems
+    assert "CONCATENATION" not in {graph.op_name(op) for op in graph.ops}
+    assert [graph.name(int(op.inputs[1])) for op, _ in weights(graph)] == layers  # No layers of the model's.
+    np.testing.assert_array_equal(results(graph, tmp_path / "after.tflite"), before)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda net, x: net.op("SOFTMAX", [ghost(net, x)], None, "SoftmaxOptions", beta=1.0),
+        lambda net, x: joined(net, [x, x], fusedActivationFunction=1),
+    ],
+    ids=["another op", "an activation in it"],
+)
+def test_concatenations_stay_where_they_are_not_all_that_is_wrong(network: Any, middle: Step) -> None:
+    graph = read(build(network, middle, MEAN, LINEAR))
+    kinds = [graph.op_name(op) for op in graph.ops]
+    repair.add_instead_of_joining(graph)
+    assert [graph.op_name(op) for op in graph.ops] == kinds
 
 
 def test_an_eligible_network_is_left_as_it_is(network: Any) -> None:

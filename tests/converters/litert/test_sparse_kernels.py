@@ -77,17 +77,35 @@ NETWORKS: dict[str, Callable[[Any], int]] = {
 }
 
 
+def joining(net: Any) -> int:
+    """A map and what a depthwise convolution makes of it, side by side."""
+    x = net.conv(net.stem(64), 32)
+    parts = [x, net.depthwise(x)]
+    shape = (*net.graph.shape(x)[:3], 64)
+    return finish(net, body(net, net.op("CONCATENATION", parts, shape, "ConcatenationOptions", axis=3)))
+
+
+MENDED: dict[str, tuple[Callable[[Any], int], Callable[[Graph], None]]] = {
+    "leaking, barred": (leaking, repair.bar_faulty_parts),
+    "joining, as a sum": (joining, repair.add_instead_of_joining),
+}
+
+
 def files(
-    network: Any, make: Callable[[Any], int], folder: Path, name: str, barred: bool = False
+    network: Any,
+    make: Callable[[Any], int],
+    folder: Path,
+    name: str,
+    mend: Callable[[Graph], None] | None = None,
 ) -> list[Path]:
-    """The same network dense and sparse."""
+    """The same network dense and sparse, this one mended."""
     paths = []
     for kind in ("dense", "sparse"):
         net = network(40, seed=1)
         content = net.finish(make(net), Storage.FLOAT32 if kind == "sparse" else None)
-        if kind == "sparse" and barred:
+        if kind == "sparse" and mend is not None:
             graph = read(content)
-            repair.bar_faulty_parts(graph)
+            mend(graph)
             content = graph.to_bytes()
         paths.append(folder / f"{name}.{kind}.tflite")
         paths[-1].write_bytes(content)
@@ -102,7 +120,8 @@ def measured(network: Any, tmp_path_factory: Any) -> dict[str, tuple[float, Grap
         name: files(network, make, folder, str(number))
         for number, (name, make) in enumerate(NETWORKS.items())
     }
-    pairs["leaking, barred"] = files(network, leaking, folder, "barred", barred=True)
+    for name, (make, mend) in MENDED.items():
+        pairs[name] = files(network, make, folder, name, mend)
     arguments = [str(path) for pair in pairs.values() for path in pair]
     done = subprocess.run(
         [str(EMULATOR), "-cpu", "Nehalem", sys.executable, "-c", SCRIPT, *arguments],
@@ -117,7 +136,7 @@ def measured(network: Any, tmp_path_factory: Any) -> dict[str, tuple[float, Grap
     }
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "leaking, barred"])
+@pytest.mark.parametrize("name", [*NETWORKS, *MENDED])
 def test_the_linter_says_what_happens(measured: dict[str, tuple[float, Graph]], name: str) -> None:
     difference, graph = measured[name]
     verdict = lint_graph(graph, "x86-sparse")

@@ -9,14 +9,17 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
+from torchvision.models import get_model
 
 from converters import coreml, litert
+from converters.litert import metadata
+from converters.litert.graph import read_file
 from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.models import build as models
 from edgeprune.models import cost, weights
 
-NAME = "mobilenet_v3_small"
+NAME, DETECTOR = "mobilenet_v3_small", "ssdlite320_mobilenet_v3_large"
 EXAMPLE = torch.zeros(1, 3, 64, 64)
 
 
@@ -136,6 +139,63 @@ def test_a_function_of_ones_own_gives_the_model(tmp_path, monkeypatch, capsys):
     ).shape == (1, 4)
 
 
+ROWS = """
+import torch
+class Rows(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = torch.nn.Conv2d(3, 2 * (4 + 2), 5, 8, 2)  # 2 boxes a cell, 2 classes, no background
+
+    def forward(self, images):
+        return self.head(images).permute(0, 2, 3, 1).reshape(len(images), -1, 4 + 2)
+"""
+
+
+@pytest.mark.slow
+def test_a_module_of_ones_own_that_gives_raw_heads(tmp_path, monkeypatch):
+    (tmp_path / "own_heads_for_a_test.py").write_text(ROWS)
+    (tmp_path / "names.txt").write_text("cell\nplatelet\n")
+    monkeypatch.chdir(tmp_path)
+    options = ["--image-size-px", "32", "--labels", "names.txt", "--target", "litert-web"]
+    assert main(["convert", "own_heads_for_a_test:Rows", *options]) == 0
+    file = litert.load(tmp_path / "Rows-litert-web.tflite")
+    assert file.input.labels == ("cell", "platelet")
+    assert file.predict(EXAMPLE[:, :, :32, :32].numpy()).shape == (1, 32, 6)
+
+
+@pytest.mark.slow
+def test_torchvisions_detector_gives_the_heads_of_torchvisions_code(tmp_path):
+    torch.manual_seed(0)
+    theirs = get_model(DETECTOR, weights=None, weights_backbone=None, num_classes=1 + 2).train()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():  # Batch norms that saw nothing give outputs of 1e-10.
+        theirs.head(list(theirs.backbone(torch.randn(8, 3, 96, 96)).values()))
+    torch.save(theirs.eval().state_dict(), tmp_path / "theirs.pth")
+    (tmp_path / "names.txt").write_text("cell\nplatelet\n")
+    options = ["--model", DETECTOR, "--image-size-px", "96", "--mean", *3 * ["0.5"], "--std", *3 * ["0.5"]]
+    options += [
+        "--labels",
+        str(tmp_path / "names.txt"),
+        "--target",
+        "litert-arm64",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main(["convert", str(tmp_path / "theirs.pth"), *options]) == 0
+    (file,) = tmp_path.glob("*.tflite")
+    pixels = torch.randint(0, 256, (1, 3, 96, 96)).float()
+    with torch.no_grad():
+        heads = theirs.head(list(theirs.backbone(pixels / 127.5 - 1).values()))
+    wanted = torch.cat([heads["bbox_regression"], heads["cls_logits"]], 2).numpy()
+    error = abs(litert.load(file).predict(pixels.numpy()) - wanted).max()
+    assert error < 1e-4 * abs(wanted).max()
+    told = json.loads(metadata.read(read_file(file))["metadata"]["boxes"])
+    assert [level["cells"] for level in told["levels"]] == [6, 3, 2, 1, 1, 1]
+
+
 WRONG = {
     "name its architecture with --model": ["mine.pt"],
     "no such file": ["mine.pt", "--model", NAME],
@@ -146,6 +206,9 @@ WRONG = {
     "has no attribute 'none'": ["own_models_for_a_test:none"],
     "is a int: expected a torch.nn.Module": ["own_models_for_a_test:two"],
     "does not take (1, 3, 64, 64) images": ["own_models_for_a_test:tiny", "--image-size-px", "64"],
+    "merge_branches: no block of this model has branches to merge": [
+        *("own_models_for_a_test:tiny", "--image-size-px", "32", "--merge-branches"),
+    ],
     "--labels has 1 names, the model gives 4 classes": [
         *("own_models_for_a_test:tiny", "--image-size-px", "32", "--labels", "names.txt"),
     ],

@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from edgeprune.cli import main
 
@@ -80,6 +83,69 @@ def test_errors_by_op_are_written_for_model_explorer(finished_run, capsys, tmp_p
     results = json.loads((tmp_path / "overlays" / "error.json").read_text())["main"]["results"]
     assert len(results) > 50
     assert max(node["value"] for node in results.values()) < 0.05
+
+
+@pytest.mark.slow
+def test_two_formats_beside_each_other(finished_run, capsys):
+    tflite = file(finished_run, "block80", "litert-arm64-int8")
+    package = finished_run / "files" / "block80-coreml-ios16.mlpackage"
+    command = ["verify", str(package), "--against", str(tflite), *HERE]
+    assert main([*command, "--json", "-"]) == 0
+    told = facts(capsys)
+    assert (told["agrees"], told["against"]["agrees"]) == (True, True)
+    side = told["side_by_side"]
+    assert side["paths"] == [str(package), str(tflite)]
+    assert side["apart"] < 0.1
+    assert side["errors"][0] < side["errors"][1]  # float16 beside int8
+    assert len(side["steps"]) > 40
+    assert main(["verify", str(package), "--against", str(file(finished_run, "dense")), *HERE]) == 2
+    assert "--against compares files of one model: variant block80" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.coreai
+@pytest.mark.xdist_group("coreai")
+def test_apples_two_formats_beside_each_other(capsys, tmp_path):
+    """Core ML's evaluator, Core AI's runtime and torch on one model; then one file is of other weights."""
+    pytest.importorskip("coreai", reason="Core AI is an extra: make test-coreai")
+
+    def converted(folder: str, target: str, checkpoint: Path) -> str:
+        chosen = ["--target", target, "--image-size-px", "32", "--output", str(tmp_path / folder)]
+        assert main(["convert", str(checkpoint), "--model", NETWORK, *chosen, "--json", "-"]) == 0
+        return facts(capsys)["files"][0]["path"]
+
+    checkpoint = a_network(tmp_path / "mine.safetensors", seed=0)
+    apple = converted("a", "coreai-ios27", checkpoint)
+    package = converted("a", "coreml-ios16", checkpoint)
+    known = ["--model", NETWORK, "--checkpoint", str(checkpoint), "--images", "4"]
+    command = ["verify", package, "--against", apple, *known]
+    assert main([*command, "--json", "-"]) == 0
+    told = facts(capsys)
+    assert (told["agrees"], told["against"]["agrees"]) == (True, True)
+    assert told["checks"][0]["runtime"] == "evaluator"
+    assert [check["runtime"] for check in told["against"]["checks"]] == ["core-ai", "core-ai-float16"]
+    assert told["side_by_side"]["paths"] == [package, apple]
+    assert told["side_by_side"]["apart"] < 5e-3
+    assert told["side_by_side"]["parting"] is None
+    assert len(told["side_by_side"]["steps"]) > 10
+    wrong = converted("b", "coreai-ios27", a_network(tmp_path / "other.safetensors", seed=1))
+    assert main(["verify", package, "--against", wrong, *known]) == 1
+    shown = capsys.readouterr().out
+    assert "the two files' answers are" in shown
+
+
+NETWORK = "timm/test_efficientnet"
+
+
+def a_network(path: Path, seed: int) -> Path:
+    """Its random weights, written, batch norms measured, without which little of the image is left."""
+    torch.manual_seed(seed)
+    model = timm.create_model(NETWORK.removeprefix("timm/"), pretrained=False).train()
+    with torch.no_grad():
+        for _ in range(30):
+            model(torch.randn(16, 3, 32, 32))
+    save_file(model.state_dict(), path)
+    return path
 
 
 def test_images_that_are_gone_are_made_up_for(finished_run, capsys, tmp_path):

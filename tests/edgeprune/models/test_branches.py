@@ -12,7 +12,7 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import nn
 
 from converters import litert
-from edgeprune.cli import run_recipe
+from edgeprune.cli import main, run_recipe
 from edgeprune.errors import UserError
 from edgeprune.models.branches import has_branches, merged
 from edgeprune.models.build import build
@@ -59,6 +59,25 @@ def test_a_merged_model_computes_the_same_with_fewer_weights() -> None:
 def test_a_model_without_branches_is_refused() -> None:
     with pytest.raises(UserError, match="merge_branches: no block of this model has branches"):
         merged(build("resnet18", 10))
+
+
+@pytest.mark.slow
+def test_weights_with_branches_become_a_file_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = build(SMALL, 10).eval()
+    torch.save(model.state_dict(), tmp_path / "mine.pt")
+    given = ["convert", str(tmp_path / "mine.pt"), "--model", SMALL, "--image-size-px", "64"]
+    given += ["--target", "litert-arm64", "--output", str(tmp_path)]
+    assert main([*given, "--merge-branches"]) == 0
+    file = tmp_path / "mine-litert-arm64.tflite"
+    layers = litert.inspect(file).layers
+    merged_weights = [m for m in merged(model).modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert sorted(layer.shape for layer in layers) == sorted(tuple(m.weight.shape) for m in merged_weights)
+    assert main(given) == 0
+    assert "--merge-branches merges them" in capsys.readouterr().err
+    assert len(litert.inspect(file).layers) > len(layers)
 
 
 def test_a_run_trains_with_branches_prunes_without_and_its_files_run_sparse(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_row_for_each_anchor(name):
     model = build(name, 3, 96).eval()
     with torch.no_grad():
         rows = model(torch.zeros(2, 3, 96, 96))
-    assert rows.shape == (2, len(anchors_of(name).boxes(96)), 4 + 1 + 3)
+    assert rows.shape == (2, len(anchors_of(name, 96).boxes(96)), 4 + 1 + 3)
     assert gives_boxes(name)
 
 
@@ -50,7 +50,7 @@ def test_rows_are_what_torchvision_decodes():
     with torch.no_grad():
         (theirs,) = whole(list(image))
         rows = ours((image - 0.5) / 0.5)[0].numpy()
-    corners, scores = decoded(rows, anchors_of(TORCHVISION), 320)
+    corners, scores = decoded(rows, anchors_of(TORCHVISION, 320), 320)
     assert len(theirs["boxes"]) > 20
     for box, label, score in zip(theirs["boxes"], theirs["labels"], theirs["scores"], strict=True):
         place = abs(scores[:, label - 1] - float(score)).argmin()
@@ -98,7 +98,7 @@ def test_channels_go_through_backbone_extras_and_heads_but_for_the_answers(name,
     assert "extras" in parts or any("backbone.extra" in layer for layer in shrunk)
     with torch.no_grad():
         rows = model(example)
-    assert rows.shape == (1, len(anchors_of(name).boxes(96)), 8)
+    assert rows.shape == (1, len(anchors_of(name, 96).boxes(96)), 8)
     torch.save(model.state_dict(), tmp_path / "narrow.pt")
     again = from_checkpoint(name, tmp_path / "narrow.pt", 96)
     with torch.no_grad():

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -288,6 +289,13 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:1500])
 
 
+def damaged_table_of_contents(path):
+    torch.save({"weight": torch.ones(1000)}, path)
+    content = path.read_bytes()
+    place = content.index(b"PK\x01\x02")
+    path.write_bytes(content[:place] + b"X" + content[place + 1 :])
+
+
 WRONG = {
     lfs_pointer: "Git LFS pointer",
     html_page: "HTML page",
@@ -300,6 +308,7 @@ WRONG = {
     zip_of_something: "zip archive",
     no_weights: "holds no state dict",
     truncated: "its end is missing",
+    damaged_table_of_contents: "its table of contents is damaged",
 }
 
 
@@ -382,6 +391,16 @@ def test_published_weights_come_from_the_hub_s_own_cache(tmp_path, monkeypatch):
     model, recipe = started("default")
     assert load(model, recipe).new_head
     assert torch.equal(model.features[0][0].weight, published.features[0][0].weight)
+
+
+def test_a_model_with_auxiliary_heads_is_built_without_and_takes_weights_that_have_them(tmp_path):
+    torch.manual_seed(0)
+    published = torchvision.models.googlenet(num_classes=4, aux_logits=True, init_weights=False)
+    torch.save(published.state_dict(), tmp_path / "published.pt")
+    model = weights.from_checkpoint("googlenet", tmp_path / "published.pt")
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(model.eval()(images), published.eval()(images))
+    assert model.train()(images).shape == (2, 4)  # One tensor, as the loss takes it.
 
 
 def test_padding_is_tensorflow_s_where_it_is_asked_for():

@@ -10,9 +10,10 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_convert
 
-from edgeprune.models.anchors import SSDLITE, TORCHVISION_SSDLITE, Anchors
+from edgeprune.models.anchors import TORCHVISION_SSDLITE, Anchors, ssdlite
 from edgeprune.tasks.detection.suppression import MOST_BOXES, decoded, find, suppressed
 
+SSDLITE = ssdlite(320)
 SMALL = Anchors(16, (0.3, 0.6), ())
 
 
