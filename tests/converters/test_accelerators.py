@@ -82,13 +82,9 @@ def test_a_dilated_depthwise_convolution_runs_and_is_named_with_what_to_do() -> 
     net = Network()
     x = net.depthwise(plain(net), dilationHFactor=2, dilationWFactor=2)
     (gpu, _) = litert.examine(read(finished(net, x), "file"))
-    (minded,) = gpu.minded()
-    assert (minded.op, minded.outcome, minded.source.date) == (
-        "DEPTHWISE_CONV_2D",
-        Outcome.RUNS,
-        "2019-05-09",
-    )
-    (line,) = [line for line in gpu.lines() if "dilation" in line]
+    (minded,) = [verdict for verdict in gpu.minded() if verdict.op == "DEPTHWISE_CONV_2D"]
+    assert (minded.outcome, minded.source.date) == (Outcome.RUNS, "2019-05-09")
+    (line,) = [line for line in gpu.lines() if "takes its dilation" in line]
     assert line.startswith("  to mind (1): DEPTHWISE_CONV_2D: the delegate takes its dilation")
     assert "compare them on the phone, or use a larger kernel" in line
     assert gpu.of(Outcome.FALLS_BACK) == []
