@@ -154,10 +154,10 @@ def page(models: Sequence[dict[str, Any]]) -> str:
         "",
     ]
     for backend in BACKENDS:
-        lines += ["", f"## {backend}", "", *reasons(models, backend)]
+        lines += [f"## {backend}", "", *reasons(models, backend), ""]
     failures = [f"- {m['model']}, {kind}: {why}" for m in models for kind, why in m["failures"].items()]
     if failures:
-        lines += ["", "## Not written", "", *failures]
+        lines += ["## Not written", "", *failures]
     return "\n".join(lines).rstrip() + "\n"
 
 

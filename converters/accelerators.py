@@ -86,11 +86,13 @@ class Backend:
         return [verdict for verdict in self.of(Outcome.RUNS) if verdict.change]
 
     def lines(self) -> list[str]:
-        """For people: how many of each, then every operation with something to do; unknown ones by kind."""
+        """For people: how many of each, every operation that falls back, then by kind the rest to tell."""
         counts = ", ".join(f"{len(self.of(outcome))} {_WORDS[outcome]}" for outcome in Outcome)
         told = [f"{self.name}: {counts}"]
-        for verdict in [*self.of(Outcome.FALLS_BACK), *self.minded()]:
+        for verdict in self.of(Outcome.FALLS_BACK):
             told.append(f"  {verdict.op} at {verdict.place}: {verdict.change} [{_cited(verdict.source)}]")
+        for (kinds, change, source), count in _by_kind(self.minded()).items():
+            told.append(f"  to mind ({count}): {kinds}: {change} [{_cited(source)}]")
         for (kinds, change, source), count in _by_kind(self.of(Outcome.UNKNOWN)).items():
             told.append(f"  unknown ({count}): {kinds}: {change} [{_cited(source)}]")
         return told
@@ -116,7 +118,7 @@ _WORDS = {Outcome.RUNS: "ops run", Outcome.FALLS_BACK: "fall back", Outcome.UNKN
 
 
 def _by_kind(verdicts: Sequence[OpVerdict]) -> dict[tuple[str, str, Source], int]:
-    """Unknown operations of one reason together: their kinds, the reason, and how many."""
+    """Operations of one reason together: their kinds, the reason, and how many."""
     kinds: dict[tuple[str, Source], Counter[str]] = {}
     for verdict in verdicts:
         kinds.setdefault((verdict.change, verdict.source), Counter())[verdict.op] += 1

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 UNKNOWN = "unknown"
 MEASURED = "docs/results/litert_patterns.md, litert_channels.md"
 XNNPACK = "docs/formats/litert.md"
-GPU = "LiteRT's GPU delegate has a parser for DENSIFY: weights are expanded (model_builder.cc, 2026-11-26)"
+GPU = (
+    "LiteRT's older GPU delegate has a parser for DENSIFY: weights are expanded; the newer one has none any "
+    "more (model_builder.cc of both, 2026-11-26)"
+)
 APPLE = "Apple's coremltools guide, performance of pruned models (read 2026-11-26)"
 NOBODY = "no published figure (2026-11-26)"
 

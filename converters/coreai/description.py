@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from converters.coreai.package import NAME
 from converters.coreai.program import StoredWeight
 from converters.deployed import MAX_PIXEL
 from converters.facts import InputSpec, Normalization
 
-NAME = "edgeprune"
 SCHEMA = 1
 COMPRESSION = "compression"
 
@@ -23,25 +24,23 @@ def describe(
     labels: Sequence[str] | None,
     normalization: Normalization | None,
     weights: Sequence[StoredWeight],
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """The entries: what the input is, the names of classes in output order, and how weights are stored.
 
     With a range the file takes plain RGB pixels in it and normalises them itself, by mean and std of pixels
     in [0, 1]; without, it takes what the torch model takes.
     """
-    return {
-        NAME: {
-            "schema": SCHEMA,
-            "input": {
-                "shape": list(shape),
-                "range": None if normalization is None else [0.0, MAX_PIXEL],
-                "mean": None if normalization is None else list(normalization.mean),
-                "std": None if normalization is None else list(normalization.std),
-            },
-            "labels": None if labels is None else list(labels),
+    own = {
+        "schema": SCHEMA,
+        "input": {
+            "shape": list(shape),
+            "range": None if normalization is None else [0.0, MAX_PIXEL],
+            "mean": None if normalization is None else list(normalization.mean),
+            "std": None if normalization is None else list(normalization.std),
         },
-        COMPRESSION: summary(weights),
+        "labels": None if labels is None else list(labels),
     }
+    return {NAME: json.dumps(own, ensure_ascii=False, sort_keys=True), COMPRESSION: summary(weights)}
 
 
 def summary(weights: Sequence[StoredWeight]) -> str:
@@ -58,14 +57,22 @@ def summary(weights: Sequence[StoredWeight]) -> str:
 
 def input_spec(entries: Mapping[str, Any], shape: tuple[int, int, int]) -> InputSpec:
     """What a file takes; what its entries do not say, or say in another form, is None."""
-    own = entries.get(NAME)
-    own = own if isinstance(own, dict) else {}
+    own = _own(entries.get(NAME))
     taken = own.get("input")
     return InputSpec(
         shape=shape,
         range=_range(taken.get("range")) if isinstance(taken, dict) else None,
         labels=_labels(own.get("labels")),
     )
+
+
+def _own(told: Any) -> dict[str, Any]:
+    """The entry, as JSON or, in files of older versions, an object; nothing where it is neither."""
+    try:
+        read = json.loads(told) if isinstance(told, str) else told
+    except (ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def _range(told: Any) -> tuple[float, float] | None:

@@ -21,6 +21,8 @@ SUFFIX = ".aimodel"
 PROGRAM, HASH, METADATA = "main.mlirb", "main.hash", "metadata.json"
 # Entries of the creator's own, beside Apple's.
 CUSTOM = "creatorDefinedMetadata"
+# The one that edgeprune says its own in; JSON, because Apple's reader takes texts only.
+NAME = "edgeprune"
 _PLACES = {"short_description": "description", "author": "author", "license": "license"}
 _VERSION = "2.0"
 
@@ -55,7 +57,9 @@ class Asset:
     def texts(self) -> dict[str, str]:
         """Author, licence and description as `convert` takes them, and the creator's own texts, by key."""
         found = {key: self.metadata.get(place) for key, place in _PLACES.items()}
-        own = {key: value for key, value in sorted(self.custom.items()) if isinstance(value, str)}
+        own = {
+            key: value for key, value in sorted(self.custom.items()) if isinstance(value, str) and key != NAME
+        }
         return {key: value for key, value in found.items() if isinstance(value, str) and value} | own
 
 

@@ -18,6 +18,9 @@ GPU_PATCHES = Source(
 GPU_DILATED = Source(
     Kind.MEASURED, "github.com/tensorflow/tensorflow/issues/28563, DeepLab on an LG V30's GPU", "2019-05-09"
 )
+GPU_DENSIFY = Source(
+    Kind.SOURCE, "google-ai-edge/LiteRT ml_drift_delegate/tflite/model_builder.cc (084c864c)", "2026-11-26"
+)
 NPU_NONE = Source(
     Kind.NONE, "each maker's compiler decides; ai.google.dev/edge/litert lists no ops for all", "2026-11-26"
 )
@@ -41,6 +44,10 @@ REWRITES = {
     "write them as matmuls, bilinear resizing and an explicit pad",
     "CUSTOM": "replace the custom op by built-in ones",
 }
+DENSIFY = (
+    "the older GPU delegate expands sparse weights; the newer one, CompiledModel's, says that it no longer "
+    "does: give it a file whose weights are stored dense"
+)
 DILATED = (
     "the delegate takes its dilation, but a network of such gave other values there than on the CPU: compare "
     "them on the phone, or use a larger kernel or a stride instead of the dilation"
@@ -76,6 +83,8 @@ def _on_gpu(graph: Graph, number: int, op: Any) -> OpVerdict:
     if name not in GPU_OPS:
         change = "the GPU delegate has no such op: write it with others, or leave it to the CPU at the end"
         return OpVerdict(name, place, Outcome.FALLS_BACK, change, GPU_SOURCE)
+    if name == "DENSIFY":
+        return OpVerdict(name, place, Outcome.RUNS, DENSIFY, GPU_DENSIFY)
     if name == "DEPTHWISE_CONV_2D" and _is_dilated(op):
         return OpVerdict(name, place, Outcome.RUNS, DILATED, GPU_DILATED)
     return OpVerdict(name, place, Outcome.RUNS, "", GPU_SOURCE)

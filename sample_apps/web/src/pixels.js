@@ -123,8 +123,8 @@ function croppedAxes(image, width, height) {
 
 function squeezedAxes(image, width, height) {
   return {
-    across: { start: 0, scale: image.width / width, first: 0, count: width },
-    down: { start: 0, scale: image.height / height, first: 0, count: height },
+    across: { start: 0, scale: image.width / width, whole: width, first: 0, count: width },
+    down: { start: 0, scale: image.height / height, whole: height, first: 0, count: height },
   };
 }
 

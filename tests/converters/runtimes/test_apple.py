@@ -89,6 +89,20 @@ def test_a_core_ai_file_is_timed_by_its_own_runtime(
     assert told["description"].startswith("Core AI on ALL")
 
 
+@pytest.mark.slow
+def test_apples_own_reader_takes_what_a_file_says_of_itself(network: nn.Module, tmp_path: Path) -> None:
+    """It takes texts only."""
+    pytest.importorskip("coreai")
+    from coreai.authoring import AIModelAsset
+
+    from converters import coreai
+
+    path = tmp_path / "a.aimodel"
+    coreai.convert(network, torch.zeros(1, 3, 16, 16), path, labels=["a", "b", "c", "d"])
+    assert AIModelAsset.load(path) is not None
+    assert coreai.load(path).input.labels == ("a", "b", "c", "d")
+
+
 @pytest.mark.macos
 @pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
 def test_a_package_is_timed_on_this_mac(network: nn.Module, tmp_path: Path, capsys: Any) -> None:

@@ -75,7 +75,9 @@ def test_one_that_is_given_is_taken(kept: Path, tmp_path: Path) -> None:
     assert not kept.exists()
 
 
-@pytest.mark.parametrize("wrong", [CONTENT[:-1], CONTENT + b"x", b"x" + CONTENT[1:]])
+@pytest.mark.parametrize(
+    "wrong", [CONTENT[:-1], CONTENT + b"x", b"x" + CONTENT[1:]], ids=["cut", "longer", "another"]
+)
 def test_another_one_is_refused_and_not_kept(wrong: bytes, kept: Path, tmp_path: Path) -> None:
     (tmp_path / "web" / TOOL).write_bytes(wrong)
     with serving(tmp_path / "web") as address, pytest.raises(UserError) as raised:

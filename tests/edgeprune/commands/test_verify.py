@@ -77,6 +77,15 @@ def test_a_model_and_its_weights_do_instead_of_a_run(finished_run, capsys, tmp_p
 
 
 @pytest.mark.slow
+def test_errors_by_op_are_written_for_model_explorer(finished_run, capsys, tmp_path):
+    command = ["verify", str(file(finished_run, "dense")), *HERE, "--node-data", str(tmp_path / "overlays")]
+    assert main(command) == 0
+    results = json.loads((tmp_path / "overlays" / "error.json").read_text())["main"]["results"]
+    assert len(results) > 50
+    assert max(node["value"] for node in results.values()) < 0.05
+
+
+@pytest.mark.slow
 def test_two_formats_beside_each_other(finished_run, capsys):
     tflite = file(finished_run, "block80", "litert-arm64-int8")
     package = finished_run / "files" / "block80-coreml-ios16.mlpackage"
@@ -160,6 +169,7 @@ def test_images_that_are_gone_are_made_up_for(finished_run, capsys, tmp_path):
         (("--run", "nowhere"), "nowhere"),
         (("--images", "0"), "--images 0: must be 1 or more"),
         (("--runtime", "phone"), "unknown runtime 'phone': choose from host"),
+        (("--node-data", "overlays"), "--node-data needs the torch model: name a run, or --model and"),
         (("--json", "no/such/folder.json"), "cannot write no/such/folder.json: no such folder"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, tuple) else "",
