@@ -34,7 +34,10 @@ def main(folder: Path) -> None:
         converter.convert(model, images, folder / name, target=target)
         found = torch.from_numpy(converter.load(folder / name).predict(images.numpy()))
         torch.testing.assert_close(found, expected, rtol=allowed, atol=allowed)
-        print(f"{sys.version.split()[0]}: {name}, zeros " + ", ".join(f"{layer.zero_fraction:.2f}" for layer in converter.inspect(folder / name).layers))
+        print(
+            f"{sys.version.split()[0]}: {name}, zeros "
+            + ", ".join(f"{layer.zero_fraction:.2f}" for layer in converter.inspect(folder / name).layers)
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ rounding between layers from rounding of weights, a file is run widened to float
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from converters.coreai.framework import mlir, ops
 from converters.coreai.program import (
     CAST,
     CONSTANT,
+    CONV,
     DECODING,
     constant,
     constant_array,
@@ -21,6 +23,7 @@ from converters.coreai.program import (
     operations,
     producer,
 )
+from converters.float16 import keeping_sums
 
 RESIZE = "coreai.interpolate"
 SPARSE_PARTS = ("coreai.build_sparse_with_bitmask", "coreai.lut_to_sparse_with_bitmask")
@@ -30,7 +33,14 @@ def narrow(module: Any) -> None:
     """Make a float32 program compute in float16, images and results staying float32; in place."""
     with module.context, mlir.Location.unknown():
         places = _places(module)
-        _retype(module, mlir.F32Type.get(), mlir.F16Type.get(), np.dtype(np.float16), keep=places)
+        filters = {producer(o.operands[1]) for o in operations(module) if o.name == CONV}
+        _retype(
+            module,
+            mlir.F32Type.get(),
+            mlir.F16Type.get(),
+            lambda made, values: keeping_sums(values) if made in filters else values.astype(np.float16),
+            keep=places,
+        )
         _float32_at_the_border(module)
 
 
@@ -38,7 +48,13 @@ def widen(module: Any) -> None:
     """Make a float16 program compute in float32, each weight decoded as it is stored; in place."""
     with module.context, mlir.Location.unknown():
         stored = _decoding(module)
-        _retype(module, mlir.F16Type.get(), mlir.F32Type.get(), np.dtype(np.float32), keep=stored)
+        _retype(
+            module,
+            mlir.F16Type.get(),
+            mlir.F32Type.get(),
+            lambda _, values: values.astype(np.float32),
+            keep=stored,
+        )
         for operation in stored:
             if operation.name in DECODING and not _feeds(operation, stored):
                 _cast_after(operation, mlir.F32Type.get())
@@ -74,7 +90,15 @@ def _feeds(operation: Any, others: set[Any]) -> bool:
     return any(use.owner in others for use in operation.results[0].uses)
 
 
-def _retype(module: Any, before: Any, after: Any, numbers: np.dtype[Any], keep: set[Any]) -> None:
+def _retype(
+    module: Any,
+    before: Any,
+    after: Any,
+    rounded: Callable[[Any, np.ndarray], np.ndarray],
+    keep: set[Any],
+) -> None:
+    """Change the type of all but `keep`; `rounded` gives a constant's numbers in the new type."""
+
     def new(kind: Any) -> Any:
         if isinstance(kind, mlir.RankedTensorType) and kind.element_type == before:
             return mlir.RankedTensorType.get(list(kind.shape), after, kind.encoding)
@@ -89,7 +113,7 @@ def _retype(module: Any, before: Any, after: Any, numbers: np.dtype[Any], keep: 
                     argument.set_type(new(argument.type))
         if operation.name == CONSTANT and new(operation.results[0].type) != operation.results[0].type:
             with mlir.InsertionPoint(operation):
-                replacement = constant(constant_array(operation).astype(numbers), after)
+                replacement = constant(rounded(operation, constant_array(operation)), after)
             _replace(operation, replacement)
             continue
         if operation.name == "coreai.graph":

@@ -63,7 +63,9 @@ def test_every_command_takes_json(name: str, capsys: Any) -> None:
 
 def test_the_commands_of_the_readme_parse() -> None:
     pages = ("README.md", "docs/budgets.md", "docs/measuring.md")
-    found = [words for page in pages for words in edgeprune_commands((ROOT / page).read_text(encoding="utf-8"))]
+    found = [
+        words for page in pages for words in edgeprune_commands((ROOT / page).read_text(encoding="utf-8"))
+    ]
     assert {words[0] for words in found} >= {
         "run",
         "report",
