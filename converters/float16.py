@@ -8,8 +8,8 @@ import numpy as np
 def keeping_sums(weights: np.ndarray) -> np.ndarray:
     """Round to float16, the errors of each output channel adding up to almost nothing.
 
-    What a layer takes are mostly activations of one sign, alike in neighbouring pixels: errors that add up move
-    every answer, errors that cancel move few. Each weight becomes one of the two float16 values around it, the
+    A layer mostly takes activations of one sign, alike in neighbouring pixels: errors that add up move every
+    answer, errors that cancel move few. Each weight becomes one of the two float16 values around it, the
     nearest one but for the few weights whose rounding costs least to turn. Zeros stay zeros.
 
     Args:
