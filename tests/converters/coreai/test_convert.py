@@ -220,6 +220,18 @@ def test_values_that_float16_does_not_hold_are_refused(tmp_path):
     assert coreai.write(prepared, "coreai-ios27-float32", tmp_path / "x.aimodel").bytes
 
 
+def test_a_padded_maximum_is_not_taken_for_values_too_large(tmp_path):
+    """ResNet's: it is padded with minus infinity."""
+    from converters import coreai
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(3, 2, 1), nn.Conv2d(8, 4, 1)).eval()
+    images = torch.rand(1, 3, 16, 16)
+    coreai.convert(model, images, tmp_path / "model.aimodel")
+    answer = coreai.load(tmp_path / "model.aimodel").predict(images.numpy())
+    np.testing.assert_allclose(answer, model(images).detach().numpy(), atol=2e-3)
+
+
 def test_layers_of_one_shape_are_named_by_their_weights(tmp_path):
     """Two layers of one shape, of which the second is written first: shapes and order name them wrongly."""
     from converters import coreai
