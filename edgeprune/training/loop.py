@@ -138,6 +138,18 @@ def train(
     return tuple(session.history), session.seconds
 
 
+def memory_format_of(model: nn.Module) -> torch.memory_format:
+    """Channels last, a third faster on the CPU, but for networks with depthwise 1x1 convolutions, as MobileOne's.
+
+    Their gradients in that order end torch 2.14 with corrupted memory on processors without AVX-512.
+    """
+    scaled = any(
+        isinstance(part, nn.Conv2d) and part.groups > 1 and tuple(part.kernel_size) == (1, 1)
+        for part in model.modules()
+    )
+    return torch.contiguous_format if scaled else torch.channels_last
+
+
 def cpp_compiler() -> str | None:
     """The one that torch.compile would use, if there is one."""
     own = os.environ.get("CXX")
@@ -170,9 +182,9 @@ class _Session:
         groups = transfer.groups(model, config.learning_rate, config.weight_decay)
         self.optimizer = optimizer_of(groups, config)
         self.schedule = schedule_of(self.optimizer, config, steps_per_epoch(setting, config) * config.epochs)
-        _placed(model, self.accelerator.device, torch.channels_last)  # A third faster on the CPU.
+        _placed(model, self.accelerator.device, memory_format_of(model))
         if teacher is not None:
-            _placed(teacher, self.accelerator.device, torch.channels_last).eval()
+            _placed(teacher, self.accelerator.device, memory_format_of(teacher)).eval()
         self.averaged = running_average(model, config.ema)
         self.objective = _Objective(
             setting.task,

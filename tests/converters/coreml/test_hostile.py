@@ -177,7 +177,7 @@ DAMAGE = [
     (with_a_huge_shape, "larger than any that a vision model has"),
 ]
 FAULTS = [
-    (with_operation("lstm"), "operations that cannot be evaluated here: 'lstm' at "),
+    (with_operation("read_state"), "operations that cannot be evaluated here: 'read_state' at "),
     (with_operation("conv"), "operation 'conv' at "),
     (with_another_stride, "gives shape [1, 16, 16, 16], declared is [1, 16, 8, 8]"),
 ]

@@ -61,7 +61,7 @@ def test_a_package_in_a_run_agrees_with_its_model(finished_run, capsys):
     told = facts(capsys)
     assert told["checks"][0]["runtime"] == "evaluator"
     assert told["checks"][0]["agrees"]
-    assert told["checks"][0]["max_relative_error"] < 0.02
+    assert told["checks"][0]["max_relative_error"] < 0.05  # float16; training differs by processor
 
 
 def test_a_model_and_its_weights_do_instead_of_a_run(finished_run, capsys, tmp_path):
@@ -169,7 +169,7 @@ def test_images_that_are_gone_are_made_up_for(finished_run, capsys, tmp_path):
         (("--run", "nowhere"), "nowhere"),
         (("--images", "0"), "--images 0: must be 1 or more"),
         (("--runtime", "phone"), "unknown runtime 'phone': choose from host"),
-        (("--node-data", "overlays"), "--node-data needs the torch model: name a run, or --model and"),
+        (("--node-data", "overlays"), "no torch model, and no other runtime, to compare"),
         (("--json", "no/such/folder.json"), "cannot write no/such/folder.json: no such folder"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, tuple) else "",
