@@ -32,8 +32,8 @@ RECIPE = Recipe(
     image_size_px=96,
     dense=TrainConfig(epochs=30, batch_size=16, learning_rate=3e-3),
     variants={
-        # 75 % zeros, one output by four input channels: small in both formats. Fewer of them go into the small
-        # layers (Erdős-Rényi): shared out evenly they cost a detector far more.
+        # 75 % zeros, one output by four input channels: small in both formats. Small layers get
+        # fewer of them (Erdős-Rényi): shared out evenly they cost a detector far more.
         "block75": Variant(
             sparsity=0.75,
             block=(1, 4),

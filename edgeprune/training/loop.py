@@ -139,7 +139,7 @@ def train(
 
 
 def memory_format_of(model: nn.Module) -> torch.memory_format:
-    """Channels last, a third faster on the CPU, but for networks with depthwise 1x1 convolutions, as MobileOne's.
+    """Channels last, a third faster on the CPU, but where there are depthwise 1x1 convolutions (MobileOne's).
 
     Their gradients in that order end torch 2.14 with corrupted memory on processors without AVX-512.
     """
