@@ -73,9 +73,9 @@ ARITY: dict[str, tuple[int, str | None]] = {
     "DEQUANTIZE": (1, None),
     "DEPTH_TO_SPACE": (1, "DepthToSpaceOptions"),
 }
-# Ops whose constant second input is a weight, and the axis of that weight that counts output channels.
 # Ends of names of what is put in that is no part of the model: see `joining` and `repair.bar_faulty_parts`.
 PLACING, BARRED = ":placing", ":barred"
+# Ops whose constant second input is a weight, and the axis of that weight that counts output channels.
 WEIGHTED_OPS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 
 

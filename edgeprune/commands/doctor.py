@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PYTHON = ((3, 10), (3, 14))
 # What adds packages that a run can do without.
-EXTRAS = ("tensorflow", "datasets", "hub", *(format.extra for format in FORMATS.values() if format.extra))
+EXTRAS = (
+    "tensorflow",
+    "datasets",
+    "hub",
+    "tensorboard",
+    *(format.extra for format in FORMATS.values() if format.extra),
+)
 # What depends on each other's versions, as constraints.txt has them: tested together.
 TESTED = {
     "torch": "2.14.1",

@@ -12,6 +12,7 @@ from converters.facts import sha256, size_bytes
 from edgeprune.commands.options import add_json
 from edgeprune.commands.output import DONE, deliver, json_text, refuse_unwritable
 from edgeprune.errors import UserError
+from edgeprune.pipeline.run_folder import RECIPE_FILE
 from edgeprune.report import card, records
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from edgeprune.report.records import Report
 
-RECIPE_FILE = "recipe.toml"
 EXAMPLES = """\
   edgeprune push runs/mine NAME/my-model --dry-run    # lists what would be sent; needs no network
   edgeprune push runs/mine NAME/my-model --private

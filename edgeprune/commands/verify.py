@@ -105,12 +105,13 @@ def execute(options: argparse.Namespace) -> int:
         runtimes=None if options.runtime is None else tuple(options.runtime),
         images=options.images,
         against=options.against,
+        node_data=options.node_data,
         **normalization_given(options),
     )
     say = progress().say
     result, source = verify_file(chosen if chosen.against is None else _one_of_two(chosen, chosen.file), say)
-    if options.node_data is not None:
-        write_overlays(error_overlays(options.file, source), options.file, options.node_data)
+    if chosen.node_data is not None:
+        write_overlays(error_overlays(chosen.file, source), chosen.file, chosen.node_data)
     if chosen.against is None:
         text = json_text(to_plain(result, source))
         deliver(text, options.json, lambda console: print_result(result, source, console))
@@ -141,6 +142,7 @@ class VerifyOptions:
         runtimes: names; None for all there are.
         images: how many, on every runtime; None: fewer where they are emulated.
         against: another file of the same model.
+        node_data: folder for what Model Explorer lays over the graph, which only a torch model tells.
     """
 
     file: Path
@@ -154,6 +156,7 @@ class VerifyOptions:
     runtimes: tuple[str, ...] | None = None
     images: int | None = None
     against: Path | None = None
+    node_data: Path | None = None
 
     def problems(self) -> list[str]:
         """Validation errors, one message each."""
@@ -210,6 +213,8 @@ def verify_file(options: VerifyOptions, say: Callable[[str], None]) -> tuple[Ver
 
     spec, values = verify.read_spec(options.file)
     found = find_source(options, spec, values)
+    if options.node_data is not None and found.model is None:
+        raise UserError("--node-data needs the torch model: name a run, or --model and --checkpoint")
     result = verify.verify(
         options.file,
         found.images,
@@ -226,12 +231,11 @@ def error_overlays(file: Path, found: ReferenceModel) -> dict[str, Any]:
     """What Model Explorer lays over the file's graph: how far its ops are from the model, on the first image.
 
     Raises:
-        UserError: there is no torch model, or an operation cannot be followed.
+        UserError: an operation cannot be followed.
     """
     from converters.reference import normalized
 
-    if found.model is None:
-        raise UserError("--node-data needs the torch model: name a run, or --model and --checkpoint")
+    assert found.model is not None  # What `verify_file` refuses.
     format, image = format_of(file), found.images[:1]
     inputs = normalized(image, found.normalization)
     fed = image if format.load(file).input.range is not None else inputs

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.format import FORMATS
-from converters.targets import TARGETS
 from edgeprune.report import render, summary
 from edgeprune.report.records import Report
 from edgeprune.tasks import TASKS
@@ -30,10 +28,7 @@ def text(report: Report, license: str = UNKNOWN) -> str:
 
 def front_matter(report: Report, license: str = UNKNOWN) -> dict[str, Any]:
     """What the hub reads, as plain data: licence, formats, task, and each file's score."""
-    formats = [
-        FORMATS[name]
-        for name in dict.fromkeys(TARGETS[row.target].format for row in report.rows if row.target in TARGETS)
-    ]
+    formats = summary.formats(report)
     suffixes = [format.suffix.removeprefix(".") for format in formats]
     known = next((task for task in TASKS.values() if task.metric.key == summary.metric(report).key), None)
     task = {} if known is None else {"pipeline_tag": known.hub}

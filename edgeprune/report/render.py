@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.files import write_text
-from converters.format import FORMATS
-from converters.targets import TARGETS
 from edgeprune import tasks
 from edgeprune.evaluation.records import Examination, thumbnail
 from edgeprune.report import formatting, summary
@@ -168,12 +166,11 @@ def markdown(report: Report) -> str:
 def card(report: Report, *, license_unknown: bool) -> str:
     """Return what a model card says below its front matter, as Markdown."""
     data = report.environment.get("data")
-    names = list(dict.fromkeys(TARGETS[row.target].format for row in report.rows if row.target in TARGETS))
     return _render(
         _markdown_environment(),
         "card.md.jinja",
         report,
-        in_app=[FORMATS[name].in_app for name in names],
+        in_app=[format.in_app for format in summary.formats(report)],
         data={"source": None, "image_size_px": None} | (data if isinstance(data, dict) else {}),
         license_unknown=license_unknown,
     )

@@ -145,6 +145,12 @@ def metric(report: Report) -> Metric:
     return tasks.metric(measured[0]) if measured else tasks.metrics()[0]
 
 
+def formats(report: Report) -> list[Format]:
+    """Those of the files, each once, in the report's order."""
+    names = [TARGETS[row.target].format for row in report.rows if row.target in TARGETS]
+    return [FORMATS[name] for name in dict.fromkeys(names)]
+
+
 def details(report: Report) -> dict[str, str]:
     """Headings of what else is told of the files' outputs, by their names in JSON."""
     found = dict.fromkeys(name for row in report.rows for name in row.details)

@@ -169,7 +169,7 @@ def test_images_that_are_gone_are_made_up_for(finished_run, capsys, tmp_path):
         (("--run", "nowhere"), "nowhere"),
         (("--images", "0"), "--images 0: must be 1 or more"),
         (("--runtime", "phone"), "unknown runtime 'phone': choose from host"),
-        (("--node-data", "overlays"), "no torch model, and no other runtime, to compare"),
+        (("--node-data", "overlays"), "--node-data needs the torch model: name a run, or --model and"),
         (("--json", "no/such/folder.json"), "cannot write no/such/folder.json: no such folder"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, tuple) else "",
