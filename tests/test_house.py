@@ -1,7 +1,6 @@
 """The rules of the house: who imports whom, and what is imported before it is needed."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -218,5 +217,5 @@ def test_every_recipe_script_explains_itself():
     helps = dict(part.split("\n", 1) for part in done.stdout.split("script ")[1:] if "recipes/" in part)
     assert set(helps) == {f"recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
     for told in helps.values():
-        assert re.search(r"--variants\.block\d+\.sparsity", told)
+        assert "--variants.block80.sparsity" in told
         assert "exit" in told
