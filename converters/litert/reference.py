@@ -58,6 +58,7 @@ class Reference:
         *,
         vary: Callable[[Graph, int, np.ndarray], np.ndarray] | None = None,
         rounds: bool = True,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         """Decode the constants.
 
@@ -66,6 +67,7 @@ class Reference:
             vary: given each floating point constant, as (graph, its tensor, values), returns what to
                 compute with.
             rounds: whether values on the way are rounded to what their tensors hold, where that is integers.
+            dtype: to compute in: float32 shows what its arithmetic alone does to the result.
 
         Raises:
             UnknownOpError: it has an op that is not defined here.
@@ -73,6 +75,7 @@ class Reference:
         self._graph = graph
         self._vary = vary
         self._rounds = rounds
+        self._dtype = dtype
         self._constants: dict[int, dict[int, Tensor]] = {}
         for number in range(len(graph.model.subgraphs)):
             self._check(number)
@@ -85,9 +88,9 @@ class Reference:
             kept: told (tensor, value) of everything that is computed, for the images in turn.
 
         Returns:
-            The first output, (n, ...) float64.
+            The first output, (n, ...) float64, whatever it was computed in.
         """
-        given = torch.from_numpy(np.ascontiguousarray(images)).to(torch.float64)
+        given = torch.from_numpy(np.ascontiguousarray(images)).to(self._dtype)
         with torch.inference_mode():
             results = [self._run(0, [image[None]], kept)[0] for image in given]
         return torch.cat([result.reshape(1, *result.shape[1:]) for result in results]).double().numpy()
@@ -122,6 +125,7 @@ class Reference:
         for op in graph.ops:
             results = self._compute(graph, op, [find(int(tensor)) for tensor in op.inputs])
             for tensor, value in zip(map(int, op.outputs), results, strict=True):
+                value = value.to(self._dtype) if value.is_floating_point() else value
                 values[tensor] = _held(graph, tensor, value) if self._rounds else value
                 if kept is not None:
                     kept(tensor, values[tensor])
@@ -133,7 +137,7 @@ class Reference:
         if values.dtype.kind == "f":
             if self._vary is not None:
                 values = self._vary(graph, tensor, values)
-            return torch.tensor(values).to(torch.float64)
+            return torch.tensor(values).to(self._dtype)
         return torch.tensor(values)
 
     def _compute(self, graph: Graph, op: Any, inputs: list[Tensor | None]) -> Sequence[Tensor]:

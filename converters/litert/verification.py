@@ -189,7 +189,8 @@ def _expected_of_litert(
     if integers:
         reason = "values are rounded to integers between the layers"
         return Expected(exact, Reference.PROGRAM, reason, INTEGER_TOLERANCE, outputs, problems)
-    return Expected(exact, Reference.PROGRAM, "its weights are rounded", TOLERANCE, outputs, problems)
+    tolerance = checking.tolerance(graph, fed, exact, difference(here, exact))
+    return Expected(exact, Reference.PROGRAM, "its weights are rounded", tolerance, outputs, problems)
 
 
 def _problems_of_litert(

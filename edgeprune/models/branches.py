@@ -23,7 +23,8 @@ def merged(model: nn.Module) -> nn.Module:
     """
     from timm.utils.model import reparameterize_model
 
-    result: nn.Module = reparameterize_model(copy.deepcopy(model).eval(), inplace=True)
+    # The convolutions that timm makes for it are in training mode.
+    result: nn.Module = reparameterize_model(copy.deepcopy(model).eval(), inplace=True).eval()
     if result.state_dict().keys() == model.state_dict().keys():
         raise UserError("merge_branches: no block of this model has branches to merge: leave it out")
     return result

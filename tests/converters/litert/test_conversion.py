@@ -15,10 +15,10 @@ import torch
 import torchvision
 from torch import nn
 
-from converters import litert
+from converters import agreement, litert
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, Normalization
-from converters.litert import metadata
+from converters.litert import checking, metadata
 from converters.litert.graph import read_file, weights
 from converters.litert.inspection import dequantized, torch_layout
 
@@ -413,6 +413,35 @@ def test_what_litert_torch_cannot_convert_is_its_own_error(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32, 3), (1, 3, 31, 32)])
+class Cancelling(nn.Module):
+    """Large values that cancel: float32 keeps three digits of the rest."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 1)
+        self.far = nn.Parameter(torch.full((1, 16, 1, 1), 1e4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.head(torch.relu(self.conv(x) + self.far) - self.far).mean((2, 3))
+        return result
+
+
+def test_a_file_is_allowed_what_float32_does_to_its_numbers_and_no_more(tmp_path: Path) -> None:
+    image = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    model, other = Cancelling(0).eval(), Cancelling(1).eval()
+    path = tmp_path / "file.tflite"
+    litert.convert(model, image, path, target="litert-arm64-int8")
+    graph, of = read_file(path), agreement.probe(model, image, None)
+    exact = checking.reference(graph, of.fed)
+    error = agreement.difference(checking.outputs_of(path.read_bytes(), graph, of.fed, ""), exact)
+    assert agreement.TOLERANCE < error < checking.tolerance(graph, of.fed, exact, error) < 0.1
+    litert.convert(other, image, tmp_path / "other.tflite", target="litert-arm64-int8")
+    wrong = (tmp_path / "other.tflite").read_bytes()
+    with pytest.raises(ToolError, match="LiteRT here does not compute what the file says: off by"):
+        checking.check_runs_as_stored(graph, wrong, of, False, "file.tflite")
+
+
 def test_images_of_another_shape_are_refused(float_file: Converted, shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"takes images of \(n, 3, 32, 32\)"):
         litert.load(float_file.path).predict(np.zeros(shape, np.float32))
