@@ -99,10 +99,16 @@ def build(name: str) -> Any:
     import torchvision
 
     torch.manual_seed(0)
-    if name.startswith("timm/"):
-        return timm.create_model(name.removeprefix("timm/"), num_classes=CLASSES).eval()
     backbone = {"weights_backbone": None} if "lraspp" in name else {}
-    return torchvision.models.get_model(name, weights=None, **backbone).eval()
+    model = (
+        timm.create_model(name.removeprefix("timm/"), num_classes=CLASSES)
+        if name.startswith("timm/")
+        else torchvision.models.get_model(name, weights=None, **backbone)
+    )
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # Zero in some: a converter drops the branch.
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model.eval()
 
 
 # --- The page -----------------------------------------------------------------------------------------------
