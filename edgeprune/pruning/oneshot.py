@@ -265,7 +265,7 @@ def zero_fraction(weight: Tensor) -> float:
 def _prune_in_order(model: nn.Module, selected: Sequence[Selected], batches: Sequence[Batch]) -> None:
     """SparseGPT: each layer sees the inputs that the pruned layers before it give.
 
-    The images run anew for every layer, as far as that layer: no more than one layer's second moments and
+    The images run again for every layer, as far as that layer: no more than one layer's second moments and
     one batch are held at a time.
     """
     by_name = {s.name: s for s in selected}

@@ -16,7 +16,7 @@ class OneShot:
         return 1.0
 
     def updates_at(self, step: int) -> bool:
-        """Whether masks are chosen anew at `step`."""
+        """Whether masks are chosen again at `step`."""
         return step == 0
 
 
@@ -26,7 +26,7 @@ class Cubic:
 
     Attributes:
         steps: optimizer steps until the final sparsity is reached, 1 or more.
-        every: masks are chosen anew every so many steps, 1 or more.
+        every: masks are chosen again every so many steps, 1 or more.
 
     >>> [round(Cubic(steps=4).progress(step), 3) for step in range(6)]
     [0.0, 0.578, 0.875, 0.984, 1.0, 1.0]
@@ -46,7 +46,7 @@ class Cubic:
         return 1 - (1 - min(step, self.steps) / self.steps) ** 3
 
     def updates_at(self, step: int) -> bool:
-        """Whether masks are chosen anew at `step`."""
+        """Whether masks are chosen again at `step`."""
         return step == self.steps or (step < self.steps and step % self.every == 0)
 
 
@@ -74,7 +74,7 @@ class Stepwise:
         return min(step // self.steps + 1, self.rounds) / self.rounds
 
     def updates_at(self, step: int) -> bool:
-        """Whether masks are chosen anew at `step`."""
+        """Whether masks are chosen again at `step`."""
         return step % self.steps == 0 and step < self.rounds * self.steps
 
 
