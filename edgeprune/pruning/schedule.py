@@ -28,8 +28,9 @@ class Cubic:
         steps: optimizer steps until the final sparsity is reached, 1 or more.
         every: masks are chosen again every so many steps, 1 or more.
 
-    >>> [round(Cubic(steps=4).progress(step), 3) for step in range(6)]
-    [0.0, 0.578, 0.875, 0.984, 1.0, 1.0]
+    Examples:
+        >>> [round(Cubic(steps=4).progress(step), 3) for step in range(6)]
+        [0.0, 0.578, 0.875, 0.984, 1.0, 1.0]
     """
 
     steps: int
@@ -58,8 +59,9 @@ class Stepwise:
         rounds: 1 or more.
         steps: optimizer steps from one round to the next, 1 or more.
 
-    >>> [round(Stepwise(rounds=4, steps=2).progress(step), 3) for step in range(8)]
-    [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
+    Examples:
+        >>> [round(Stepwise(rounds=4, steps=2).progress(step), 3) for step in range(8)]
+        [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
     """
 
     rounds: int
