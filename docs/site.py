@@ -44,6 +44,7 @@ def main() -> int:
     plain = {**os.environ, "NO_COLOR": "1"}
     status = subprocess.run(build, cwd=folder, env=plain, check=False).returncode
     if status == 0:
+        fetch_nothing(folder / "site")
         print(f"Open {folder / 'site' / 'index.html'}")  # noqa: T201 (a script for people)
     return status
 
@@ -67,6 +68,13 @@ def gather(folder: Path) -> None:
     # Relative paths there would depend on where the output lies.
     (folder / "zensical.toml").write_text(settings.replace("ROOT", str(ROOT)), encoding="utf-8")
     (source / "llms.txt").write_text(llms(source), encoding="utf-8")
+
+
+def fetch_nothing(site: Path) -> None:
+    """Remove scripts of other hosts: the theme has one, a search from disk for browsers without workers there."""
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r'<script src="https?://[^"]*"[^>]*></script>', "", text), encoding="utf-8")
 
 
 def documents() -> list[str]:
@@ -106,7 +114,10 @@ def python_pages() -> dict[str, str]:
     """A page for each public package, and one for what a recipe is made of."""
     pages = {f"{package}.md": _python_page(f"`{package}`", names(package)) for package in PACKAGES}
     settings = [f"{module}.{name}" for module, found in SETTINGS.items() for name in found]
-    return {**pages, "recipe.md": _python_page("A recipe's settings, and what a conversion returns", settings)}
+    return {
+        **pages,
+        "recipe.md": _python_page("A recipe's settings, and what a conversion returns", settings),
+    }
 
 
 def _python_page(title: str, paths: list[str]) -> str:

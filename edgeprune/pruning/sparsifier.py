@@ -36,13 +36,14 @@ class Sparsifier:
     every `step()`: call it before they are cleared. "movement" adds up over the whole training, the others
     since masks were last chosen.
 
-    >>> from edgeprune.pruning import Block, Cubic
-    >>> model = nn.Linear(8, 4)
-    >>> sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.5)], Cubic(steps=10))
-    >>> for _ in range(11):
-    ...     sparsifier.step()  # after optimizer.step()
-    >>> sparsifier.finalize()
-    {'': 0.5}
+    Examples:
+        >>> from edgeprune.pruning import Block, Cubic
+        >>> model = nn.Linear(8, 4)
+        >>> sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.5)], Cubic(steps=10))
+        >>> for _ in range(11):
+        ...     sparsifier.step()  # after optimizer.step()
+        >>> sparsifier.finalize()
+        {'': 0.5}
 
     Raises:
         UserError: whatever `select` refuses; an unknown criterion, or one that needs calibration images.
