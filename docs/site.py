@@ -1,8 +1,9 @@
 """Builds the documentation site: `make site`, or `python docs/site.py`; any broken link fails it.
 
-The repository's own pages are the source, at the places they have here, so that every link between them works on
-the forge and on the site alike. Generated beside them: a page for each command, from the parser itself; a page
-for each public package, whose docstrings mkdocstrings renders; `llms.txt`, a list of all pages for language models.
+The repository's own pages are the source, at the places they have here, so that every link between them
+works on the forge and on the site alike. Generated beside them: a page with every command, from the parser
+itself; a page for each public package, whose docstrings mkdocstrings renders; `llms.txt`, a list of all pages
+for language models.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "recipes/README.md", "sample_apps/README.md",
-    "sample_apps/android/README.md", "sample_apps/ios/README.md", "sample_apps/web/README.md",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "recipes/README.md",
+    "sample_apps/README.md", "sample_apps/android/README.md", "sample_apps/ios/README.md", "sample_apps/web/README.md",
 )  # fmt: skip
 COPIED = (".md", ".png", ".svg", ".json", ".ipynb")
 # Public names that lie in modules rather than in a package's __all__.
@@ -71,7 +72,7 @@ def gather(folder: Path) -> None:
 
 
 def fetch_nothing(site: Path) -> None:
-    """Remove scripts of other hosts: the theme has one, a search from disk for browsers without workers there."""
+    """Remove scripts of other hosts: the theme has one, for searching from disk in browsers that need it."""
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         path.write_text(re.sub(r'<script src="https?://[^"]*"[^>]*></script>', "", text), encoding="utf-8")

@@ -111,7 +111,7 @@ def check_recipe(name: str, fields: list[str]) -> None:
 def check(line: str) -> None:
     words = arguments_of(line)
     if words[0] == "make":
-        assert set(word for word in words[1:] if "=" not in word) <= make_targets()
+        assert {word for word in words[1:] if "=" not in word} <= make_targets()
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
         check_recipe(Path(words[1]).stem, words[2:])
@@ -126,7 +126,7 @@ def check(line: str) -> None:
 
 
 def complete(line: str) -> bool:
-    """Whether a line is a command to type: not the name of one within a sentence, nor one with parts left out."""
+    """Whether a line is a command to type: no mere name in a sentence, none with parts left out."""
     words = arguments_of(line)
     return len(words) > 1 and "..." not in line and (len(words) > 2 or words[0] == "make")
 
@@ -250,4 +250,4 @@ def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
     page.write_text(page.read_text(encoding="utf-8") + "\n[gone](gone.md)\n", encoding="utf-8")
     done = build(tmp_path / "site", copy)
     assert done.returncode != 0
-    assert "gone.md" in done.stdout + done.stderr
+    assert "page does not exist" in done.stdout + done.stderr
