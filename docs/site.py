@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "recipes/README.md",
-    "sample_apps/README.md", "sample_apps/android/README.md", "sample_apps/ios/README.md", "sample_apps/web/README.md",
+    "sample_apps/README.md", "sample_apps/android/README.md", "sample_apps/ios/README.md",
+    "sample_apps/web/README.md",
 )  # fmt: skip
 COPIED = (".md", ".png", ".svg", ".json", ".ipynb")
 # Public names that lie in modules rather than in a package's __all__.
@@ -46,7 +47,7 @@ def main() -> int:
     status = subprocess.run(build, cwd=folder, env=plain, check=False).returncode
     if status == 0:
         fetch_nothing(folder / "site")
-        print(f"Open {folder / 'site' / 'index.html'}")  # noqa: T201 (a script for people)
+        print(f"Open {folder / 'site' / 'index.html'}")
     return status
 
 

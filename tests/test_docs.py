@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from converters.gains import markdown
@@ -179,6 +180,14 @@ def test_every_python_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_the_table_of_what_zeros_buy_is_that_of_the_code() -> None:
     assert markdown().strip() in (ROOT / "docs" / "chips.md").read_text(encoding="utf-8")
+
+
+def test_the_workflow_publishes_what_make_site_builds() -> None:
+    workflow = yaml.safe_load((ROOT / "docs" / "ci" / "site-workflow.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["build"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make site"]
+    assert steps[-1]["with"]["path"] == "build/docs/site"
+    assert "site" in make_targets()
 
 
 needs_zensical = pytest.mark.skipif(
