@@ -93,7 +93,7 @@ def with_pointwise_layers(model: nn.Module, example: Tensor) -> nn.Module:
 
 def _of_vectors(model: nn.Module, example: Tensor) -> set[str]:
     """Names of the linear layers that are given (n, channels), whenever they are used."""
-    linear = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if type(m) is nn.Linear]
+    linear = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if _is_linear(m)]
     given: dict[nn.Module, set[int]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -107,6 +107,12 @@ def _of_vectors(model: nn.Module, example: Tensor) -> set[str]:
         for hook in hooks:
             hook.remove()
     return {name for name, module in linear if given.get(module) == {2}}
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it computes what torch's linear layer does: timm's own, which only casts when scripted, too."""
+    kind = type(module)
+    return kind is nn.Linear or f"{kind.__module__}.{kind.__qualname__}" == "timm.layers.linear.Linear"
 
 
 def _is_head(module: nn.Module) -> bool:

@@ -72,3 +72,21 @@ def test_linear_layers_of_one_vector_an_image_and_no_others():
     assert isinstance(model.last, nn.Linear)  # the model itself is as it was
     convolution = nn.Conv2d(3, 2, 1).eval()
     assert with_pointwise_layers(convolution, images.float()) is convolution
+
+
+class Doubled(nn.Linear):
+    """A linear layer that does more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def test_timms_linear_layer_is_one_and_any_other_kind_stays_what_it_is():
+    from timm.layers.linear import Linear
+
+    images = torch.rand(2, 3, 4, 4)
+    for kind, found in ((Linear, PointwiseLinear), (Doubled, Doubled)):
+        model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), kind(3, 5)).eval()
+        changed = with_pointwise_layers(model, images)
+        assert type(changed[2]) is found
+        torch.testing.assert_close(changed(images), model(images))
