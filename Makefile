@@ -5,10 +5,22 @@ BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
 WEB := sample_apps/web
 
-.PHONY: demo test test-slow test-tensorflow test-coreai test-web test-apps lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser
+.PHONY: demo site test test-slow test-docs test-tensorflow test-coreai test-web test-apps lint format clean runtimes runtime-x86-sparse runtime-arm64 runtime-browser
 
 demo: $(VENV)/installed
 	$(BIN)/python recipes/mobilenet_v3_small.py --output $(OUTPUT)
+
+# The documentation, in build/docs/site: a broken link fails it.
+site: $(VENV)/docs
+	$(BIN)/python docs/site.py
+
+# Its commands and code, the built pages, and the notebooks from top to bottom.
+test-docs: $(VENV)/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py tests/test_notebooks.py -m "slow or not slow"
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
 
 # Two processes of one thread each.
 test: $(VENV)/installed

@@ -172,7 +172,7 @@ def answers(path: Path, images: np.ndarray, slow: bool) -> tuple[np.ndarray, np.
 
 
 def speed() -> Row:
-    """Seconds for 1,000 images of 64 px, by Apple's runtime and by torch, one thread each, in turns."""
+    """Seconds for 1,000 images of 64 px, by Apple's runtime and by torch, one thread each, interleaved."""
     name, size = SPEED_MODEL
     model = Main(build(name, VARIANTS["zeros75"])).eval()
     torch.manual_seed(1)
@@ -287,7 +287,7 @@ def page(content: dict[str, Any]) -> str:
             f"{took['images']:,} images of {took['size_px']} px through {took['model']} with 75 % zeros, one",
             f"thread: Apple's runtime {took['core_ai_s']:.2f} s, torch in batches of {EVALUATION_BATCH}",
             f"{took['torch_s']:.2f} s: {took['ratio']:.2f} times as long (median of {took['rounds']}",
-            f"rounds in turns, {took['lowest_ratio']:.2f} to {took['highest_ratio']:.2f}), and",
+            f"interleaved rounds, {took['lowest_ratio']:.2f} to {took['highest_ratio']:.2f}), and",
             f"{took['processor_ratio']:.2f} times the processor time, on a machine that others used too.",
         ]
     return "\n".join(lines) + "\n"

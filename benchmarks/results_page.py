@@ -116,7 +116,7 @@ def slug(model: str, data: str) -> str:
 
 
 def write(result: Result, folder: Path) -> None:
-    """The page, its pictures and the facts that the index repeats, and the index anew."""
+    """The page, its pictures and the facts that the index repeats, and the index again."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {
         f"{result.slug}_{form.lower().replace(' ', '')}.svg": standing_alone(picture)
@@ -183,7 +183,7 @@ def page(result: Result, pictures: Sequence[str]) -> list[str]:
         "coremltools': what one would ship without pruning.",
         "",
         *speed_notes(result),
-        "## Worse images",
+        "## Robustness to image corruptions",
         "",
         *robustness_table(result.report),
         "",

@@ -29,12 +29,13 @@ class Limits:
     """The most a file of one target may have; None: no limit.
 
     Attributes:
-        bytes: on disk.
-        drop_points: percentage points lost against the dense float32 model, 0 to 100, by metric; in files
-            each is a field of its own, "top1_drop_points".
-        load_memory_bytes: resident memory that loading the file and running it once adds at its peak.
-        time_ratio: its time over that of the dense file of the same target, above 0.
-        download_bytes: of the file deflated, as a store sends it.
+        bytes: Size of the file on disk in bytes, above 0.
+        drop_points: Loss against the dense float32 model in percentage points, from 0 to 100, by metric; in
+            files each is a field of its own, "top1_drop_points".
+        load_memory_bytes: Resident memory in bytes, above 0, that loading the file and running it once adds
+            at its peak.
+        time_ratio: Latency of the file over that of the dense file of the same target, above 0.
+        download_bytes: Size of the file deflated, as a store sends it, in bytes, above 0.
     """
 
     bytes: int | None = None
@@ -51,7 +52,7 @@ class Limits:
         return value
 
     def problems(self, where: str, target: str) -> Iterator[str]:
-        """Everything that makes no sense in these limits."""
+        """Validation errors of these limits, one message each."""
         for name in ("bytes", "download_bytes", "load_memory_bytes"):
             limit = getattr(self, name)
             if limit is not None and not _whole(limit):
@@ -86,11 +87,13 @@ class Budget:
     """What a run must meet: at least one file of each budgeted target within all limits.
 
     Attributes:
-        bytes: most bytes of a file, by target name.
-        drop_points: most percentage points a file may lose against the dense float32 model, 0 to 100, by
-            metric: {"top1": 0.5}. Where targets are named it holds for those that have no limit of their own,
-            else for every target of the report. In files each is a field of its own, "top1_drop_points".
-        target: all limits of a target, by its name.
+        bytes: Largest size of a file in bytes, above 0, by target, e.g. 'litert-arm64-int8=700000'. Empty: no
+            limit.
+        drop_points: Largest loss against the dense float32 model in percentage points, from 0 to 100, by
+            metric, e.g. 'top1=0.5'. Where other limits name targets it holds for those that have none of
+            their own, else for every target of the report. In files each is a field of its own,
+            'top1_drop_points', and --budget.top1-drop-points works too. Empty: no limit.
+        target: All limits of a target by its name; set them in a recipe's file, not on the command line.
     """
 
     bytes: Mapping[str, int] = field(default_factory=dict)
@@ -132,7 +135,7 @@ class Budget:
         )
 
     def problems(self) -> list[str]:
-        """Everything that makes no sense in this budget, each with what would; empty when all is well."""
+        """Validation errors of this budget, one message each; empty when all is well."""
         found = []
         for name, limit in self.bytes.items():
             found += _unknown_target("budget.bytes", name)

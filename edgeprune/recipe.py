@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a run, as frozen data that refuses what makes no sense."""
+"""A recipe: everything that decides a run, as frozen data that refuses invalid values."""
 
 from __future__ import annotations
 
@@ -38,45 +38,59 @@ class Variant:
     """What is done to the weights of the dense model: channels removed first, then zeros grown."""
 
     channels: float = 0.0
-    """Fraction of channels physically removed, 0 to below 1."""
+    """Fraction of the channels removed from every layer that can lose some, from 0 to below 1: 0.5 removes
+    half of them, 0 none."""
     macs_left: float = 0.0
-    """Or: fraction of the multiplications that stays, 0 to below 1. Channels go wherever in the network they
-    matter least, on training images, for what they cost: for speed."""
+    """Fraction of the multiplications (MACs) that stays, from 0 to below 1, instead of channels: 0.5 leaves
+    half, 0 removes nothing. Channels are removed wherever they matter least on training images for what they
+    cost, which suits a limit on latency."""
     parameters_left: float = 0.0
-    """Or: fraction of the weights that stays, in the same way: for bytes."""
+    """Fraction of the weights that stays, from 0 to below 1, instead of channels: as macs_left, but channels
+    are weighed by their weights, which suits a limit on bytes. 0 removes nothing."""
     after: str = ""
-    """An earlier variant with channels removed, whose trained weights this one starts from instead of the
-    dense model's; fractions that stay are then of that one."""
+    """Name of an earlier variant with removed channels, whose trained weights this one starts from; its
+    fractions are then those of that variant. Empty: start from the dense model."""
     round_to: int = 8
-    """Remaining widths are multiples of this."""
+    """Remaining channels of a layer are rounded to a multiple of this number, 1 or more; kernels are fastest
+    at multiples of 8."""
     sparsity: float = 0.0
-    """Fraction of zeros in 1x1 convolutions and fully connected layers, 0 to below 1."""
+    """Fraction of zeros in 1x1 convolutions and fully connected layers, from 0 to below 1: 0.8 means 80 %
+    zeros, 0 none."""
     block: tuple[int, int] = BLOCK
-    """Output by input channels that are zeroed together; 1 1 for single weights."""
+    """Shape of the blocks that become zero together, in output by input channels, each 1 or more; 1 1 prunes
+    single weights."""
     layers: dict[str, float] = field(default_factory=dict)
-    """Other sparsities for some layers, by glob over their names, e.g. 'classifier.*=0.5'."""
+    """Other sparsities for some layers, from 0 to below 1, by glob over layer names, e.g. 'classifier.*=0.5'.
+    Empty: sparsity holds for all prunable layers."""
     criterion: str = "magnitude"
-    """Which weights go: the least by magnitude, squared_magnitude, taylor, snip, movement or random."""
+    """Pruning criterion: which weights become zero first, one of magnitude, squared_magnitude, taylor, snip,
+    movement and random."""
     regrow: bool = True
-    """Whether pruned weights go on learning aside and may come back while zeros grow (Lin et al. 2020)."""
+    """Keep training pruned weights aside, so that they may come back while zeros grow (dynamic pruning with
+    feedback, Lin et al. 2020)."""
     schedule: str = "cubic"
-    """When they go: cubic (most of them early), stepwise (five rounds, training in between) or one-shot."""
+    """Pruning schedule: how zeros grow during fine-tuning, one of cubic (most of them early), stepwise (five
+    rounds with training in between) and one-shot."""
     allocation: str = "uniform"
-    """How zeros are shared out: uniform, erdos-renyi, multiplications (for speed), global (LAMP); or by
-    measured sensitivity, at a sparsity (sensitivity) or until a budget, a time or a number of macs is met."""
+    """How zeros are shared among layers. At a given sparsity: uniform, erdos-renyi, multiplications (for
+    speed), global (LAMP scores) or sensitivity (measured). To meet a limit: budget (bytes), time (time_left)
+    or macs (sparse_macs_left), which find the sparsity themselves."""
     bytes: dict[str, int] = field(default_factory=dict)
-    """For allocation budget, or beside a time: size of the file by target, e.g.
-    'litert-arm64-int8=1000000'."""
+    """Size of the file in bytes by target, above 0, e.g. 'litert-arm64-int8=1000000'; for allocation budget,
+    or in addition to time_left. Empty: no limit."""
     time_left: dict[str, float] = field(default_factory=dict)
-    """For allocation time: share of the dense file's predicted time that stays, by runtime, e.g.
-    'arm64=0.4'."""
+    """Fraction of the dense file's predicted time that stays, above 0 and below 1, by runtime, e.g.
+    'arm64=0.4'; for allocation time. Empty: no limit."""
     sparse_macs_left: float = 0.0
-    """For allocation macs: share of the multiplications that stays when zeros are not multiplied."""
+    """Fraction of the multiplications that stays when zeros are skipped, above 0 and below 1; for allocation
+    macs. 0: no limit."""
     ramp: float = 0.6
-    """Share of the training during which zeros grow, above 0 to 1; the rest recovers."""
+    """Fraction of the fine-tuning during which zeros grow, above 0 to 1; the rest of it recovers accuracy."""
     distill: float = 0.7
-    """Weight of the dense model's answers against the labels in the loss, 0 to 1."""
+    """Weight of distillation from the dense model in the loss, from 0 to 1; the labels have the rest. 0:
+    labels only."""
     fit: TrainConfig = field(default_factory=TrainConfig)
+    """Fine-tuning of this variant."""
 
     def problems(self, where: str) -> list[str]:
         """Validation errors, one message each."""
@@ -186,57 +200,67 @@ class Recipe:
     """One model, from images to files that meet a budget."""
 
     model: str
-    """A torchvision model by name, e.g. mobilenet_v3_small; or timm/NAME."""
+    """Architecture: a torchvision model by name, e.g. mobilenet_v3_small, or timm/NAME for one of timm's."""
     task: str = DEFAULT_TASK
-    """What the model answers: a class for an image, a class for each pixel, ...; of edgeprune.tasks."""
+    """What the model predicts, one of classification, segmentation and detection."""
     data: Path | None = None
-    """Image folder: train/ and val/ or test/, with one folder a class; for segmentation images/ and masks/.
-    None: the embedded handwritten digits, or scenes made of them."""
+    """Folder of images with train/ and val/ (or test/), each with one folder of images a class; segmentation
+    and detection have layouts of their own. None: the embedded handwritten digits, or scenes made of them."""
     padding: str | None = None
-    """Of a timm model's convolutions: same, as TensorFlow pads, for weights that come from there. None: the
-    model's own."""
+    """Padding of a timm model's convolutions: same, which is TensorFlow's, for weights that come from there.
+    None: the model's own."""
     merge_branches: bool = False
-    """Of timm's MobileOne, RepVGG, FastViT, RepViT and the like: the branches of a block become one
-    convolution after the dense training, and variants start from that. Without it they stay, as large as in
-    training."""
+    """Merge the parallel branches of timm's MobileOne, RepVGG, FastViT, RepViT and similar models into one
+    convolution a block after the dense training, before variants start. Without it the files keep the
+    branches."""
     weights: str | None = None
-    """Where training starts: default, what torchvision or timm publish; a name that they have for such
-    weights; or a file of them, whoever wrote it. None: from nothing."""
+    """Pretrained weights to start training from: default (those that torchvision or timm publish), the name
+    of other published weights, or a file of weights, whichever tool wrote it. None: random initialisation."""
     head: str = "auto"
-    """The last layer of these weights: auto, replaced where it has another number of classes; keep, which
-    refuses that; or new, always replaced."""
+    """What happens to the last layer of pretrained weights: auto replaces it where the number of classes
+    differs, keep refuses that, new always replaces it."""
     freeze_epochs: int = 1
-    """With weights: first epochs of the dense training in which only a new head learns."""
+    """Epochs at the beginning of the dense training in which only a new head learns, from 0 to below
+    dense.epochs; used with pretrained weights only."""
     body_learning_rate: float = 0.1
-    """With weights: learning rate of all that is not a new head, as a share of the head's."""
+    """Learning rate of everything but a new head, as a fraction of the head's, above 0 to 1; used with
+    pretrained weights only."""
     image_size_px: int | None = None
-    """Images are resized and cropped to this square. None: as the weights were trained; 64 without any."""
+    """Side of the square input in pixels, 32 or more; images are resized and cropped to it. None: as the
+    pretrained weights were trained; without any, 64."""
     resize_px: int | None = None
-    """Shorter side of an image before its middle is cropped. None: as the weights were trained; without
-    weights the largest square in the middle is cropped first, then resized."""
+    """Shorter side of an image in pixels before its centre is cropped, image_size_px or more. None: as the
+    pretrained weights were trained; without any, the largest centred square is cropped first and then
+    resized."""
     interpolation: str | None = None
-    """How images are resized: nearest, bilinear, bicubic or lanczos. None: as the weights were trained;
-    bilinear without weights."""
+    """Interpolation by which images are resized, one of nearest, bilinear, bicubic and lanczos. None: as the
+    pretrained weights were trained; without any, bilinear."""
     mean: tuple[float, float, float] | None = None
-    """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
+    """Mean of red, green and blue for normalization, for pixels from 0 to 1; folded into the files. None:
+    that of the pretrained weights; without any, ImageNet's."""
     std: tuple[float, float, float] | None = None
-    """Of RGB in [0, 1]: normalisation, folded into the files. None: the weights' own; ImageNet's without."""
+    """Standard deviation of red, green and blue for normalization, each above 0, for pixels from 0 to 1;
+    folded into the files. None: that of the pretrained weights; without any, ImageNet's."""
     whole_image: bool | None = None
-    """Whether images are squeezed into the square, so that nothing of them is cropped. None: as suits the
-    task: boxes lie at the sides of images too."""
+    """Resize the whole image to the square without keeping its aspect ratio, so that nothing is cropped.
+    None: yes for detection, no for other tasks."""
     check_images: bool | None = None
-    """Decode every image once before training, where they are not kept in memory. None: up to 20,000 images;
-    of more, those that cannot be read are skipped and counted, up to 1 %."""
+    """Decode every image once before training where images are not kept in memory. None: yes for up to 20,000
+    images; of more, unreadable ones are skipped and counted during training, up to 1 %."""
     save_minutes: float = 10.0
-    """A training is kept after every epoch, and in the middle of one after so many minutes."""
+    """Minutes between checkpoints within an epoch, above 0; one is also written at the end of every epoch."""
     tensorboard: bool = False
-    """Write the training's numbers after each epoch to OUTPUT/tensorboard, which TensorBoard shows. Needs the
-    package: pip install 'edgeprune[tensorboard]'."""
+    """Write the training metrics of each epoch to OUTPUT/tensorboard for TensorBoard. Needs a package: pip
+    install 'edgeprune[tensorboard]'."""
     checkpoint: Path | None = None
-    """File of the dense model's finished weights, of the same classes; it is then not trained."""
+    """File with the finished weights of the dense model, for the classes of these images; the dense training
+    is then skipped. None: train it."""
     augment: Augment = field(default_factory=Augment)
+    """Data augmentation of the training images."""
     dense: TrainConfig = field(default_factory=TrainConfig)
+    """Training of the dense model."""
     variants: dict[str, Variant] = field(default_factory=dict)
+    """Variants by name: what is made of the dense model."""
     targets: tuple[str, ...] = (
         "coreml-ios16",
         "coreml-ios18-int8",
@@ -244,12 +268,16 @@ class Recipe:
         "litert-arm64-int8",
         "litert-arm64-static-int8",
     )
-    """Where files will run, and how weights are stored. Static int8 is dense: what ships on ARM otherwise."""
+    """Deployment targets, one file of every variant for each: where it runs and how its weights are stored.
+    Files with static int8 are always dense."""
     budget: Budget = field(default_factory=Budget)
+    """Limits that the files must meet."""
     seed: int = 0
-    """Random seed. The same seed on the same machine reproduces the files byte for byte."""
+    """Random seed, a whole number of 0 or more. The same seed on the same machine reproduces the files byte
+    for byte."""
     output: Path = Path("runs")
-    """Folder of the run: new, empty, or an earlier run of the same recipe, which then goes on."""
+    """Folder of the run: a new or empty one, or that of an earlier run of the same recipe, which is then
+    continued."""
 
     def __post_init__(self) -> None:
         problems = self.problems()
@@ -390,7 +418,7 @@ def from_data(data: Mapping[str, Any]) -> Recipe:
     """Build a recipe from plain data.
 
     Raises:
-        UserError: every unknown key, wrong type and senseless value, by its place.
+        UserError: every unknown key, wrong type and invalid value, by its place.
     """
     given = dict(data)
     if "budget" in given:
@@ -433,7 +461,7 @@ def from_command_line(recipe: Recipe, description: str, arguments: Sequence[str]
     """Let the command line change any field of `recipe`; `--help` explains each.
 
     Raises:
-        UserError: all values that make no sense.
+        UserError: all invalid values.
         SystemExit: status 2 on arguments that do not parse, 0 after `--help`.
     """
     import tyro

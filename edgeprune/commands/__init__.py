@@ -18,7 +18,7 @@ COMMANDS: dict[str, str] = {
     "convert": "write a torch model that was trained and pruned elsewhere as files",
     "inspect": "show how each weight of a file is stored",
     "verify": "run a file on every runtime at hand and compare it with its torch model",
-    "bench": f"time {' and '.join(timed_suffixes())} files in turns on one runtime",
+    "bench": f"time {' and '.join(timed_suffixes())} files on one runtime, interleaved",
     "sensitivity": "measure what zeros in each layer alone do to the accuracy of a run's dense model",
     "report": "rebuild a run's report from what was measured, without training",
     "check": "check a run, or any model files, against a budget; exit status 1 if it is broken",

@@ -400,7 +400,7 @@ def notes(result: BenchResult) -> list[str]:
     threads = f"{result.threads} thread{'s' * (result.threads > 1)}"
     lines = [
         f"{result.version}, {result.description}; {size}{threads}",
-        f"{result.rounds} rounds in turns: medians, in brackets the quartiles",
+        f"{result.rounds} interleaved rounds: medians, in brackets the quartiles",
         f"speed (round by round) and difference against {result.files[0].path}",
         _memory_words(result),
     ]

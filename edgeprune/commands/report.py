@@ -1,4 +1,4 @@
-"""`edgeprune report`: a run's report, made anew from what was measured."""
+"""`edgeprune report`: a run's report, made again from what was measured."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def told(result: Sensitivity) -> str:
     """What the numbers are."""
     return (
         f"Points of {_metric_words(result)} lost with zeros in one layer alone, "
-        f"in {_pattern_words(result)}, without any training, batch norms measured anew; "
+        f"in {_pattern_words(result)}, without any training, batch norms measured again; "
         f"{result.images} images, a {result.image_source}, on which the dense model has {result.score:.1%}."
     )
 

@@ -1,8 +1,8 @@
 """Generated scenes with a class for each pixel: the embedded digits on coloured, textured, noisy backgrounds.
 `edgeprune.data.box_scenes` has boxes around the digits of scenes like these.
 
-Made anew each time, always alike, and honest: training scenes hold training digits only, held-out scenes only
-digits that no training scene has.
+Made again each time, always alike, and honest: training scenes hold training digits only, held-out scenes
+only digits that no training scene has.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class ImageSize:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """One measurement: files timed in turns on one runtime, the first being what the others compare with.
+    """One measurement: files timed on one runtime, interleaved, the first being what the others compare with.
 
     Attributes:
         runtime: its name.

@@ -2,7 +2,7 @@
 
 Each layer is pruned in one shot, to each sparsity in turn, and put back. Nothing is trained, so the drops are
 larger than after fine-tuning; they say which layers mind, and `allocation` takes for that how far the answers
-move from the dense model's. Batch norms are measured anew at every point: with those of the dense model most
+move from the dense model's. Batch norms are measured again at every point: with those of the dense model most
 of what is lost is their fault, and no training loses it. The images are a fixed part of those for training:
 what is decided by them has not seen the held-out images.
 """

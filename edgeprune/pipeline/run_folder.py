@@ -164,7 +164,7 @@ def _check(folder: Path, recipe: Recipe) -> bool:
             [
                 f"output folder {folder} holds a run of another recipe:",
                 *(f"  {key}: {old} there, {new} now" for key, old, new in changed),
-                "choose another --output, or delete that folder to start anew",
+                "choose another --output, or delete that folder to start again",
             ]
         )
     return True

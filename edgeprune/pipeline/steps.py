@@ -101,7 +101,7 @@ def run(
 
 
 def rebuild_report(path: Path) -> Report:
-    """Write a finished run's report anew from what was measured, without training or running anything.
+    """Write a finished run's report again from what was measured, without training or running anything.
 
     Raises:
         UserError: not a run, one that is not finished, or one whose files are no longer those measured.

@@ -20,7 +20,7 @@ from edgeprune.pipeline.run_folder import Run, write_json
 from edgeprune.processes import is_first, shared
 from edgeprune.tasks.task import Analysis, Task
 
-ADVICE = "delete it, and the same command makes it anew"
+ADVICE = "delete it, and the same command makes it again"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Store:
         if changed:
             raise UserError(
                 f"output folder {self.run.folder}: the {' and '.join(changed)} changed since this run began; "
-                "choose another --output, or delete that folder to start anew"
+                "choose another --output, or delete that folder to start again"
             )
 
 
@@ -125,7 +125,7 @@ def _partial_at(path: Path) -> dict[str, Any]:
         state["epoch"], state["history"]  # What every state has.
     except Exception:  # On a damaged file torch raises what it stumbles over.
         raise UserError(
-            f"{path}: not a training's state that can be read; delete it, and the training begins anew"
+            f"{path}: not a training's state that can be read; delete it, and the training begins again"
         ) from None
     return state
 

@@ -29,7 +29,7 @@ from edgeprune.training.transfer import Transfer
 
 DENSE = "dense"
 ROUNDS = 5  # Of a stepwise schedule.
-MASK_UPDATES = 50  # Times that masks are chosen anew while zeros grow.
+MASK_UPDATES = 50  # Times that masks are chosen again while zeros grow.
 SHRINKING_IMAGES, SHRINKING_BATCH = 1024, 16  # Training images that tell which channels matter.
 
 

@@ -86,7 +86,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms take the statistics of the batch they see, in eval mode too; their own stay as they were.
 
-    What a pruned model gives so is what it gives with statistics measured anew, if batches are large: some
+    What a pruned model gives so is what it gives with statistics measured again, if batches are large: some
     hundred images. Those it had belong to the weights that it had.
     """
     norms = [

@@ -37,7 +37,7 @@ class RigL:
         seed: of the first places.
 
     Raises:
-        UserError: whatever `select` refuses; N of M; numbers that make no sense.
+        UserError: whatever `select` refuses; N of M; invalid numbers.
     """
 
     def __init__(

@@ -68,11 +68,12 @@ def prune(
             pattern; NaN or infinite statistics, by layer.
         ToolError: second moments that cannot be inverted, by layer.
 
-    >>> from edgeprune.pruning import Unstructured
-    >>> layer = nn.Linear(4, 2, bias=False)
-    >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]))
-    >>> prune(nn.Sequential(layer), Unstructured(), 0.25)
-    {'0': 0.25}
+    Examples:
+        >>> from edgeprune.pruning import Unstructured
+        >>> layer = nn.Linear(4, 2, bias=False)
+        >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]))
+        >>> prune(nn.Sequential(layer), Unstructured(), 0.25)
+        {'0': 0.25}
     """
     names: Sequence[str | None] = [None] if layers is None else layers
     rules = [Rule(pattern, sparsity, name) for name in names]
@@ -265,7 +266,7 @@ def zero_fraction(weight: Tensor) -> float:
 def _prune_in_order(model: nn.Module, selected: Sequence[Selected], batches: Sequence[Batch]) -> None:
     """SparseGPT: each layer sees the inputs that the pruned layers before it give.
 
-    The images run anew for every layer, as far as that layer: no more than one layer's second moments and
+    The images run again for every layer, as far as that layer: no more than one layer's second moments and
     one batch are held at a time.
     """
     by_name = {s.name: s for s in selected}

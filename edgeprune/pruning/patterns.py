@@ -30,8 +30,9 @@ def smallest(scores: Tensor, count: int) -> Tensor:
     Returns:
         Boolean tensor of the same shape, True at the marked places.
 
-    >>> smallest(torch.tensor([3.0, 1.0, 1.0, 1.0]), 2)
-    tensor([False,  True,  True, False])
+    Examples:
+        >>> smallest(torch.tensor([3.0, 1.0, 1.0, 1.0]), 2)
+        tensor([False,  True,  True, False])
     """
     flat = scores.flatten()
     if count <= 0 or count >= flat.numel():
@@ -85,12 +86,13 @@ def _kth(flat: Tensor, count: int) -> Tensor:
 class Unstructured:
     """Single weights, anywhere.
 
-    >>> weight = torch.tensor([[9.0, 1, 8, 2], [3, 7, 4, 6], [5, 5, 5, 5], [0, 9, 1, 9]])
-    >>> weight * Unstructured().mask(weight, sparsity=0.5)
-    tensor([[9., 0., 8., 0.],
-            [0., 7., 0., 6.],
-            [0., 0., 5., 5.],
-            [0., 9., 0., 9.]])
+    Examples:
+        >>> weight = torch.tensor([[9.0, 1, 8, 2], [3, 7, 4, 6], [5, 5, 5, 5], [0, 9, 1, 9]])
+        >>> weight * Unstructured().mask(weight, sparsity=0.5)
+        tensor([[9., 0., 8., 0.],
+                [0., 7., 0., 6.],
+                [0., 0., 5., 5.],
+                [0., 9., 0., 9.]])
     """
 
     def misfit(self, shape: Sequence[int]) -> str | None:
@@ -116,12 +118,13 @@ class Block:
 
     `Block(out=1, in_=2)` on a 4x4 weight at sparsity 0.5, blocks ranked by the sum of their importance:
 
-    >>> weight = torch.tensor([[9.0, 9, 1, 1], [1, 1, 9, 9], [0, 5, 4, 0], [2, 2, 3, 3]])
-    >>> weight * Block(out=1, in_=2).mask(weight, sparsity=0.5)
-    tensor([[9., 9., 0., 0.],
-            [0., 0., 9., 9.],
-            [0., 5., 0., 0.],
-            [0., 0., 3., 3.]])
+    Examples:
+        >>> weight = torch.tensor([[9.0, 9, 1, 1], [1, 1, 9, 9], [0, 5, 4, 0], [2, 2, 3, 3]])
+        >>> weight * Block(out=1, in_=2).mask(weight, sparsity=0.5)
+        tensor([[9., 9., 0., 0.],
+                [0., 0., 9., 9.],
+                [0., 5., 0., 0.],
+                [0., 0., 3., 3.]])
     """
 
     out: int = 1
@@ -163,12 +166,13 @@ class Channels:
     Biases and batch norms behind the layer are left as they are. Without rules of its own for it, the
     model's last layer is left dense: its outputs are the answers.
 
-    >>> weight = torch.tensor([[1.0, 1, 1, 1], [0, 0, 9, 0], [2, 2, 0, 0], [0, 0, 0, 8]])
-    >>> weight * Channels().mask(weight, sparsity=0.5)
-    tensor([[0., 0., 0., 0.],
-            [0., 0., 9., 0.],
-            [0., 0., 0., 0.],
-            [0., 0., 0., 8.]])
+    Examples:
+        >>> weight = torch.tensor([[1.0, 1, 1, 1], [0, 0, 9, 0], [2, 2, 0, 0], [0, 0, 0, 8]])
+        >>> weight * Channels().mask(weight, sparsity=0.5)
+        tensor([[0., 0., 0., 0.],
+                [0., 0., 9., 0.],
+                [0., 0., 0., 0.],
+                [0., 0., 0., 8.]])
     """
 
     def misfit(self, shape: Sequence[int]) -> str | None:
@@ -196,12 +200,13 @@ class NofM:
     At a sparsity below the pattern's own, on the way there, only the least important of the weights that
     the pattern will drop are zeroed.
 
-    >>> weight = torch.tensor([[1.0, 2, 3, 4], [8, 7, 6, 5], [1, 9, 1, 9], [5, 5, 5, 5]])
-    >>> weight * NofM(keep=2, of=4).mask(weight, sparsity=0.5)
-    tensor([[0., 0., 3., 4.],
-            [8., 7., 0., 0.],
-            [0., 9., 0., 9.],
-            [0., 0., 5., 5.]])
+    Examples:
+        >>> weight = torch.tensor([[1.0, 2, 3, 4], [8, 7, 6, 5], [1, 9, 1, 9], [5, 5, 5, 5]])
+        >>> weight * NofM(keep=2, of=4).mask(weight, sparsity=0.5)
+        tensor([[0., 0., 3., 4.],
+                [8., 7., 0., 0.],
+                [0., 9., 0., 9.],
+                [0., 0., 5., 5.]])
     """
 
     keep: int = 2

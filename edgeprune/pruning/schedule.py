@@ -16,7 +16,7 @@ class OneShot:
         return 1.0
 
     def updates_at(self, step: int) -> bool:
-        """Whether masks are chosen anew at `step`."""
+        """Whether masks are chosen again at `step`."""
         return step == 0
 
 
@@ -26,10 +26,11 @@ class Cubic:
 
     Attributes:
         steps: optimizer steps until the final sparsity is reached, 1 or more.
-        every: masks are chosen anew every so many steps, 1 or more.
+        every: masks are chosen again every so many steps, 1 or more.
 
-    >>> [round(Cubic(steps=4).progress(step), 3) for step in range(6)]
-    [0.0, 0.578, 0.875, 0.984, 1.0, 1.0]
+    Examples:
+        >>> [round(Cubic(steps=4).progress(step), 3) for step in range(6)]
+        [0.0, 0.578, 0.875, 0.984, 1.0, 1.0]
     """
 
     steps: int
@@ -46,7 +47,7 @@ class Cubic:
         return 1 - (1 - min(step, self.steps) / self.steps) ** 3
 
     def updates_at(self, step: int) -> bool:
-        """Whether masks are chosen anew at `step`."""
+        """Whether masks are chosen again at `step`."""
         return step == self.steps or (step < self.steps and step % self.every == 0)
 
 
@@ -58,8 +59,9 @@ class Stepwise:
         rounds: 1 or more.
         steps: optimizer steps from one round to the next, 1 or more.
 
-    >>> [round(Stepwise(rounds=4, steps=2).progress(step), 3) for step in range(8)]
-    [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
+    Examples:
+        >>> [round(Stepwise(rounds=4, steps=2).progress(step), 3) for step in range(8)]
+        [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
     """
 
     rounds: int
@@ -74,7 +76,7 @@ class Stepwise:
         return min(step // self.steps + 1, self.rounds) / self.rounds
 
     def updates_at(self, step: int) -> bool:
-        """Whether masks are chosen anew at `step`."""
+        """Whether masks are chosen again at `step`."""
         return step % self.steps == 0 and step < self.rounds * self.steps
 
 

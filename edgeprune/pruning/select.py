@@ -117,7 +117,7 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
 
 
 def computed(layer: nn.Conv2d | nn.Linear) -> bool:
-    """Whether a layer's weight is computed from others, anew whenever it is read or the layer runs."""
+    """Whether a layer's weight is computed from others, again whenever it is read or the layer runs."""
     return layer._parameters.get("weight") is None
 
 

@@ -36,13 +36,14 @@ class Sparsifier:
     every `step()`: call it before they are cleared. "movement" adds up over the whole training, the others
     since masks were last chosen.
 
-    >>> from edgeprune.pruning import Block, Cubic
-    >>> model = nn.Linear(8, 4)
-    >>> sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.5)], Cubic(steps=10))
-    >>> for _ in range(11):
-    ...     sparsifier.step()  # after optimizer.step()
-    >>> sparsifier.finalize()
-    {'': 0.5}
+    Examples:
+        >>> from edgeprune.pruning import Block, Cubic
+        >>> model = nn.Linear(8, 4)
+        >>> sparsifier = Sparsifier(model, [Rule(Block(1, 4), 0.5)], Cubic(steps=10))
+        >>> for _ in range(11):
+        ...     sparsifier.step()  # after optimizer.step()
+        >>> sparsifier.finalize()
+        {'': 0.5}
 
     Raises:
         UserError: whatever `select` refuses; an unknown criterion, or one that needs calibration images.
@@ -96,7 +97,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Choose masks anew where the schedule says so, and zero what they drop.
+        """Choose masks again where the schedule says so, and zero what they drop.
 
         Raises:
             UserError: gradients that the criterion needs are missing or not finite, by layer.
@@ -122,7 +123,7 @@ class Sparsifier:
         self._follow_weights()
         # Not `_settle`: whatever replaced the weights meanwhile, an average of them, holds a part of what is
         # aside already.
-        self._apply(anew=False)
+        self._apply(again=False)
         if not self._masks or self._schedule.progress(max(self._step - 1, 0)) < 1:
             if self._aside:
                 torch._foreach_add_([s.layer.weight.data for s in self._layers], self._aside)
@@ -228,12 +229,12 @@ class Sparsifier:
         else:
             self._apply()
 
-    def _apply(self, *, anew: bool = True) -> None:
-        """Zero what masks drop; while it may regrow, put it aside `anew`."""
+    def _apply(self, *, again: bool = True) -> None:
+        """Zero what masks drop; while it may regrow, put it aside `again`."""
         if not self._masks:
             return
         weights = [s.layer.weight.data for s in self._layers]
-        if self._regrowing and anew:
+        if self._regrowing and again:
             kept = torch._foreach_mul(weights, self._masks)
             self._aside = list(torch._foreach_sub(weights, kept))
             torch._foreach_copy_(weights, kept)

@@ -55,7 +55,7 @@ def write_pages(report: Report, folder: Path) -> tuple[Path, Path]:
     The pictures of held-out images are those in `folder`.
 
     Raises:
-        UserError: `folder` cannot be written to, or the budget in the report's recipe makes no sense.
+        UserError: `folder` cannot be written to, or the budget in the report's recipe is invalid.
     """
     pictures, maps = embedded_pictures(report, folder), embedded_maps(report, folder)
     augmented = folder / AUGMENTED

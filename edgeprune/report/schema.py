@@ -2,7 +2,7 @@
 
     python -m edgeprune.report.schema > docs/report.schema.json
 
-writes it down anew after a record has changed; a test holds the two equal.
+writes it down again after a record has changed; a test holds the two equal.
 """
 
 from __future__ import annotations

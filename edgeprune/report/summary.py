@@ -134,7 +134,7 @@ def verdict(report: Report) -> Verdict:
     """The verdict on the budget that the report's own recipe names (none, when it names none).
 
     Raises:
-        UserError: that budget makes no sense.
+        UserError: that budget is invalid.
     """
     return evaluate(budgets.from_plain(report.recipe.get("budget")), report.rows)
 

@@ -17,42 +17,48 @@ class TrainConfig:
     """How a model is trained."""
 
     epochs: int = 30
-    """Passes over the training images."""
+    """Number of passes over the training images, 1 or more."""
     batch_size: int = 64
-    """Images gone through at once."""
+    """Images in a batch, 2 or more (batch normalization needs two)."""
     accumulate: int = 1
-    """Batches in an optimizer step: more where a large batch does not fit into memory."""
+    """Batches whose gradients are accumulated for one optimizer step, 1 or more; raise it where a large batch
+    does not fit into memory."""
     learning_rate: float = 3e-3
-    """Peak of the schedule: some 3e-3 for AdamW, 0.1 for SGD."""
+    """Peak learning rate, above 0 and below 10; typical are 3e-3 for adamw and 0.1 for sgd."""
     optimizer: str = "adamw"
-    """What takes the steps: adamw, or sgd with momentum (Nesterov's)."""
+    """Optimizer: adamw, or sgd with Nesterov momentum."""
     momentum: float = 0.9
-    """Of SGD, 0 to below 1."""
+    """Momentum of sgd, from 0 to below 1; adamw has no use for it."""
     schedule: str = "one-cycle"
-    """Of the learning rate: one-cycle (Smith & Topin 2018), or cosine after a warm-up that grows evenly."""
+    """Learning rate schedule: one-cycle (Smith & Topin 2018), or cosine after a linear warm-up."""
     warmup_fraction: float = 0.3
-    """Share of the steps in which the learning rate grows; some 0.05 is usual before a cosine."""
+    """Fraction of the steps in which the learning rate rises, from 0 to below 1 and above 0 for one-cycle;
+    0.05 is usual for cosine."""
     clip_norm: float = 0.0
-    """Length to which longer gradients are shortened, all weights together; 0: never."""
+    """Largest norm of the gradient over all weights, 0 or more; longer ones are scaled down to it. 0: no
+    clipping."""
     weight_decay: float = 0.02
-    """Batch norms and biases are left out."""
+    """Weight decay, from 0 to below 1; batch norms and biases have none."""
     balanced: bool = False
-    """Draw images so that each class comes equally often, however many it has."""
+    """Sample training images so that every class appears equally often, however many images it has."""
     validation_fraction: float = 0.0
-    """Share of the training images set aside to choose the best epoch, below 0.5; held-out images never are
-    asked. 0: the last epoch is kept."""
+    """Fraction of the training images set aside as a validation set that chooses the best epoch, from 0 to
+    below 0.5; the images that files are measured on are never used for this. 0: keep the last epoch."""
     patience: int = 0
-    """Epochs without a better one after which training stops; 0: none. With validation_fraction."""
+    """Epochs without improvement on that validation set after which training stops early, 0 or more; needs a
+    validation_fraction. 0: never."""
     label_smoothing: float = 0.0
-    """0 to below 1."""
+    """Label smoothing in the loss, from 0 to below 1. 0: none."""
     ema: float = 0.0
-    """Decay of a running average of the weights, kept in their place: 0.99 over some 100 steps; 0: none."""
+    """Decay of an exponential moving average of the weights, which replaces them at the end, from 0 to below
+    1; 0.99 averages over some 100 steps. 0: no average."""
     first_px: int = 0
-    """Side of the images in the first epoch: they grow to full size over two thirds of the epochs, which
-    saves time (progressive learning, Tan & Le 2021); 0: full size throughout."""
+    """Side of the images in the first epoch in pixels, 32 up to image_size_px; they grow to full size over
+    two thirds of the epochs (progressive learning, Tan & Le 2021), which saves time. 0: full size
+    throughout."""
     compile: bool = False
-    """Whether torch.compile makes machine code of the training first: minutes for each size of image. An
-    epoch then takes half the time or, on other machines, as long as before. Needs a C++ compiler."""
+    """Compile the training step with torch.compile, which takes minutes for each image size and needs a C++
+    compiler. An epoch then takes half the time or, on other machines, as long as before."""
 
     def problems(self, where: str) -> list[str]:
         """Validation errors, one message each."""
@@ -95,30 +101,38 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Augment:
-    """What training images go through; held-out images never do."""
+    """Data augmentation of the training images; validation and test images are never augmented."""
 
     preset: str = "light"
-    """What the fields left out are: none; light, shifted and mirrored; standard, random parts of images in
-    other light, as from pretrained weights; or strong, for long trainings."""
+    """Preset for the fields below that are not set: none; light (shift and flip); standard (random crop, flip
+    and colour, as usual for pretrained weights); or strong (for long trainings)."""
     shift_px: int | None = None
-    """Random shift in each direction, in pixels."""
+    """Largest random shift in each direction in pixels, from 0 to below half of image_size_px. None: the
+    preset's."""
     flip: bool | None = None
-    """Mirror half of them left to right. None: photographs yes, the embedded digits and preset none no."""
+    """Flip half of the images left to right. None: the preset's; light, standard and strong flip photographs
+    but not the embedded digits."""
     erase_px: int = 0
-    """Side of a square somewhere in each image that is made grey (cutout, DeVries & Taylor 2017); 0: none."""
+    """Side in pixels of a square at a random place that is painted grey (cutout, DeVries & Taylor 2017), from
+    0 to below image_size_px. 0: none."""
     least_area: float | None = None
-    """A random part of each image, at least this share of it, is resized to the whole; 1: none."""
+    """Smallest fraction of the image that a random crop keeps before it is resized, above 0 to 1; 1: no crop.
+    None: the preset's."""
     colour: float | None = None
-    """Share by which brightness, contrast and saturation change at most; 0: none."""
+    """Largest relative change of brightness, contrast and saturation, from 0 to 1; 0: no change. None: the
+    preset's."""
     policy: str | None = None
-    """Random operations on each image: none, randaugment, trivialaugment or augmix."""
+    """Policy of random operations on each image, one of none, randaugment, trivialaugment and augmix. None:
+    the preset's."""
     erase_fraction: float | None = None
-    """Share of the images in which a rectangle is filled with its mean (random erasing); 0: none."""
+    """Fraction of the images in which a random rectangle is filled with its mean (random erasing), from 0 to
+    1; 0: none. None: the preset's."""
     mixup: float | None = None
-    """Of two images and their labels (Zhang et al. 2018): alpha of the share's distribution; 0: none."""
+    """Alpha of mixup (two images and their labels are blended, Zhang et al. 2018), from 0 to 10; 0: none.
+    None: the preset's."""
     cutmix: float | None = None
-    """A part of one image in another (Yun et al. 2019): alpha of the share's distribution; 0: none. With
-    mixup each batch gets one of them."""
+    """Alpha of CutMix (a part of one image is pasted into another, Yun et al. 2019), from 0 to 10; 0: none.
+    With mixup, each batch gets one of the two. None: the preset's."""
 
     def problems(self, image_size_px: int) -> list[str]:
         """Validation errors, one message each."""

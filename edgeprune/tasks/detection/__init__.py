@@ -51,7 +51,7 @@ class Detection:
         "detections",
         DetectionExamination,
         "detection",
-        left_out="confusions and worse images are told for models that name one class an image",
+        left_out="confusions and robustness to image corruptions are reported for classification only",
     )
 
     def takes_model(self, name: str) -> bool:

@@ -139,4 +139,4 @@ def test_what_is_not_an_examination_is_refused(copied_run, capsys):
     assert "block80.json lacks 'confusions'" in capsys.readouterr().err
     path.write_text("{")
     assert main(["report", str(copied_run)]) == 2
-    assert "delete it, and the same command makes it anew" in capsys.readouterr().err
+    assert "delete it, and the same command makes it again" in capsys.readouterr().err
