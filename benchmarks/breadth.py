@@ -235,7 +235,7 @@ class Subject:
         try:
             cuts, left = channels_breadth.kill(model, self.example, 30.0)
             wanted = self.answers(model).clone()
-            channels_breadth.take_out(model, cuts)
+            channels_breadth.take_out_at_rest(model, self.example, cuts)
             self.facts |= {"dead_groups": len(cuts), "dead_left": len(left)}
             self.facts["dead_moved"] = off = self.moved(wanted, self.answers(model))
         finally:
