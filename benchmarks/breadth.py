@@ -53,6 +53,7 @@ SIZES_PX = {
     "vit_tiny_patch16_224": 64, "deit_tiny_patch16_224": 64, "mixer_s16_224": 64, "gmlp_ti16_224": 64,
     "resmlp_12_224": 64, "xcit_nano_12_p16_224": 64, "swin_tiny_patch4_window7_224": 112, "pit_ti_224": 64,
     "cait_xxs24_224": 64, "eva02_tiny_patch14_224": 56,
+    "levit_128s": 128,
 }  # fmt: skip
 TIMM = (
     "mobilenetv3_small_100", "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium", "efficientnet_lite0",
@@ -71,11 +72,19 @@ TIMM = (
     "cs3darknet_s", "ese_vovnet19b_dw", "hgnetv2_b0", "hgnet_tiny", "dpn48b", "nf_regnet_b0", "xception41",
     "botnet26t_256", "convmixer_768_32",
 )  # fmt: skip
+# Other widths and depths of mobile families that are in the list above: what is used on small devices.
+WIDTHS = (
+    "mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv3_small_050", "mobilenetv3_small_075",
+    "mobilenetv3_large_075", "lcnet_035", "lcnet_075", "lcnet_100", "mobilenetv4_conv_small_035",
+    "mobilenetv4_conv_small_050", "tinynet_b", "tinynet_c", "tinynet_d", "mnasnet_050", "mnasnet_075",
+    "semnasnet_075", "repghostnet_058", "repghostnet_080", "ghostnet_050", "tf_mobilenetv3_small_075",
+    "tf_mobilenetv3_small_minimal_100", "hardcorenas_b", "efficientnet_lite1",
+)  # fmt: skip
 TORCHVISION = (
     "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x0_5", "squeezenet1_1",
     "mnasnet0_5", "googlenet", "resnet18", "alexnet", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
-MODELS = {**{f"timm/{name}": SIZES_PX.get(name, 128) for name in TIMM},
+MODELS = {**{f"timm/{name}": SIZES_PX.get(name, 128) for name in (*TIMM, *WIDTHS)},
           **{f"torchvision/{name}": 128 for name in TORCHVISION}}  # fmt: skip
 
 Outcome = dict[str, Any]

@@ -256,7 +256,7 @@ def test_dead_channels_can_go_and_the_answers_do_not_move(kind):
 
 
 @pytest.mark.parametrize(
-    "reader, exact",
+    ("reader", "exact"),
     [(conv(), True), (bare(), False), (conv(kernel=3, padding=1), False)],
     ids=["a bias", "no bias", "zeros around the map"],
 )
