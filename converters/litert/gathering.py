@@ -18,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from converters.litert.graph import PLACING, Graph, root_constant
 from converters.litert.joining import placing
-from converters.litert.kernels import Role, nodes
+from converters.litert.kernels import nodes
 from converters.litert.mirror import Conv, conv_of
 
 # Depthwise kernels that there are, by how far they reach.
@@ -47,7 +47,8 @@ def _can_be_gathered(graph: Graph, conv: Conv) -> bool:
     reach = _reach(conv)
     if grouped or readers != 1 or reach not in SIDES or conv.stride not in ((1, 1), (2, 2)):
         return False
-    if graph.tensors[root_constant(graph, weight, graph.producers())].sparsity is not None:
+    stored = graph.tensors[root_constant(graph, weight, graph.producers())]
+    if stored.sparsity is not None and conv.kernel != (1, 1):  # Its indices are those of its shape.
         return False
     margin = SIDES[reach] // 2
     return all(

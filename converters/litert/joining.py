@@ -1,10 +1,9 @@
-"""A concatenation of channels as a sum, and a slice of them as a product, where nothing else keeps a network from the sparse kernels.
+"""A concatenation of channels as a sum, where nothing else keeps a network from the sparse kernels.
 
 Each part goes through a 1x1 convolution that puts its channels in their places and leaves zeros in the
 others; the results are added. That is exact: every value is multiplied by one and added to zeros. The weights
 have one entry a channel, so that the sparse kernels have next to nothing to do for them; dense ones would
-compute them all, which is why a network that runs dense anyway keeps its concatenation. A slice is such a
-convolution by itself.
+compute them all, which is why a network that runs dense anyway keeps its concatenation.
 """
 
 from __future__ import annotations
@@ -28,31 +27,6 @@ def add_instead_of_joining(graph: Graph) -> bool:
         made for op in graph.ops for made in (_sum(graph, op) if _joins_maps(graph, op) else [op])
     ]
     return found
-
-
-def copy_instead_of_slicing(graph: Graph) -> bool:
-    """Replace what takes a range of a map's channels by 1x1 convolutions, in place; whether there was any."""
-    taken = {id(op): first for op in graph.ops if (first := _first_taken(graph, op)) is not None}
-    graph.subgraph.operators = [
-        made for op in graph.ops for made in (_copied(graph, op, taken[id(op)]) if id(op) in taken else [op])
-    ]
-    return bool(taken)
-
-
-def _first_taken(graph: Graph, op: Any) -> int | None:
-    """The first channel that a SLICE takes of a map that it leaves whole otherwise; None for other ops."""
-    if graph.op_name(op) != "SLICE" or graph.type_name(int(op.outputs[0])) != "FLOAT32":
-        return None
-    whole, part, begin = graph.shape(int(op.inputs[0])), graph.shape(int(op.outputs[0])), int(op.inputs[1])
-    if len(whole) != 4 or whole[:3] != part[:3] or max(whole[1:3]) == 1 or not graph.is_constant(begin):
-        return None
-    return int(graph.constant(begin).reshape(-1)[CHANNEL_AXIS])
-
-
-def _copied(graph: Graph, op: Any, first: int) -> list[Any]:
-    source, part = int(op.inputs[0]), int(op.outputs[0])
-    to = np.arange(graph.shape(part)[CHANNEL_AXIS])
-    return placing(graph, source, part, to, first + to)
 
 
 def _joins_maps(graph: Graph, op: Any) -> bool:
@@ -95,7 +69,7 @@ def _sum(graph: Graph, op: Any) -> list[Any]:
 
 
 def placing(graph: Graph, source: int, placed: int, to: np.ndarray, taken: np.ndarray) -> list[Any]:
-    """A 1x1 convolution that writes the channels `taken` of `source` to those `to` of `placed`, zeros elsewhere.
+    """A 1x1 convolution that writes some channels of `source` to some of `placed`, zeros to the others.
 
     Args:
         graph: that both tensors are in.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.litert.graph import BARRED, Graph, read
 from converters.litert.gathering import gather_windows
-from converters.litert.joining import add_instead_of_joining, copy_instead_of_slicing
+from converters.litert.graph import BARRED, Graph, read
+from converters.litert.joining import add_instead_of_joining
 from converters.litert.kernels import CONVOLUTIONS, ELEMENTWISE_BINARY, SPATIAL_AXES, nodes
 from converters.litert.linter import entries_of_faulty_parts, has_sparse_weight, lint_graph, lone_heads
 from converters.litert.mirror import even_padding
@@ -23,7 +23,6 @@ WORTH_IT = 2 / 3
 REWRITINGS: tuple[tuple[Callable[[Graph], bool], ...], ...] = (
     (add_instead_of_joining,),
     (gather_windows,),
-    (copy_instead_of_slicing, add_instead_of_joining),
     (gather_windows, add_instead_of_joining),
 )
 
@@ -55,8 +54,8 @@ def rewrite_for_sparse_kernels(graph: Graph) -> None:
         return
     for rewritings in REWRITINGS:
         trial = read(graph.to_bytes(), graph.source)
-        done = all([rewrite(trial) for rewrite in rewritings])
-        if done and lint_graph(trial).sparse and _is_worth_it(graph, trial):
+        done = [rewrite(trial) for rewrite in rewritings]
+        if all(done) and lint_graph(trial).sparse and _is_worth_it(graph, trial):
             for rewrite in rewritings:
                 rewrite(graph)
             return
@@ -175,13 +174,20 @@ def set_head_apart(graph: Graph) -> None:
     Without it the runtime refuses the file on its sparse kernels: heads of MobileNetV4 and GhostNet.
     """
     set_apart: dict[int, int] = {}
-    for node, mean in lone_heads(nodes(graph)):
-        if mean not in set_apart:
-            made = graph.add_tensor(f"{graph.name(mean)}:head", graph.shape(mean), graph.tensors[mean].type)
-            position = next(n for n, op in enumerate(graph.ops) if mean in op.outputs)
-            graph.ops.insert(position + 1, _reshape(graph, mean, made))
-            set_apart[mean] = made
-        node.op.inputs = np.where(node.op.inputs == mean, set_apart[mean], node.op.inputs).astype(np.int32)
+    while heads := lone_heads(nodes(graph)):  # Without one, what feeds it may be the next.
+        for node, mean in heads:
+            if mean not in set_apart:
+                set_apart[mean] = _insert_reshape(graph, mean)
+            reads = np.where(node.op.inputs == mean, set_apart[mean], node.op.inputs)
+            node.op.inputs = reads.astype(np.int32)
+
+
+def _insert_reshape(graph: Graph, tensor: int) -> int:
+    """Make a copy of a value behind the op that makes it; returns the copy."""
+    made = graph.add_tensor(f"{graph.name(tensor)}:head", graph.shape(tensor), graph.tensors[tensor].type)
+    position = next(number for number, op in enumerate(graph.ops) if tensor in op.outputs)
+    graph.ops.insert(position + 1, _reshape(graph, tensor, made))
+    return made
 
 
 def bar_faulty_parts(graph: Graph) -> None:
