@@ -173,13 +173,11 @@ def set_head_apart(graph: Graph) -> None:
 
     Without it the runtime refuses the file on its sparse kernels: heads of MobileNetV4 and GhostNet.
     """
-    set_apart: dict[int, int] = {}
-    while heads := lone_heads(nodes(graph)):  # Without one, what feeds it may be the next.
-        for node, mean in heads:
-            if mean not in set_apart:
-                set_apart[mean] = _insert_reshape(graph, mean)
-            reads = np.where(node.op.inputs == mean, set_apart[mean], node.op.inputs)
-            node.op.inputs = reads.astype(np.int32)
+    for mean in dict.fromkeys(mean for _, mean in lone_heads(nodes(graph))):
+        readers = [op for op in graph.ops if mean in op.inputs]
+        copy_of_mean = _insert_reshape(graph, mean)
+        for op in readers:
+            op.inputs = np.where(op.inputs == mean, copy_of_mean, op.inputs).astype(np.int32)
 
 
 def _insert_reshape(graph: Graph, tensor: int) -> int:
