@@ -55,7 +55,7 @@ SIZES_PX = {
     "vit_tiny_patch16_224": 64, "deit_tiny_patch16_224": 64, "mixer_s16_224": 64, "gmlp_ti16_224": 64,
     "resmlp_12_224": 64, "xcit_nano_12_p16_224": 64, "swin_tiny_patch4_window7_224": 112, "pit_ti_224": 64,
     "cait_xxs24_224": 64, "eva02_tiny_patch14_224": 56,
-    "levit_128s": 128, "efficientformerv2_s0": 128,
+    "levit_128s": 128, "efficientformerv2_s0": 128, "botnet26t_256": 128,
 }  # fmt: skip
 TIMM = (
     "mobilenetv3_small_100", "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium", "efficientnet_lite0",
@@ -248,6 +248,7 @@ class Subject:
         """Channels that are zeroed where they are made, then removed: the answers must not move."""
         import channels_breadth
 
+        self.prepared = self.model = None  # Of large models a second copy is too much.
         model = build(self.name).double()
         example, self.example = self.example, self.example.double()
         try:
