@@ -5,8 +5,7 @@ The sparse kernels take a dense 3x3 convolution as the first layer only. Any oth
 that they do take: each channel is written as many times as the kernel has places (a 1x1 convolution with one
 entry a row), each of these copies is moved by its place (a depthwise convolution with one entry a channel,
 which has the stride), and a 1x1 convolution with the old weights, in their old order, adds up. Every value is
-multiplied by one and added to zeros, so that it is exact. The weights of all other 1x1 convolutions gain more
-than this one loses: how much is in docs/formats/litert.md.
+multiplied by one and added to zeros. What it gains and costs is in docs/formats/litert.md.
 """
 
 from __future__ import annotations
