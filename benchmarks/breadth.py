@@ -471,10 +471,10 @@ def lines_of(records: Sequence[Outcome]) -> list[str]:
         f"- Every refusal is a message: {outcomes.count('message')}.",
         f"- Models that the linter calls eligible for the sparse kernels, after repairs: {len(sparse)}, of "
         f"which the runtime confirms {len(seen)}. Bar: {SPARSE_BAR}, all confirmed: "
-        f"{_met(len(seen) == len(sparse) >= SPARSE_BAR)}. Confirmed is what runs there, adds "
-        f"in another order than a dense file with the same zeros, and gives its answers up to {KERNELS_OFF:g}.",
-        f"- {len(widths)} of the {len(records)} models are other widths or depths of mobile families that the "
-        f"list has besides (narrow ones are what small devices use); of the confirmed ones {of_widths}.", "",
+        f"{_met(len(seen) == len(sparse) >= SPARSE_BAR)}. Confirmed: it runs there, adds in "
+        f"another order than a dense file with the same zeros, and gives its answers up to {KERNELS_OFF:g}.",
+        f"- {len(widths)} of the {len(records)} models are other widths or depths of mobile families that "
+        f"the list has besides (narrow ones are for small devices); of the confirmed ones {of_widths}.", "",
         "A step that is not reached, because the one before it failed, counts as failed.", "",
         "| step | ok | of | share | bar | |", "|---|--:|--:|--:|--:|---|", *bars, "",
     ]  # fmt: skip
