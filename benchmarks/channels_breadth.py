@@ -4,8 +4,9 @@
     python benchmarks/channels_breadth.py docs/results/channels_breadth.json --page PAGE.md
 
 Every model has random weights, with perturbed batch norms. In each group of channels that go together a
-third is killed (what makes them is zeroed), and then removed. Per model: how far the answers moved, what was
-left and why, whether a fresh model takes the shrunk one's weights, and the seconds it took.
+third is killed (what makes them is zeroed; where a shift that all channels share makes something of them
+again, and no bias can hold it, what reads them too), and then removed. Per model: how far the answers moved,
+what was left and why, whether a fresh model takes the shrunk one's weights, and the seconds it took.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.models.build import build
 from edgeprune.pruning import resize, shrink
 from edgeprune.pruning.channels.groups import find_groups, tensors_in
-from edgeprune.pruning.channels.removal import Trials, take_out
+from edgeprune.pruning.channels.removal import Trials, undone, zero_makers, zero_readers
+from edgeprune.pruning.channels.resting import take_out_at_rest
 
 TORCHVISION = (
     "alexnet", "convnext_tiny", "deeplabv3_mobilenet_v3_large", "densenet121", "efficientnet_b0",
@@ -101,14 +103,11 @@ def kill(model: nn.Module, example: torch.Tensor, seconds: float) -> tuple[list[
         units = torch.randperm(len(group), generator=generator)[: max(round(KILLED * len(group)), 1)].tolist()
         cuts.append((group, sorted(units)))
     possible, moving = Trials(model, example, seconds=seconds).possible(cuts)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for group, units in possible:
-        for axis, places in group.places.items():
-            # What makes the channels, and what shifts them: not the weights that read them.
-            if axis not in group.readers and not axis.tensor.endswith(("running_mean", "running_var")):
-                tensor = tensors[axis.tensor]
-                chosen = torch.from_numpy(places[units].ravel())
-                tensor.data = tensor.data.index_fill(axis.dim, chosen, 0.0)
+    # A shift that all channels share may make something of them, which what reads them cannot always hold.
+    with undone(model):
+        lost = take_out_at_rest(model, example, possible)
+    zero_makers(model, possible)
+    zero_readers(model, possible, lost)
     return possible, {**found.left, **moving}
 
 
@@ -126,7 +125,7 @@ def one(name: str, seconds: float) -> dict[str, Any]:
         with torch.no_grad():
             before = [t.clone() for t in tensors_in(model(example))]
             other = [t.clone() for t in tensors_in(model(example.flip(-1) + torch.randn_like(example)))]
-            take_out(model, cuts)
+            take_out_at_rest(model, example, cuts)
             after = [t.clone() for t in tensors_in(model(example))]
         spread = max(float((a - b).abs().max()) for a, b in zip(before, other, strict=True))
         row["moved"] = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)) / max(

@@ -165,13 +165,21 @@ def alike(value: np.ndarray, own: np.ndarray) -> float:
     >>> alike(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([[2.0, 4.0], [1.0, 0.0]]))
     1.0
     """
-    a, b = (w.reshape(len(w), -1).astype(np.float64) for w in (value, own))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    rows = [w.reshape(len(w), -1) for w in (value, own)]
+    # Row by row: in float64 a large layer takes gigabytes.
+    products = np.array(
+        [_products(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(*rows, strict=True)]
+    )
+    norms = np.sqrt(products[:, 0]) * np.sqrt(products[:, 1])
     filled = norms > 0
     if not filled.any():
-        return 1.0 if not (a.any() or b.any()) else 0.0
-    cosines = np.abs((a * b).sum(1)[filled]) / norms[filled]
+        return 1.0 if not products[:, :2].any() else 0.0
+    cosines = np.abs(products[filled, 2]) / norms[filled]
     return round(float(cosines.mean()), 9)
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    return float(a @ a), float(b @ b), float(a @ b)
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:

@@ -434,6 +434,21 @@ def sub_(input: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
     return input.sub_(other if alpha == 1 else other * alpha)
 
 
+def addcmul(input: Tensor, first: Tensor, second: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
+    """`torch.addcmul`, which coremltools does not know."""
+    product = first * second
+    return torch.add(input, product if value == 1 else product * value, out=out)
+
+
+def expand_as(input: Tensor, other: Tensor) -> Tensor:
+    """`Tensor.expand_as` of numbers, as a product with ones: litert-torch loses an expanded map's layout."""
+    if not input.is_floating_point() or input.shape == other.shape:
+        return input.expand_as(other)
+    aligned = input.reshape((1,) * (other.dim() - input.dim()) + tuple(input.shape))
+    sizes = [1 if size == to else to for size, to in zip(aligned.shape, other.shape, strict=True)]
+    return aligned * torch.ones(sizes, dtype=input.dtype, device=input.device)
+
+
 def kept(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Dropout in a file: none, whatever the model's code asks for."""
     return input
@@ -463,5 +478,7 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.sub, Tensor.sub, torch.subtract, Tensor.subtract), sub),
     torch.rsub: rsub,
     Tensor.add_: add_,
+    **dict.fromkeys((torch.addcmul, Tensor.addcmul), addcmul),
+    Tensor.expand_as: expand_as,
     **dict.fromkeys((Tensor.sub_, Tensor.subtract_), sub_),
 }

@@ -203,11 +203,11 @@ def _is_right(graph: Graph, model: nn.Module | None, of: Probe) -> bool:
 
 
 def _rounds(graph: Graph, tensor: int, exact: np.ndarray) -> bool:
-    """Whether a stored weight is `exact`, or its mirror image, up to rounding."""
+    """Whether a stored weight is `exact`, or its mirror image, up to rounding; its kernel may lie flat."""
     stored = dequantized(graph, tensor)
     slack = _half_steps(graph, tensor, stored) * STEP_SLACK + 1e-6 * np.abs(exact).max(initial=0.0)
     mirrored = exact[:, ::-1, ::-1] if exact.ndim == 4 else exact
     return any(
         bool((np.abs(stored - way) <= slack).all() and not stored[way == 0].any())
-        for way in (exact, mirrored)
+        for way in (exact.reshape(stored.shape), mirrored.reshape(stored.shape))
     )

@@ -8,34 +8,25 @@ compute them all, which is why a network that runs dense anyway keeps its concat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.litert import storage
-from converters.litert.graph import PLACING, Graph, read
-from converters.litert.linter import lint_graph
+from converters.litert.graph import PLACING, Graph
 from converters.targets import Storage
 
 CHANNEL_AXIS = 3
 
 
-def add_instead_of_joining(graph: Graph) -> None:
-    """Replace the concatenations of a network with sparse weights if it is then eligible, else none."""
-    if lint_graph(graph).sparse or not any(_joins_maps(graph, op) for op in graph.ops):
-        return
-    trial = read(graph.to_bytes(), graph.source)
-    _replace(trial)
-    if lint_graph(trial).sparse:
-        _replace(graph)
-
-
-def _replace(graph: Graph) -> None:
+def add_instead_of_joining(graph: Graph) -> bool:
+    """Replace all concatenations of maps, in place; whether there were any."""
+    found = any(_joins_maps(graph, op) for op in graph.ops)
     graph.subgraph.operators = [
         made for op in graph.ops for made in (_sum(graph, op) if _joins_maps(graph, op) else [op])
     ]
+    return found
 
 
 def _joins_maps(graph: Graph, op: Any) -> bool:
@@ -63,8 +54,9 @@ def _sum(graph: Graph, op: Any) -> list[Any]:
     for number, part in enumerate(parts):
         name = f"{graph.name(joined)}:part_{number}"
         placed = graph.add_tensor(name, graph.shape(joined), graph.tensors[joined].type)
-        made += _placing(graph, part, placed, start)
-        start += graph.shape(part)[CHANNEL_AXIS]
+        channels = np.arange(graph.shape(part)[CHANNEL_AXIS])
+        made += placing(graph, part, placed, start + channels, channels)
+        start += len(channels)
         if total is not None:
             last = number == len(parts) - 1
             shape, kind = graph.shape(joined), graph.tensors[joined].type
@@ -76,15 +68,23 @@ def _sum(graph: Graph, op: Any) -> list[Any]:
     return made
 
 
-def _placing(graph: Graph, part: int, placed: int, start: int) -> Sequence[Any]:
-    """A 1x1 convolution that moves the channels of `part` to those of `placed` from `start` on."""
-    width, channels = graph.shape(placed)[CHANNEL_AXIS], graph.shape(part)[CHANNEL_AXIS]
+def placing(graph: Graph, source: int, placed: int, to: np.ndarray, taken: np.ndarray) -> list[Any]:
+    """A 1x1 convolution that writes some channels of `source` to some of `placed`, zeros to the others.
+
+    Args:
+        graph: that both tensors are in.
+        source: tensor that is read.
+        placed: tensor that is made, of the same height and width.
+        to: numbers of channels, each once.
+        taken: as many numbers.
+    """
+    width, channels = graph.shape(placed)[CHANNEL_AXIS], graph.shape(source)[CHANNEL_AXIS]
     weight = np.zeros((width, 1, 1, channels), np.float32)
-    weight[start + np.arange(channels), 0, 0, np.arange(channels)] = 1
+    weight[to, 0, 0, taken] = 1
     options = schema.Conv2DOptionsT()
     options.padding = schema.Padding.VALID
     options.strideH = options.strideW = options.dilationHFactor = options.dilationWFactor = 1
     kernel = graph.add_constant(f"{graph.name(placed)}{PLACING}", weight)
     bias = graph.add_constant(f"{graph.name(placed)}:bias", np.zeros(width, np.float32))
-    conv = graph.make_op("CONV_2D", [part, kernel, bias], [placed], 1, ("Conv2DOptions", options))
+    conv = graph.make_op("CONV_2D", [source, kernel, bias], [placed], 1, ("Conv2DOptions", options))
     return [*storage.store_weight(graph, conv, kernel, Storage.FLOAT32, {}), conv]

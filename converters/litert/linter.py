@@ -11,7 +11,7 @@ same search on the file, and speaks.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ THRESHOLD = (2, 3)
 # The runtime computes this many output channels together where their zeros coincide in nine of ten places.
 BLOCKS = (4, 2)
 BLOCK_DENSITY = 0.9
+# Kinds that the runtime makes part of the op before.
+CLAMPS = ("RELU", "RELU6", "RELU_N1_TO_1", "MAXIMUM", "MINIMUM")
 # Where the kernels for such blocks compute one number at a time.
 SLOW_BLOCKS = ("web",)
 
@@ -47,6 +49,7 @@ RULES: dict[str, str] = {
     "op": "every op between has a sparse kernel",
     "constant": "constants of ADD and MUL come first, have four dimensions, and at most one of them above 1",
     "end": "the sparse part ends in a MEAN over height and width, or a DEPTH_TO_SPACE",
+    "head": "what reads the MEAN leads on to another op of the sparse part, or stands behind a RESHAPE",
     "leak": "no feature map of the sparse part is read by an op outside it, or is an output",
     "branch": "no value is read both inside and outside the sparse part",
     "classifier": "a dense classifier is kept apart by a RESHAPE",
@@ -158,6 +161,27 @@ def entries_of_faulty_parts(graph: Graph) -> list[Any]:
         p for p in _parts(graph, nodes(graph)) if p.enough_zeros and any(True for _ in _faults(graph, p))
     ]
     return [node.op for part in faulty for node in part.members if node.role & Role.ENTER]
+
+
+def lone_heads(network: Sequence[Node]) -> list[tuple[Node, int]]:
+    """Ops that read the mean's result and give theirs to ops without a sparse kernel, or as an output.
+
+    The runtime takes such an op into the sparse part and then refuses the file; two of them in a row it runs.
+
+    Returns:
+        Each op with the tensor of the mean that it reads.
+    """
+    ends = {int(t) for node in network if node.role & Role.LEAVE for t in node.op.outputs}
+    inside = [node for node in network if node.role & (Role.INSIDE | Role.LEAVE)]
+    read = {tensor for node in inside if node.kind not in CLAMPS for tensor in node.inputs}
+    # The runtime makes a clamp part of what it clamps.
+    clamped = {n.inputs[0]: int(n.op.outputs[0]) for n in inside if n.kind in CLAMPS}
+    found = []
+    for node in inside:
+        result = int(node.op.outputs[0])
+        if not node.role & Role.LEAVE and not {result, clamped.get(result, result)} & read:
+            found += [(node, tensor) for tensor in node.inputs if tensor in ends]
+    return found
 
 
 def sparse_parts(graph: Graph) -> list[tuple[Node, ...]]:
@@ -358,6 +382,12 @@ def _block(graph: Graph, node: Node) -> int:
 def _faults(graph: Graph, part: _Part) -> Iterator[Problem]:
     """What goes wrong in a part once it runs sparse."""
     read = {tensor for node in part.members if not node.role & Role.ENTER for tensor in node.inputs}
+    for node, _ in lone_heads(part.members):
+        change = (
+            "it alone stands between the MEAN and what has no sparse kernel: on sparse kernels the runtime "
+            "refuses the file; put a RESHAPE before it"
+        )
+        yield _problem(graph, node, "head", change)
     for node in part.members:
         if node.verdict.rule:
             yield _problem(graph, node, node.verdict.rule, node.verdict.change)

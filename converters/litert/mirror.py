@@ -29,7 +29,7 @@ CHANNEL_AXIS = 3
 
 
 @dataclass(frozen=True)
-class _Conv:
+class Conv:
     """A convolution, with what lies along height and along width.
 
     Attributes:
@@ -73,7 +73,7 @@ def even_padding(graph: Graph) -> None:
 
     Nothing is changed where it cannot be done for all, or something in the network sees the difference.
     """
-    convs = [conv for op in graph.ops if (conv := _conv(graph, op)) is not None]
+    convs = [conv for op in graph.ops if (conv := conv_of(graph, op)) is not None]
     if all(conv.is_even for conv in convs):
         return
     if all(conv.even(mirrored=False) is not None for conv in convs):
@@ -84,7 +84,7 @@ def even_padding(graph: Graph) -> None:
         _mirror_image(graph)
 
 
-def _conv(graph: Graph, op: Any) -> _Conv | None:
+def conv_of(graph: Graph, op: Any) -> Conv | None:
     """A convolution that looks further than one pixel, or skips some; None for other ops."""
     options = op.builtinOptions
     if graph.op_name(op) not in CONVOLUTIONS or (options.dilationHFactor, options.dilationWFactor) != (1, 1):
@@ -107,7 +107,7 @@ def _conv(graph: Graph, op: Any) -> _Conv | None:
             source, padding = int(pad.inputs[0]), amounts
     height, width = graph.shape(source)[1:3]
     (top, bottom), (left, right) = padding.tolist()
-    return _Conv(
+    return Conv(
         op,
         source,
         sizes=(height, width),
@@ -128,7 +128,7 @@ def _spatial_padding(graph: Graph, pad: Any) -> np.ndarray | None:
     return amounts[1:3]
 
 
-def _pad_evenly(graph: Graph, convs: Iterable[_Conv], mirrored: bool) -> None:
+def _pad_evenly(graph: Graph, convs: Iterable[Conv], mirrored: bool) -> None:
     """Give each convolution at a stride a PAD of its own, alike on all sides."""
     for conv in convs:
         if conv.stride == (1, 1) and conv.op.builtinOptions.padding == schema.Padding.SAME:
@@ -151,7 +151,7 @@ def _pad_evenly(graph: Graph, convs: Iterable[_Conv], mirrored: bool) -> None:
     graph.drop_unread("PAD")
 
 
-def _mirror_kernels(graph: Graph, convs: Iterable[_Conv]) -> None:
+def _mirror_kernels(graph: Graph, convs: Iterable[Conv]) -> None:
     producers = graph.producers()
     for weight in dict.fromkeys(root_constant(graph, int(conv.op.inputs[1]), producers) for conv in convs):
         mirrored = np.ascontiguousarray(np.flip(graph.constant(weight), SPATIAL_AXES))

@@ -266,6 +266,7 @@ def _transpose_conv(op: _Op, size: Tensor, weight: Tensor, x: Tensor, bias: Tens
 
 
 def _fully_connected(op: _Op, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    bias = None if bias is None else bias.flatten()  # It may have four dimensions, as where others share it.
     x = x if op.option("keepNumDims", False) else x.reshape(-1, weight.shape[1])
     return _activated(op, F.linear(x, weight, bias))
 

@@ -313,3 +313,48 @@ def test_comparing():
     assert verify.compare(wanted - np.array([[0, 0], [4, 0]]), wanted) == (1.0, 0.5)
     assert verify.compare(wanted * math.nan, wanted)[0] is None
     assert verify.compare(wanted * 0, wanted * 0) == (0.0, 1.0)
+
+
+class Scaled(nn.Module):
+    """What conversion folds into weights besides a batch norm behind a convolution.
+
+    A layer scale behind a linear layer, a layer norm's own scale before one, and a linear layer with a batch
+    norm behind, as ConvNeXt, transformers and LeViT have them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 32, 4, 4), nn.LayerNorm(32)
+        self.mlp = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.gamma = nn.Parameter(torch.rand(32) * 3 + 0.1)
+        self.linear, self.after = nn.Linear(32, 48, bias=False), nn.BatchNorm1d(48)
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images).flatten(2).mT
+        x = x + self.gamma * self.mlp(self.norm(x))
+        y = self.linear(x)
+        y = self.after(y.flatten(0, 1)).reshape_as(y)
+        answers: torch.Tensor = self.head(nn.functional.hardswish(y).mean(1))
+        return answers
+
+
+@pytest.mark.parametrize("target", ["litert-arm64-int8", "coreml-ios16"])
+def test_right_files_with_folded_scales_agree_and_others_do_not(target, images, tmp_path):
+    torch.manual_seed(0)
+    model = Scaled()
+    nn.init.uniform_(model.norm.weight, 0.2, 3)
+    nn.init.normal_(model.norm.bias)
+    nn.init.uniform_(model.after.weight, 0.2, 3)
+    model.after.running_var.uniform_(0.3, 2)
+    model.eval()
+    example = torch.zeros(1, 3, SIZE_PX, SIZE_PX)
+    path = tmp_path / ("m.tflite" if target.startswith("litert") else "m.mlpackage")
+    tool = litert if target.startswith("litert") else coreml
+    tool.convert(model, example, path, target=target, normalization=NORMALIZATION)
+    asked = HOST if tool is litert else None
+    good = verify.verify(path, images, model, normalization=NORMALIZATION, runtimes=asked)
+    assert good.agrees, good.problems
+    other = copy.deepcopy(model)
+    other.gamma.data *= 1.5
+    assert not verify.verify(path, images, other, normalization=NORMALIZATION, runtimes=asked).agrees

@@ -30,6 +30,7 @@ from edgeprune.pruning.calibration import (
 )
 from edgeprune.pruning.channels.groups import Axis, Group, find_groups
 from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, take_out, undone, unless_it_fails
+from edgeprune.pruning.channels.resting import take_out_at_rest
 from edgeprune.pruning.channels.shrink import SEARCH_SECONDS, Shrunk, all_learning, narrowed, unit_step
 
 COUNTS: dict[str, Callable[[nn.Module, Tensor], int]] = {
@@ -97,7 +98,7 @@ def shrink_to(
     )
     with unless_it_fails(model), evaluating(model):
         before = weighted_layers(model, example)
-        take_out(model, cut)
+        take_out_at_rest(model, example, cut)
         widths = narrowed(before, weighted_layers(model, example))
     return Shrunk(widths, kept)
 
@@ -223,7 +224,7 @@ def remove(
     problems += [f"layer {layer!r}: {reason}" for layer, reason in moving.items()]
     if problems:
         raise UserError(problems)
-    take_out(model, possible)
+    take_out_at_rest(model, example, possible)
 
 
 def _refuse(model: nn.Module, left: float, of: str, keep: Sequence[str]) -> None:

@@ -190,8 +190,31 @@ def _measure_norms(model: nn.Module, images: Sequence[Tensor]) -> None:
 
 
 def _zero(model: nn.Module, cuts: Sequence[Cut]) -> None:
+    _fill(model, places_of(cuts))
+
+
+def zero_makers(model: nn.Module, cuts: Sequence[Cut]) -> None:
+    """Zero what makes the units and what shifts them, in place: not the weights that read them."""
+    reading = {axis for group, _ in cuts for axis in group.readers}
+    measured = ("running_mean", "running_var")
+    _fill(
+        model,
+        {
+            axis: places
+            for axis, places in places_of(cuts).items()
+            if axis not in reading and not axis.tensor.endswith(measured)
+        },
+    )
+
+
+def zero_readers(model: nn.Module, cuts: Sequence[Cut], axes: Sequence[Axis]) -> None:
+    """Zero the weights that read the units along these axes, in place."""
+    _fill(model, {axis: places for axis, places in places_of(cuts).items() if axis in axes})
+
+
+def _fill(model: nn.Module, gone: Mapping[Axis, Tensor]) -> None:
     named = _tensors(model)
-    for axis, places in places_of(cuts).items():
+    for axis, places in gone.items():
         tensor = named[axis.tensor]
         tensor.data = tensor.data.index_fill(axis.dim, places.to(tensor.device), 0.0)
 

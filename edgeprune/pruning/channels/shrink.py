@@ -26,7 +26,8 @@ from edgeprune.pruning.calibration import (
     run_model,
 )
 from edgeprune.pruning.channels.groups import Axis, Group, find_groups
-from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, take_out, unless_it_fails
+from edgeprune.pruning.channels.removal import Cut, Trials, reasons_or, unless_it_fails
+from edgeprune.pruning.channels.resting import take_out_at_rest
 from edgeprune.pruning.channels.transformers import shrink_transformer
 from edgeprune.pruning.criteria import fpgm
 
@@ -132,7 +133,7 @@ def shrink(
         )
     with unless_it_fails(model), evaluating(model):
         before = weighted_layers(model, example)
-        take_out(model, possible)
+        take_out_at_rest(model, example, possible)
         widths = narrowed(before, weighted_layers(model, example))
     return Shrunk(widths, left)
 

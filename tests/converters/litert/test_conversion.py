@@ -18,7 +18,9 @@ from torch import nn
 from converters import agreement, litert
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, Normalization
+from converters.layers import weighted_layers
 from converters.litert import checking, metadata
+from converters.litert.conversion import name_weights
 from converters.litert.graph import read_file, weights
 from converters.litert.inspection import dequantized, torch_layout
 
@@ -501,3 +503,35 @@ def test_maps_come_out_as_torch_gives_them_and_lie_in_the_file_with_classes_last
     assert loaded.input.labels == ("sky", "road", "car")
     with pytest.raises(UserError, match="2 labels for a model of 3 classes"):
         litert.convert(model, images[:1], path, labels=["sky", "road"])
+
+
+class Star(nn.Module):
+    """Two branches of the same shape, multiplied, as in StarNet; then a gate spread over the map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.g = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(32, 16, 1)
+        # Made in the other order than they run.
+        self.f2, self.f1 = nn.Conv2d(16, 32, 1), nn.Conv2d(16, 32, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images)
+        x = self.g(nn.functional.relu6(self.f1(x)) * self.f2(x))
+        return (x * x.mean((2, 3), keepdim=True).expand_as(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize("target", ["litert-arm64", "litert-arm64-int8"])
+def test_layers_of_the_same_shape_keep_their_names(tmp_path: Path, target: str) -> None:
+    torch.manual_seed(0)
+    model = Star().eval()
+    example = torch.zeros(1, 3, 16, 16)
+    litert.convert(model, example, tmp_path / "m.tflite", target=target)
+    graph = read_file(tmp_path / "m.tflite")
+    # A converter may change the order: the values decide.
+    name_weights(graph, weighted_layers(model, example)[::-1])
+    found = {graph.name(int(op.inputs[1])): (graph.op_name(op), tensor) for op, tensor in weights(graph)}
+    assert set(found) == {"stem", "f1", "f2", "g"}
+    for name, (kind, tensor) in found.items():
+        weight = model.get_submodule(name).weight.detach().numpy()
+        stored = torch_layout(kind, dequantized(graph, tensor))
+        assert np.abs(stored - weight).max() <= np.abs(weight).max() / 127

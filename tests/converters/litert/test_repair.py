@@ -11,6 +11,7 @@ import pytest
 
 from converters import litert
 from converters.litert import repair
+from converters.litert.gathering import gather_windows
 from converters.litert.graph import Graph, read, weights
 from converters.litert.linter import lint_graph
 
@@ -118,7 +119,68 @@ def test_concatenations_become_sums_and_keep_every_bit(network: Any, tmp_path: P
 def test_concatenations_stay_where_they_are_not_all_that_is_wrong(network: Any, middle: Step) -> None:
     graph = read(build(network, middle, MEAN, LINEAR))
     kinds = [graph.op_name(op) for op in graph.ops]
-    repair.add_instead_of_joining(graph)
+    repair.rewrite_for_sparse_kernels(graph)
+    assert [graph.op_name(op) for op in graph.ops] == kinds
+
+
+def behind_windows(net: Any, kernel: int, stride: int, amounts: tuple[int, int, int, int]) -> bytes:
+    """A dense convolution of the stem's map, and enough 1x1 ones behind it."""
+    x = net.pad(net.stem(8), amounts) if any(amounts) else net.stem(8)
+    x = net.unary("RELU", net.conv(x, 32, kernel=kernel, stride=stride))
+    for _ in range(3):
+        x = net.conv(net.unary("HARD_SWISH", net.conv(x, 256)), 32)
+    content: bytes = net.finish(net.linear(net.flatten(net.mean(x)), 10))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "amounts"),
+    [
+        (3, 2, (1, 1, 1, 1)),
+        (3, 1, (1, 1, 1, 1)),
+        (3, 2, (0, 1, 0, 1)),
+        (5, 2, (2, 2, 2, 2)),
+        (2, 2, (0, 0, 0, 0)),
+        (1, 2, (0, 0, 0, 0)),
+    ],
+)
+def test_dense_convolutions_read_gathered_windows_and_keep_their_weights(
+    network: Any, tmp_path: Path, kernel: int, stride: int, amounts: tuple[int, int, int, int]
+) -> None:
+    graph = read(behind_windows(network(16), kernel, stride, amounts))
+    before = results(graph, tmp_path / "before.tflite")
+    layers = {graph.name(int(op.inputs[1])): graph.constant(tensor).size for op, tensor in weights(graph)}
+    assert not lint_graph(graph).sparse
+    repair.repair_sparse(graph)
+    assert lint_graph(graph).sparse, lint_graph(graph).problems
+    found = {graph.name(int(op.inputs[1])): graph.constant(tensor).size for op, tensor in weights(graph)}
+    assert found == layers  # No layers of the model's, and none lost.
+    after = results(graph, tmp_path / "after.tflite")
+    np.testing.assert_allclose(after, before, atol=1e-6 * np.abs(before).max())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "amounts"), [(7, 1, (3, 3, 3, 3)), (3, 3, (1, 1, 1, 1)), (3, 1, (0, 0, 0, 0))]
+)
+def test_windows_out_of_reach_are_left(
+    network: Any, kernel: int, stride: int, amounts: tuple[int, int, int, int]
+) -> None:
+    graph = read(behind_windows(network(16), kernel, stride, amounts))
+    kinds = [graph.op_name(op) for op in graph.ops]
+    repair.rewrite_for_sparse_kernels(graph)
+    assert [graph.op_name(op) for op in graph.ops] == kinds
+
+
+def test_windows_that_cost_more_than_zeros_save_are_left(network: Any) -> None:
+    net = network(16)
+    x = net.mean(net.unary("RELU", net.conv(net.pad(net.stem(64)), 128, kernel=3)))
+    x = net.conv(net.unary("HARD_SWISH", net.conv(x, 1024)), 512)
+    graph = read(net.finish(net.linear(net.flatten(x), 10)))
+    kinds = [graph.op_name(op) for op in graph.ops]
+    trial = read(graph.to_bytes())
+    assert gather_windows(trial)
+    assert lint_graph(trial).sparse
+    repair.rewrite_for_sparse_kernels(graph)
     assert [graph.op_name(op) for op in graph.ops] == kinds
 
 

@@ -13,7 +13,8 @@ from edgeprune.errors import ToolError, UserError
 from edgeprune.models.build import build
 from edgeprune.pruning import resize, shrink
 from edgeprune.pruning.channels.groups import find_groups, tensors_in
-from edgeprune.pruning.channels.removal import Trials, take_out
+from edgeprune.pruning.channels.removal import Trials, zero_makers
+from edgeprune.pruning.channels.resting import take_out_at_rest
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -104,8 +105,23 @@ class FrozenNorm(nn.Module):
         return x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
 
 
+class Shifted(nn.Module):
+    """An activation with one shift for all channels, as StarReLU and learnable affine blocks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) ** 2 + self.shift
+
+
 def masked(layer: nn.Conv2d) -> nn.Conv2d:
     return prune.l1_unstructured(layer, "weight", 0.5)
+
+
+def bare(**settings: int) -> nn.Conv2d:
+    return nn.Conv2d(16, 16, 1, bias=False, **settings)
 
 
 def frozen(layer: nn.Conv2d) -> nn.Conv2d:
@@ -179,6 +195,12 @@ KINDS: dict[str, tuple[Callable[[], Net], set[str]]] = {
         lambda: Net(attended, a=conv(), b=conv()),
         {"stem.0", "b"},
     ),
+    "a shift for all": (lambda: Net(through("a", "n", "b"), a=conv(), n=Shifted(), b=conv()),
+                        {"stem.0", "a", "b"}),
+    "a shift for all, a norm behind": (
+        lambda: Net(through("a", "n", "b", "m"), a=conv(), n=Shifted(), b=bare(), m=nn.BatchNorm2d(16)),
+        {"stem.0", "a", "b"},
+    ),
     "prelu": (lambda: Net(through("a", "n"), a=conv(), n=nn.PReLU(16)), {"stem.0", "a"}),
 }  # fmt: skip
 
@@ -192,12 +214,7 @@ def killed(model: nn.Module, example: Tensor) -> tuple[list, dict[str, str]]:
         units = torch.randperm(len(group), generator=generator)[: max(len(group) // 3, 1)]
         cuts.append((group, sorted(units.tolist())))
     possible, moving = Trials(model, example, seconds=60).possible(cuts)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for group, units in possible:
-        for axis, places in group.places.items():
-            if axis not in group.readers and "running" not in axis.tensor:
-                chosen = torch.from_numpy(places[units].ravel())
-                tensors[axis.tensor].data.index_fill_(axis.dim, chosen, 0.0)
+    zero_makers(model, possible)
     return possible, {**found.left, **moving}
 
 
@@ -221,7 +238,7 @@ def assert_dead_channels_go(model: nn.Module, example: Tensor) -> set[str]:
     images = torch.randn(2, *example.shape[1:], dtype=torch.float64)
     with torch.no_grad():
         before = [t.clone() for t in tensors_in(model(images))]
-        take_out(model, possible)
+        assert take_out_at_rest(model, example.double(), possible) == []
         after = list(tensors_in(model(images)))
     for one, other in zip(before, after, strict=True):
         spread = float((one[:1] - one[1:]).abs().max())
@@ -236,6 +253,31 @@ def test_dead_channels_can_go_and_the_answers_do_not_move(kind):
     torch.manual_seed(0)
     make, shrinking = KINDS[kind]
     assert assert_dead_channels_go(make(), EXAMPLE) == shrinking
+
+
+@pytest.mark.parametrize(
+    ("reader", "exact"),
+    [(conv(), True), (bare(), False), (conv(kernel=3, padding=1), False)],
+    ids=["a bias", "no bias", "zeros around the map"],
+)
+def test_what_dead_channels_give_is_kept_where_something_can_hold_it(reader, exact):
+    torch.manual_seed(0)
+    model = with_signal(Net(through("a", "n", "b"), a=conv(), n=Shifted(), b=copy.deepcopy(reader)), EXAMPLE)
+    (group,) = (group for group in find_groups(model, EXAMPLE).groups if group.layer == "a")
+    cut = [(group, [3, 5])]
+    zero_makers(model, cut)
+    wanted = copy.deepcopy(model)
+    lost = take_out_at_rest(model, EXAMPLE, cut)
+    assert [axis.tensor for axis in lost] == ([] if exact else ["b.weight"])
+    assert model.b.weight.shape[1] == 14
+    images = torch.randn(2, 3, 16, 16)
+    # A convolution's border is all that a bias is wrong about.
+    inner = slice(1, -1) if reader.bias is not None else slice(0, 0)
+    with torch.no_grad():
+        for net in (model, wanted):
+            net.way = lambda net, x: net.b(net.n(net.a(x)))
+        torch.testing.assert_close(model(images)[..., inner, inner], wanted(images)[..., inner, inner])
+        assert torch.allclose(model(images), wanted(images), atol=1e-4) == exact
 
 
 @pytest.mark.parametrize(
