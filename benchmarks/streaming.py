@@ -5,9 +5,9 @@
 
 In WORK a folder of so many JPEGs of 256 px is made: hard links to a few hundred different ones. They are
 trained on by a tiny network, decoded as needed, the process and its workers limited to so much memory by a
-control group. Memory is that of all these processes, pages that they share counted once (PSS). Then both the
-tiny network and MobileNetV3-Small train on a part, decoded as needed and kept in memory, and the part is
-decoded alone. The output folder gets streaming.json, streaming.md and streaming.svg.
+control group. Memory is that of all these processes, pages that they share counted once (PSS). Then it trains
+on a part, decoded as needed and kept in memory, and the part is decoded alone. The output folder gets
+streaming.json, streaming.md and streaming.svg.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from litert_files import provenance, table
 from PIL import Image
 from rich.console import Console
 from torch import nn
-from torchvision.models import mobilenet_v3_small
 
 from converters.facts import Normalization
 from converters.files import write_text
@@ -44,7 +43,7 @@ from edgeprune.training.config import Augment, TrainConfig
 CLASSES, DIFFERENT, HELD_OUT = 10, 500, 500
 SIDE_PX, SIZE_PX, BATCH = 256, 224, 64
 # Kept in memory; and decoded as needed, so many that starting the workers, four seconds, counts for little.
-HELD, STREAMED, SLOWLY_STREAMED, ROUNDS = 1024, 8192, 3072, 2
+HELD, STREAMED, ROUNDS = 2048, 16384, 2
 PAGE = 4096  # Limits are whole pages.
 SAMPLE_SECONDS = 0.5
 
@@ -96,11 +95,6 @@ def network() -> nn.Module:
         nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES),
     )  # fmt: skip
-
-
-def mobilenet() -> nn.Module:
-    torch.manual_seed(0)
-    return mobilenet_v3_small(num_classes=CLASSES)
 
 
 def limit(count_bytes: int) -> None:
@@ -161,35 +155,36 @@ def part_of(data: Data, count: int) -> Data:
     return Data(Subset(data.train, chosen), held_out, data.classes, "", True, "")
 
 
-def speeds(data: Data) -> dict[str, float]:
-    """Means of images a second, by what is done with them; every round does each once."""
+def speeds(data: Data) -> dict[str, list[float]]:
+    """Images a second of each round, by what is done with them.
+
+    In memory before and after the others, and the mean taken: the machine's pace changes within minutes.
+    """
     some = part_of(data, HELD)
     images, labels = next(iter(some.train.batches([torch.arange(HELD)])))
     held = Data(InMemory(images, labels), some.held_out, data.classes, "", True, "")
     many = part_of(data, STREAMED)
-    rounds: dict[str, list[float]] = {}
+    rounds: dict[str, list[float]] = {"in memory": [], "decoded as needed": [], "decoded alone": []}
     for _ in range(ROUNDS):
+        before = trained(held, network())
+        rounds["decoded as needed"].append(trained(many, network()))
+        rounds["in memory"].append((before + trained(held, network())) / 2)
         began = time.monotonic()
         for _ in many.train.batches(torch.arange(STREAMED).split(BATCH)):
             pass
-        rounds.setdefault("decoded alone", []).append(STREAMED / (time.monotonic() - began))
-        for name, make_model, count in (
-            ("tiny network", network, STREAMED),
-            ("MobileNetV3-Small", mobilenet, SLOWLY_STREAMED),
-        ):
-            rounds.setdefault(f"{name}, in memory", []).append(trained(held, make_model()))
-            streamed = trained(part_of(data, count), make_model())
-            rounds.setdefault(f"{name}, decoded as needed", []).append(streamed)
-    return {name: float(np.mean(values)) for name, values in rounds.items()}
+        rounds["decoded alone"].append(STREAMED / (time.monotonic() - began))
+    return rounds
 
 
 def page(found: dict[str, Any]) -> list[str]:
     speed = found["images_per_second"]
-    alone = speed["decoded alone"]
-    rows = [("decoding alone", f"{alone:.0f}", "", "")]
-    for name in ("tiny network", "MobileNetV3-Small"):
-        held, streamed = speed[f"{name}, in memory"], speed[f"{name}, decoded as needed"]
-        rows.append((name, f"{streamed:.0f}", f"{held:.0f}", f"{streamed / min(held, alone):.0%}"))
+    rounds = list(zip(*speed.values(), strict=True))
+    shares = [streamed / min(0.9 * held, 0.95 * alone) for held, streamed, alone in rounds]
+    verdict = "met" if min(shares) >= 1 else "**not met**"
+    rows = [
+        (str(number), *(f"{value:.0f}" for value in values), f"{values[1] / values[0]:.0%}")
+        for number, values in enumerate(rounds, 1)
+    ]
     return [
         "# Training on more images than memory holds",
         "",
@@ -205,10 +200,11 @@ def page(found: dict[str, Any]) -> list[str]:
         "",
         "![Memory by time](streaming.svg)",
         "",
-        f"Images a second, means of {ROUNDS} rounds: on {HELD:,} images kept in memory, on {STREAMED:,} "
-        f"decoded as needed ({SLOWLY_STREAMED:,} for MobileNetV3-Small), starting the workers included:",
+        f"Images a second of a tiny network, which leaves the most to decoding: {HELD:,} images in memory, "
+        f"{STREAMED:,} decoded as needed, starting the workers included. The bar, 90 % of the pace in memory "
+        f"or 95 % of decoding alone, whichever is smaller, is {verdict}.",
         "",
-        *table(("training", "decoded as needed", "in memory", "of the smaller of both bounds"), rows),
+        *table(("round", *speed, "of in memory"), rows),
     ]
 
 
