@@ -6,7 +6,7 @@
 
 Weights are random, the gains and shifts of norms and all biases perturbed, images at most 128 px; branches
 are merged where a model has such, then 80 % of the weights of 1x1 convolutions and linear layers are zeroed
-in blocks of four inputs. A process for each model, of 9 GB at most. A step that takes more than 60 seconds of
+in blocks of four inputs. A process for each model, of 16 GB at most. A step that takes more than 60 seconds of
 processor time counts as a hang (other work on the machine makes none), and is ended after 300. FOLDER gets a
 JSON file for each model, written after each step; a model that was not done with is done again.
 
@@ -37,7 +37,7 @@ END_S = 300
 GRACE_S = 20
 # A process that waits for something uses no processor time.
 WALL_LIMIT_S = 3600
-MEMORY_BYTES = 9 << 30
+MEMORY_BYTES = 16 << 30
 ZEROS = 0.8
 STEPS = ("build", "merge", "prune", "litert", "litert-int8", "coreml", "verify-litert", "verify-int8",
          "verify-coreml", "lint", "kernels", "dead", "shrink", "reload")  # fmt: skip
