@@ -6,9 +6,9 @@
 
 Weights are random, the gains and shifts of norms and all biases perturbed, images at most 128 px; branches
 are merged where a model has such, then 80 % of the weights of 1x1 convolutions and linear layers are zeroed
-in blocks of four inputs. A process for each model, of 16 GB at most. A step that takes more than 60 seconds of
-processor time counts as a hang (other work on the machine makes none), and is ended after 300. FOLDER gets a
-JSON file for each model, written after each step; a model that was not done with is done again.
+in blocks of four inputs. A process for each model, of 16 GB at most. A step that takes more than 60 seconds
+of processor time counts as a hang (other work on the machine makes none), and is ended after 300. FOLDER gets
+a JSON file for each model, written after each step; a model that was not done with is done again.
 
 The kernels are seen by running each file for which the linter says "sparse" on x86 without AVX, emulated by
 qemu-user: dense kernels give the bits of a dense file with the same zeros, sparse ones add in another order.

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from converters.errors import ToolError, UserError
-from converters.litert.graph import Graph, read_file, weights
+from converters.litert.graph import Graph, read, read_file, weights
 from converters.litert.kernels import Node, nodes
 from converters.litert.linter import THRESHOLD, has_sparse_weight, sparse_parts
+from converters.litert.repair import set_head_apart
 
 Numbers = NDArray[np.float64]
 
@@ -138,6 +139,8 @@ def time_model(model: LatencyModel, graph: Graph, names: Sequence[str]) -> TimeM
         UserError: sparse kernels do not take the network, whatever its zeros; an op that nothing is fitted
             for.
     """
+    graph = read(graph.to_bytes(), graph.source)
+    set_head_apart(graph)  # As it is done to a file with zeros.
     if not sparse_parts(graph):
         raise UserError("sparse kernels do not take this network: zeros do not change its time")
     work = works(graph, sparse=True)

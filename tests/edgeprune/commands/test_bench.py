@@ -154,7 +154,14 @@ def test_the_table_names_runtime_and_resolution(files: dict[str, Path], capsys: 
     command = ["bench", str(files["large"]), str(files["small"]), "--rounds", "3", "--json", str(out)]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    for word in ("large.tflite", "small.tflite", "32x32 px, 1 thread", "3 rounds", "[encoding]", "LiteRT 2."):
+    for word in (
+        "large.tflite",
+        "small.tflite",
+        "32x32 px, 1 thread",
+        "3 interleaved rounds",
+        "[encoding]",
+        "LiteRT 2.",
+    ):
         assert word in shown
     assert "emulated" not in shown
     assert len(json.loads(out.read_text())["files"]) == 2
