@@ -1,11 +1,10 @@
-# The command line. Without a GPU, give the index of torch's wheels for CPUs, as pytorch.org names it:
-#   docker build -t edgeprune --build-arg TORCH_INDEX=ADDRESS .
+# The command line. Without a GPU, let a pip.conf of yours name the index of torch's wheels for CPUs (see pytorch.org):
+#   docker build -t edgeprune --secret id=pip,src=pip.conf .
 #   docker run --rm -v "$PWD:/work" edgeprune check runs/mine --budget budget.toml
 FROM python:3.12-slim
 COPY . /src
-ARG TORCH_INDEX=
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision --constraint /src/constraints.txt \
-    && pip install --no-cache-dir /src --constraint /src/constraints.txt \
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install --no-cache-dir /src --constraint /src/constraints.txt \
     && rm -rf /src
 RUN useradd --create-home edgeprune
 USER edgeprune
