@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -165,21 +166,15 @@ def alike(value: np.ndarray, own: np.ndarray) -> float:
     >>> alike(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([[2.0, 4.0], [1.0, 0.0]]))
     1.0
     """
-    rows = [w.reshape(len(w), -1) for w in (value, own)]
-    # Row by row: in float64 a large layer takes gigabytes.
-    products = np.array(
-        [_products(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(*rows, strict=True)]
-    )
-    norms = np.sqrt(products[:, 0]) * np.sqrt(products[:, 1])
+    a, b = (w.reshape(len(w), -1) for w in (value, own))
+    # Summed in float64 without a copy in it: of a large layer it would take gigabytes.
+    sums = partial(np.einsum, "ij,ij->i", dtype=np.float64)
+    norms = np.sqrt(sums(a, a)) * np.sqrt(sums(b, b))
     filled = norms > 0
     if not filled.any():
-        return 1.0 if not products[:, :2].any() else 0.0
-    cosines = np.abs(products[filled, 2]) / norms[filled]
+        return 1.0 if not (a.any() or b.any()) else 0.0
+    cosines = np.abs(sums(a, b)[filled]) / norms[filled]
     return round(float(cosines.mean()), 9)
-
-
-def _products(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    return float(a @ a), float(b @ b), float(a @ b)
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:

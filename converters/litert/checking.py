@@ -123,7 +123,7 @@ def reference(graph: Graph, fed: np.ndarray, of: Reference | None = None) -> np.
 
 
 def tolerance(graph: Graph, fed: np.ndarray, exact: np.ndarray, error: float) -> float:
-    """What float32 may be off a file's own result: more than usual only where torch's float32 is, too.
+    """What float32 may be off a file's own result, see `agreement.allowed`.
 
     Args:
         graph: of the file, without integers between its layers.
@@ -131,10 +131,11 @@ def tolerance(graph: Graph, fed: np.ndarray, exact: np.ndarray, error: float) ->
         exact: what `reference` gives for them.
         error: to be judged; where it is within the usual, nothing is computed.
     """
-    if error <= agreement.TOLERANCE:
-        return agreement.TOLERANCE
-    single = reference(graph, fed, Reference(graph, dtype=torch.float32))
-    return max(agreement.TOLERANCE, agreement.ARITHMETIC * agreement.difference(single, exact))
+
+    def own() -> float:
+        return agreement.difference(reference(graph, fed, Reference(graph, dtype=torch.float32)), exact)
+
+    return agreement.allowed(error, own)
 
 
 def explained(graph: Graph, fed: np.ndarray, exact: np.ndarray, error: float) -> float:

@@ -18,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from converters.litert.graph import PLACING, Graph, root_constant
 from converters.litert.joining import placing
 from converters.litert.kernels import nodes
-from converters.litert.mirror import Conv, conv_of
+from converters.litert.mirror import Conv, conv_of, even_pad
 
 # Depthwise kernels that there are, by how far they reach.
 SIDES = {0: 3, 1: 3, 2: 5}
@@ -88,21 +88,13 @@ def _moving(graph: Graph, conv: Conv, copies: int, gathered: int) -> list[Any]:
     """The depthwise convolution that moves each copy by its place."""
     side = SIDES[_reach(conv)]
     margin, name = side // 2, graph.name(gathered)
-    batch, height, width, channels = graph.shape(copies)
+    channels = graph.shape(copies)[3]
     weight = np.zeros((1, side, side, channels), np.float32)
     offsets = _offsets(conv)
     for place, (row, column) in enumerate(offsets):
         each = channels // len(offsets)
         weight[0, row + margin, column + margin, place * each : (place + 1) * each] = 1
-    shape = (batch, height + 2 * margin, width + 2 * margin, channels)
-    padded = graph.add_tensor(f"{name}:padded", shape, graph.tensors[copies].type)
-    table = np.array([[0, 0], [margin, margin], [margin, margin], [0, 0]], np.int32)
-    pad = graph.make_op(
-        "PAD",
-        [copies, graph.add_constant("padding", table)],
-        [padded],
-        options=("PadOptions", schema.PadOptionsT()),
-    )
+    pad, padded = even_pad(graph, copies, margin, name)
     options = schema.DepthwiseConv2DOptionsT()
     options.padding = schema.Padding.VALID
     options.strideH, options.strideW = conv.stride

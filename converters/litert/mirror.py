@@ -135,20 +135,21 @@ def _pad_evenly(graph: Graph, convs: Iterable[Conv], mirrored: bool) -> None:
             continue
         amount = conv.even(mirrored)
         assert amount is not None
-        batch, height, width, channels = graph.shape(conv.source)
-        table = np.array([[0, 0], [amount, amount], [amount, amount], [0, 0]], np.int32)
-        shape = (batch, height + 2 * amount, width + 2 * amount, channels)
-        padded = graph.add_tensor(f"{graph.name(conv.source)}:padded", shape, graph.tensors[conv.source].type)
-        pad = graph.make_op(
-            "PAD",
-            [conv.source, graph.add_constant("padding", table)],
-            [padded],
-            options=("PadOptions", schema.PadOptionsT()),
-        )
+        pad, padded = even_pad(graph, conv.source, amount, graph.name(conv.source))
         graph.ops.insert(next(n for n, op in enumerate(graph.ops) if op is conv.op), pad)
         conv.op.inputs = np.array([padded, *conv.op.inputs[1:]], np.int32)
         conv.op.builtinOptions.padding = schema.Padding.VALID
     graph.drop_unread("PAD")
+
+
+def even_pad(graph: Graph, source: int, amount: int, name: str) -> tuple[Any, int]:
+    """A PAD of so many zeros on all sides of a map, in no graph yet, and the tensor that it makes."""
+    batch, height, width, channels = graph.shape(source)
+    table = np.array([[0, 0], [amount, amount], [amount, amount], [0, 0]], np.int32)
+    shape = (batch, height + 2 * amount, width + 2 * amount, channels)
+    padded = graph.add_tensor(f"{name}:padded", shape, graph.tensors[source].type)
+    inputs = [source, graph.add_constant("padding", table)]
+    return graph.make_op("PAD", inputs, [padded], options=("PadOptions", schema.PadOptionsT())), padded
 
 
 def _mirror_kernels(graph: Graph, convs: Iterable[Conv]) -> None:

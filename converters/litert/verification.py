@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from converters.agreement import ARITHMETIC, Probe, arithmetic, difference
+from converters.agreement import Probe, allowed, arithmetic, difference
 from converters.errors import ToolError, UserError
 from converters.facts import Normalization
 from converters.litert import checking
@@ -213,10 +213,8 @@ def _problems_of_litert(
 
 def _tolerance(model: nn.Module, inputs: np.ndarray, outputs: np.ndarray, here: np.ndarray) -> float:
     """What float32 may be off: more than usual only where torch's own is, seen against its float64."""
-    if difference(here, outputs) <= TOLERANCE:
-        return TOLERANCE
     of = Probe(inputs[:JUDGED_IMAGES], inputs[:JUDGED_IMAGES], (outputs[:JUDGED_IMAGES],))
-    return max(TOLERANCE, ARITHMETIC * arithmetic(model, of))
+    return allowed(difference(here, outputs), partial(arithmetic, model, of))
 
 
 def _is_exact(graph: Graph) -> bool:
