@@ -7,7 +7,7 @@ restored, hooks removed, no gradients kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,51 +139,6 @@ def input_norms(model: nn.Module, layers: Mapping[str, Layer], batches: Sequence
     return {name: _per_weight(sums[name].sqrt(), layer) for name, layer in layers.items()}
 
 
-def calls_in_order(model: nn.Module, layers: Mapping[str, Layer], batches: Sequence[Batch]) -> dict[str, int]:
-    """How often each layer runs for a batch, in the order they run first.
-
-    Raises:
-        UserError: a layer that never runs.
-    """
-    calls: dict[str, int] = {}
-
-    def watch(name: str, _: Tensor) -> None:
-        calls[name] = calls.get(name, 0) + 1
-
-    with watching(model, watch, layers):
-        run_model(model, batches[0][0][:1])
-    refuse_idle(layers, calls)
-    return calls
-
-
-def second_moments(model: nn.Module, layer: Layer, calls: int, batches: Sequence[Batch]) -> Tensor:
-    """Second moments of a layer's inputs: (groups, in / groups * kernel, same), float64.
-
-    Args:
-        model: run only as far as the layer.
-        layer: of `model`.
-        calls: how often the layer runs for a batch.
-        batches: at least one.
-    """
-    sums: dict[str, Tensor] = {}
-    places = seen = 0
-
-    def watch(_: str, inputs: Tensor) -> None:
-        nonlocal places, seen
-        for columns in patches(layer, inputs):
-            add(sums, "", (columns @ columns.transpose(1, 2)).double())
-            places += columns.shape[2]
-        seen += 1
-        if seen % calls == 0:
-            raise _ReachedError
-
-    with watching(model, watch, {"": layer}):
-        for images, _ in batches:
-            with suppress(_ReachedError):
-                run_model(model, images)
-    return sums[""] / places
-
-
 @dataclass(frozen=True)
 class Pairing:
     """What a layer reads in one model, beside what it gives in another: means over places.
@@ -201,60 +156,44 @@ class Pairing:
     outputs: Tensor
 
 
-def paired_moments(
-    model: nn.Module, dense: nn.Module, name: str, calls: int, batches: Sequence[Batch]
-) -> Pairing:
-    """How the inputs of a layer of `model` go with the outputs of the same layer of `dense`.
+@torch.no_grad()
+def paired_moments(layer: Layer, pairs: Iterable[tuple[Tensor, Tensor]]) -> Pairing:
+    """How the inputs of a layer go with the outputs that are wanted of it.
 
-    Batches are read until there are enough places for the layer's columns. Both models run only as far as
-    the layer.
+    Read until there are enough images, and places for the layer's columns.
 
     Args:
-        model: pruned so far.
-        dense: the same before.
-        name: of the layer.
-        calls: how often the layer runs for a batch.
-        batches: at least one.
+        layer: whose inputs they are.
+        pairs: inputs and outputs of one batch after the other, at least one.
     """
-    layer: Any = model.get_submodule(name)
     sums: dict[str, Tensor] = {}
     places = images_seen = 0
-    for images, _ in batches:
-        read = _reached(model, model.get_submodule(name), calls, images, outputs=False)
-        given = _reached(dense, dense.get_submodule(name), calls, images, outputs=True)
-        for inputs, outputs in zip(read, given, strict=True):
-            rows = _output_rows(layer, outputs)
-            begin = 0
-            for columns in patches(layer, inputs):
-                part = rows[:, :, begin : begin + columns.shape[2]]
-                begin += columns.shape[2]
-                add(sums, "moments", (columns @ columns.transpose(1, 2)).double())
-                add(sums, "cross", (part @ columns.transpose(1, 2)).double())
-                add(sums, "inputs", columns.double().sum(2))
-                add(sums, "outputs", part.double().sum(2))
-            places += begin
-        images_seen += len(images)
+    for inputs, outputs in pairs:
+        rows = _output_rows(layer, outputs)
+        begin = 0
+        for columns in patches(layer, inputs):
+            part = rows[:, :, begin : begin + columns.shape[2]]
+            begin += columns.shape[2]
+            add(sums, "moments", (columns @ columns.transpose(1, 2)).double())
+            add(sums, "cross", (part @ columns.transpose(1, 2)).double())
+            add(sums, "inputs", columns.double().sum(2))
+            add(sums, "outputs", part.double().sum(2))
+        places += begin
+        images_seen += len(inputs)
         if images_seen >= ENOUGH_IMAGES and places >= ENOUGH_PLACES * layer.weight[0].numel():
             break
     return Pairing(*(sums[key] / places for key in ("moments", "cross", "inputs", "outputs")))
 
 
-def _reached(
-    model: nn.Module, layer: nn.Module, calls: int, images: Tensor, *, outputs: bool
-) -> list[Tensor]:
-    """What a layer reads, or gives, each time it runs for a batch."""
-    seen: list[Tensor] = []
-
-    def note(tensor: Tensor) -> None:
-        seen.append(tensor)
-        if len(seen) == calls:
-            raise _ReachedError
-
-    watched: dict[str, Any] = {"outputs" if outputs else "inputs": lambda _, __, tensor: note(tensor)}
-    watching_it = torch_layers.watching({"": layer}, **watched)
-    with evaluating(model), torch.no_grad(), watching_it, suppress(_ReachedError):
-        run_model(model, images)
-    return seen
+def second_moments(layer: Layer, inputs: Iterable[Tensor]) -> Tensor:
+    """Second moments of all that a layer reads: (groups, in / groups * kernel, same), float64."""
+    sums: dict[str, Tensor] = {}
+    places = 0
+    for given in inputs:
+        for columns in patches(layer, given):
+            add(sums, "", (columns @ columns.transpose(1, 2)).double())
+            places += columns.shape[2]
+    return sums[""] / places
 
 
 def _output_rows(layer: Layer, outputs: Tensor) -> Tensor:
@@ -266,10 +205,6 @@ def _output_rows(layer: Layer, outputs: Tensor) -> Tensor:
     # (n, out, h, w) -> (groups, out / groups, n * places)
     grouped = images.reshape(len(images), layer.groups, -1, images.shape[2] * images.shape[3])
     return grouped.permute(1, 2, 0, 3).flatten(2)
-
-
-class _ReachedError(Exception):
-    """The layer has seen all of a batch; the rest of the model need not run."""
 
 
 def gradients(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from edgeprune.pruning.calibration import Batch, Calibration, Layer, Loss
 from edgeprune.pruning.criteria import Criterion, Need, criterion_named, lamp_of_units
 from edgeprune.pruning.patterns import Channels, NofM, Pattern, smallest
 from edgeprune.pruning.select import Rule, Selected, select
+from edgeprune.pruning.walk import inputs_in_order
 
 
 class Pruned(dict[str, float]):
@@ -196,8 +197,8 @@ def _from_images(
     if criterion.needs is Need.INPUT_NORMS:
         return calibrating.input_norms(model, layers, batches)
     if criterion.needs is Need.SECOND_MOMENTS:
-        calls = calibrating.calls_in_order(model, layers, batches)
-        return {n: calibrating.second_moments(model, layers[n], calls[n], batches) for n in layers}
+        walked = inputs_in_order((model,), layers, batches)
+        return {name: _moments(layers[name], inputs) for name, inputs in walked}
     scales = calibrating.batch_norm_scales(model, layers, batches)
     missing = [n for n in layers if n not in scales]
     if missing:
@@ -264,26 +265,25 @@ def zero_fraction(weight: Tensor) -> float:
 
 
 def _prune_in_order(model: nn.Module, selected: Sequence[Selected], batches: Sequence[Batch]) -> None:
-    """SparseGPT: each layer sees the inputs that the pruned layers before it give.
-
-    The images run again for every layer, as far as that layer: no more than one layer's second moments and
-    one batch are held at a time.
-    """
+    """SparseGPT: each layer sees the inputs that the pruned layers before it give."""
     by_name = {s.name: s for s in selected}
-    calls = calibrating.calls_in_order(model, {n: s.layer for n, s in by_name.items()}, batches)
+    layers = {name: s.layer for name, s in by_name.items()}
     before = {s.name: s.layer.weight.detach().clone() for s in selected}
     try:
-        for name, count in calls.items():
-            _prune_layer(model, by_name[name], count, batches)
+        for name, inputs in inputs_in_order((model,), layers, batches):
+            _prune_layer(by_name[name], _moments(layers[name], inputs))
     except EdgepruneError:  # An error leaves the model as it was.
         for s in selected:
             s.layer.weight.data.copy_(before[s.name])
         raise
 
 
-def _prune_layer(model: nn.Module, selected: Selected, calls: int, batches: Sequence[Batch]) -> None:
+def _moments(layer: Layer, inputs: Iterable[tuple[Tensor, ...]]) -> Tensor:
+    return calibrating.second_moments(layer, (own for (own,) in inputs))
+
+
+def _prune_layer(selected: Selected, moments: Tensor) -> None:
     name, rule, weight = selected.name, selected.rule, selected.layer.weight
-    moments = calibrating.second_moments(model, selected.layer, calls, batches)
     if not bool(moments.isfinite().all()):
         raise UserError(f"layer {name!r}: its inputs are NaN or infinite on the calibration images")
     try:

@@ -23,6 +23,7 @@ from edgeprune.pruning.allocation.result import Curves
 from edgeprune.pruning.calibration import Batch, Calibration, Pairing
 from edgeprune.pruning.patterns import Pattern
 from edgeprune.pruning.select import Rule, Selected, select
+from edgeprune.pruning.walk import inputs_in_order
 
 CURVE_POINTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -62,12 +63,13 @@ def _in_order(
 ) -> None:
     layers = {s.name: s for s in selected}
     modules = {name: s.layer for name, s in layers.items()}
-    calls = calibrating.calls_in_order(model, modules, batches)
     norms = calibrating.batch_norms_behind(model, modules, batches)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
-        for name, count in calls.items():
-            pairing = calibrating.paired_moments(model, dense, name, count, batches)
+        for name, inputs in inputs_in_order((model, dense), modules, batches):
+            wanted = dense.get_submodule(name)
+            pairs = ((own, wanted(of_dense)) for own, of_dense in inputs)
+            pairing = calibrating.paired_moments(modules[name], pairs)
             _settle(layers[name], dense, pairing, norms.get(name), solve)
     except EdgepruneError:  # An error leaves the model as it was.
         model.load_state_dict(before)
@@ -145,11 +147,11 @@ def obc_curves(
     chosen = [s for s in select(model, [Rule(pattern, 0.5, name) for name in names]) if not s.reason]
     modules = {s.name: s.layer for s in chosen}
     batches = calibrating.read_batches(calibration, "obc")
-    calls = calibrating.calls_in_order(model, modules, batches)
-    lost = []
-    for name, count in calls.items():
-        pairing = calibrating.paired_moments(model, model, name, count, batches)
+    lost: dict[str, list[float]] = {}
+    for name, inputs in inputs_in_order((model,), modules, batches):
+        layer = modules[name]
+        pairing = calibrating.paired_moments(layer, ((own, layer(own)) for (own,) in inputs))
         moments, _ = centred(pairing)
         problem = obc.problem_of(modules[name].weight.detach(), moments, pattern)
-        lost.append(obc.error_curve(problem, pattern, sparsities))
-    return Curves(tuple(calls), tuple(sparsities), np.array(lost))
+        lost[name] = obc.error_curve(problem, pattern, sparsities)
+    return Curves(tuple(lost), tuple(sparsities), np.array(list(lost.values())))

@@ -57,38 +57,6 @@ def test_large_inputs_come_in_parts(monkeypatch):
     assert torch.equal(torch.cat(parts, dim=2), whole)
 
 
-class Twice(nn.Module):
-    """Runs the same layer twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shared, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.runs = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.shared(torch.relu(self.shared(x)))
-        self.runs += 1
-        return self.last(x)
-
-
-def test_a_layer_that_runs_twice_is_seen_twice():
-    model, images = Twice(), torch.randn(6, 4)
-    calls = c.calls_in_order(model, {"shared": model.shared, "last": model.last}, [(images, None)])
-    assert calls == {"shared": 2, "last": 1}
-    with torch.no_grad():
-        inputs = torch.cat([images, torch.relu(model.shared(images))]).double()
-    moments = c.second_moments(model, model.shared, 2, [(images[:3], None), (images[3:], None)])
-    assert torch.allclose(moments[0], inputs.T @ inputs / len(inputs), atol=1e-6)
-
-
-def test_the_model_runs_only_as_far_as_needed():
-    model, images = Twice(), torch.randn(6, 4)
-    c.second_moments(model, model.last, 1, [(images, None)])
-    assert model.runs == 1
-    c.second_moments(model, model.shared, 1, [(images, None)])
-    assert model.runs == 1
-
-
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("criterion", ["wanda", "sparsegpt", "taylor"])
 def test_hooks_go_and_modes_come_back_even_after_a_failure(criterion, fails):

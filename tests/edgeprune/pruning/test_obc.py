@@ -197,7 +197,8 @@ def test_layers_see_no_more_batches_than_they_need(monkeypatch):
     prune(
         model, Unstructured(), 0.5, criterion="obc", calibration=[images(s) for s in range(4)], layers=["3"]
     )
-    assert len(ran) == 4  # Once for the order, once for batch norms, one batch in each of the two models.
+    # For the order, for batch norms, twice to see what its operations are; a batch in each of the two models.
+    assert len(ran) == 6
 
 
 def test_allocation_by_error_curves_moves_less_than_the_same_share_everywhere():
