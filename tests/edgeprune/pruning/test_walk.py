@@ -81,7 +81,7 @@ def test_where_images_run_again_they_run_only_as_far_as_the_layer():
     assert runs == [0, 1]
 
 
-# The number of whole runs: to see the order, and where the operations can be followed to see that they are the
+# Whole runs: to see the order, and where the operations can be followed to see that they are the
 # model's. timm's transformers ask for sizes, which torch.fx does not know.
 @pytest.mark.parametrize(
     ("name", "whole"),
