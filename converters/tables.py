@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+_GROUPS = 512
 _MAX_ROUNDS = 100
 
 
 def cluster(values: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
     """Place `size` table entries so that the squared distance from values to nearest entries is small.
 
-    Lloyd's algorithm from evenly filled quantiles; on one axis a cluster is a run of sorted values, so a
-    round costs a search and two differences of running sums.
+    On one axis a cluster is a run of sorted values, and the best runs are found exactly by dynamic
+    programming (Wang & Song, "Ckmeans.1d.dp", The R Journal, 2011), over at most `_GROUPS` groups of
+    neighbouring values; Lloyd's algorithm then moves the borders within groups. Lloyd's alone, from evenly
+    filled quantiles, leaves up to four times the error where some rows are far larger than others.
 
     Args:
         values: distinct, ascending.
@@ -26,9 +29,10 @@ def cluster(values: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
         return values
     weight = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
     moment = np.concatenate([[0.0], np.cumsum(values * counts)])
-    # Middles of `size` equal shares of all values.
-    shares = (np.arange(size) + 0.5) / size * weight[-1]
-    entries = np.unique(values[np.searchsorted(weight[1:], shares)])
+    square = np.concatenate([[0.0], np.cumsum(values**2 * counts)])
+    groups = _groups(values, counts)
+    edges = groups[_best_runs(weight[groups], moment[groups], square[groups], size)]
+    entries: np.ndarray = np.diff(moment[edges]) / np.diff(weight[edges])
     for _ in range(_MAX_ROUNDS):
         borders = np.searchsorted(values, (entries[1:] + entries[:-1]) / 2)
         edges = np.concatenate([[0], borders, [len(values)]])
@@ -38,6 +42,45 @@ def cluster(values: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
             break
         entries = means
     return entries
+
+
+def _groups(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Where groups of neighbouring values begin, and the end of the last.
+
+    As fine everywhere as the entries of a good table are dense: by the cube root of the values' density
+    (Panter & Dite, 1951).
+    """
+    if len(values) <= _GROUPS:
+        return np.arange(len(values) + 1)
+    density, bins = np.histogram(values, 4 * _GROUPS, weights=counts)
+    rising = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
+    inner = np.interp(np.linspace(0, rising[-1], _GROUPS + 1)[1:-1], rising, bins)
+    return np.unique(np.concatenate([[0], np.searchsorted(values, inner), [len(values)]]))
+
+
+def _best_runs(weight: np.ndarray, moment: np.ndarray, square: np.ndarray, size: int) -> np.ndarray:
+    """Where the runs begin whose squared distances from their means are least, and where the last one ends.
+
+    Args:
+        weight: running sums over groups of how many values there are, from 0: (groups + 1,).
+        moment: of the values.
+        square: of their squares.
+        size: how many runs, at most as many as groups.
+    """
+    # (begin, end): the squared distances within one run.
+    count = weight[None, :] - weight[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        within = (square[None, :] - square[:, None]) - (moment[None, :] - moment[:, None]) ** 2 / count
+    within[count <= 0] = np.inf
+    least, begins = within[0], []
+    for _ in range(size - 1):
+        sums = least[:, None] + within
+        begins.append(sums.argmin(axis=0))
+        least = sums[begins[-1], np.arange(len(weight))]
+    edges = [len(weight) - 1]
+    for begin in reversed(begins):
+        edges.append(int(begin[edges[-1]]))
+    return np.array([0, *reversed(edges)])
 
 
 def look_up_table(weight: np.ndarray, bits: int, *, zeros_left_out: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,10 @@ DAMPING = 0.01  # Of the mean second moment, added to all: inputs seen too rarel
 # A row may lose this much more than the whole layer does; going further costs time and is hardly ever chosen.
 SPREAD = 0.15
 _TINY = torch.finfo(torch.float64).tiny
-STEP_BYTES = 1 << 24  # Vectors of steps held at a time: what a processor's cache holds.
+# Rows with more units than this lose several at each step, one more for each time so many: all that the next
+# choice does not see is how those few change each other's costs, and the arithmetic is that of matrices.
+ONE_BY_ONE = 160
+STEP_BYTES = 1 << 26  # Vectors of steps held at a time.
 
 
 @dataclass(frozen=True)
@@ -173,32 +176,62 @@ def _way_down(
     dropped = torch.zeros_like(closed)
     places = torch.zeros(sets, count, dtype=torch.int64, device=rows.device)
     costs = rows.new_zeros(sets, count)
-    every = torch.arange(sets, device=rows.device)
-    for step in range(count):
-        factor = _factor(blocks, side)
-        score = _cost(factor, rows, side).masked_fill_(closed, torch.inf)
-        costs[:, step], chosen = score.min(dim=1)
-        places[:, step] = chosen
-        dropped[every, chosen] = True
+    at_a_time = max(columns // side // ONE_BY_ONE, 1)
+    done = 0
+    while done < count:
+        score = _cost(_factor(blocks, side), rows, side).masked_fill_(closed, torch.inf)
+        chosen = _cheapest(score, min(at_a_time, count - done), pattern, problem.shape)
+        now = slice(done, done + chosen.shape[1])
+        places[:, now] = chosen
+        dropped.scatter_(1, chosen, True)
         closed = _closed(dropped, pattern, problem.shape)
-        # The rows of A that belong to the unit: (sets, side, columns).
-        begin = step * side
-        at = chosen.unsqueeze(1) * side + torch.arange(side, device=rows.device)
-        lines = inverse[at]
-        if begin:
-            before = vectors[:, :begin]
-            there = before.gather(2, at.unsqueeze(1).expand(-1, begin, -1))
-            lines = torch.baddbmm(lines, there.transpose(1, 2), before, alpha=-1)
-        new = _solved({pair: part[every, chosen] for pair, part in factor.items()}, lines, side)
-        weights = rows.gather(2, at.unsqueeze(1).expand(-1, rows.shape[1], -1)).transpose(1, 2)
-        moves = _solved({pair: part[every, chosen] for pair, part in factor.items()}, weights, side)
+        # (sets, units * side): the columns that go.
+        at = (chosen.unsqueeze(2) * side + torch.arange(side, device=rows.device)).flatten(1)
+        before = vectors[:, : done * side]
+        # The rows of A that belong to them, of what is left after the steps so far.
+        lines = torch.baddbmm(inverse[at], _columns(before, at).transpose(1, 2), before, alpha=-1)
+        factor = _small_cholesky(_columns(lines, at))
+        new = torch.linalg.solve_triangular(factor, lines, upper=False)
+        moves = torch.linalg.solve_triangular(factor, _columns(rows, at).transpose(1, 2), upper=False)
+        costs[:, now] = moves.square().unflatten(1, (-1, side)).sum((2, 3))
         rows.baddbmm_(moves.transpose(1, 2), new, alpha=-1)
         rows.scatter_(2, at.unsqueeze(1).expand(-1, rows.shape[1], -1), 0.0)
-        vectors[:, begin : begin + side] = new
-        parts = new.view(sets, side, columns // side, side)
+        vectors[:, done * side : now.stop * side] = new
+        parts = new.unflatten(2, (-1, side))
         for (a, b), block in blocks.items():
             block -= (parts[..., a] * parts[..., b]).sum(1)
+        done = now.stop
     return places, costs
+
+
+def _cheapest(score: Tensor, many: int, pattern: Pattern, shape: torch.Size) -> Tensor:
+    """(sets, units) -> the units that cost least, (sets, many or fewer), the cheapest first.
+
+    Of N of M no more than one of each group: the next may have to stay.
+    """
+    which = None
+    if isinstance(pattern, NofM):
+        score, which = score.view(len(score), shape[1] // pattern.of, pattern.of, -1).min(dim=2)
+        score, which = score.flatten(1), which.flatten(1)
+    many = min(many, int(score.isfinite().sum(1).min()))
+    chosen = score.topk(many, dim=1, largest=False).indices
+    if which is None:
+        return chosen
+    assert isinstance(pattern, NofM)
+    kernel = score.shape[1] * pattern.of // shape[1]
+    return (chosen // kernel * pattern.of + which.gather(1, chosen)) * kernel + chosen % kernel
+
+
+def _columns(values: Tensor, at: Tensor) -> Tensor:
+    """(sets, any, columns) at (sets, some) of them -> (sets, any, some)."""
+    return values.gather(2, at.unsqueeze(1).expand(-1, values.shape[1], -1))
+
+
+def _small_cholesky(squares: Tensor) -> Tensor:
+    """Of blocks of A, whose diagonal float32 may have rounded a little too small."""
+    rounding = torch.finfo(squares.dtype).eps * squares.diagonal(dim1=1, dim2=2)
+    factor: Tensor = torch.linalg.cholesky_ex(squares + torch.diag_embed(rounding)).L
+    return factor
 
 
 def _factor(blocks: dict[tuple[int, int], Tensor], side: int) -> dict[tuple[int, int], Tensor]:
@@ -228,17 +261,6 @@ def _cost(factor: dict[tuple[int, int], Tensor], rows: Tensor, side: int) -> Ten
     for part in solved[1:]:
         total = total + part.square()
     return total.sum(1)
-
-
-def _solved(factor: dict[tuple[int, int], Tensor], lines: Tensor, side: int) -> Tensor:
-    """Solve with the factor of one block a set: (sets, side, ...) -> the same."""
-    solved: list[Tensor] = []
-    for a in range(side):
-        value = lines[:, a]
-        for b in range(a):
-            value = value - factor[a, b].unsqueeze(1) * solved[b]
-        solved.append(value * factor[a, a].unsqueeze(1))
-    return torch.stack(solved, 1)
 
 
 def _closed(dropped: Tensor, pattern: Pattern, shape: torch.Size) -> Tensor:
