@@ -23,7 +23,7 @@ from converters.errors import ToolError, UserError
 TOLERANCE = 5e-3
 # Largest difference, root mean square over the layer's, that a way to store weights brings about.
 ROUNDING = {"float16": 1e-3, "int8": 0.05, "6-bit": 0.15, "4-bit": 0.5}
-# Rows of very different size leave the small ones few values of a table; but none that was fitted is worse than
+# Rows of very different size leave the small ones few values of a table; none that was fitted is worse than
 # as many evenly spaced values, half a step off everywhere.
 TABLE_VALUES = {"6-bit": 64, "4-bit": 16}
 # What coremltools appends to the name of a weight that it encodes.
