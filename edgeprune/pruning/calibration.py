@@ -6,6 +6,7 @@ restored, hooks removed, no gradients kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,12 +149,15 @@ class Pairing:
         cross: (groups, out / groups, columns) float64, outputs that are wanted times inputs.
         inputs: (groups, columns) float64.
         outputs: (groups, out / groups) float64, that are wanted.
+        samples: as many independent ones would tell as much: between the images and the places, since
+            neighbouring places of an image are much alike.
     """
 
     moments: Tensor
     cross: Tensor
     inputs: Tensor
     outputs: Tensor
+    samples: float
 
 
 @torch.no_grad()
@@ -182,7 +186,8 @@ def paired_moments(layer: Layer, pairs: Iterable[tuple[Tensor, Tensor]]) -> Pair
         images_seen += len(inputs)
         if images_seen >= ENOUGH_IMAGES and places >= ENOUGH_PLACES * layer.weight[0].numel():
             break
-    return Pairing(*(sums[key] / places for key in ("moments", "cross", "inputs", "outputs")))
+    means = {key: total / places for key, total in sums.items()}
+    return Pairing(**means, samples=math.sqrt(images_seen * places))
 
 
 def second_moments(layer: Layer, inputs: Iterable[Tensor]) -> Tensor:

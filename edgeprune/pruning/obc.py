@@ -25,7 +25,8 @@ from edgeprune.errors import ToolError, UserError
 from edgeprune.pruning.columns import from_columns, joint_channels, to_columns
 from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, smallest
 
-DAMPING = 0.01  # Of the mean second moment, added to all: inputs seen too rarely would be trusted too much.
+LEAST_DAMPING = 0.01  # Of the mean second moment, added to all: inputs hardly ever seen would be trusted.
+MOST_SHRINKAGE = 0.9
 # A row may lose this much more than the whole layer does; going further costs time and is hardly ever chosen.
 SPREAD = 0.15
 _TINY = torch.finfo(torch.float64).tiny
@@ -58,7 +59,37 @@ class Problem:
         return self.weight @ self.moments
 
 
-def problem_of(weight: Tensor, moments: Tensor, pattern: Pattern, *, cross: Tensor | None = None) -> Problem:
+def shrinkage(moments: Tensor, samples: float) -> float:
+    """How far second moments of few samples are best pulled towards the same for every input: 0 to 1.
+
+    Oracle approximating shrinkage (Chen et al., 2010). With few images and many columns least squares makes
+    up for zeros by what happens to agree on those images, and not on others.
+
+    Args:
+        moments: (groups, columns, columns) float64.
+        samples: independent ones that they are the mean of.
+
+    >>> shrinkage(torch.tensor([[[1.0, 0.9], [0.9, 1.0]]], dtype=torch.float64), 10)  # doctest: +ELLIPSIS
+    0.2...
+    """
+    columns = moments.shape[1]
+    trace = moments.diagonal(dim1=1, dim2=2).sum(1)
+    squares = moments.square().sum((1, 2))
+    spread = squares - trace.square() / columns
+    wanted = ((1 - 2 / columns) * squares + trace.square()) / (
+        (samples + 1 - 2 / columns) * spread.clamp_min(_TINY)
+    )
+    return min(float(wanted.median()), 1.0)
+
+
+def problem_of(
+    weight: Tensor,
+    moments: Tensor,
+    pattern: Pattern,
+    *,
+    cross: Tensor | None = None,
+    samples: float = math.inf,
+) -> Problem:
     """Set up a layer.
 
     Args:
@@ -67,6 +98,7 @@ def problem_of(weight: Tensor, moments: Tensor, pattern: Pattern, *, cross: Tens
         pattern: one that divides the weight.
         cross: (groups, out / groups, columns), mean over places of the outputs that are wanted times inputs;
             None: those of `weight` itself.
+        samples: independent ones that the moments are the mean of; see `shrinkage`.
 
     Raises:
         UserError: blocks that lie across two groups of a convolution.
@@ -81,7 +113,8 @@ def problem_of(weight: Tensor, moments: Tensor, pattern: Pattern, *, cross: Tens
     order = to_columns(torch.arange(moments.shape[1]).view(1, *weight.shape[1:]), side, 1).flatten()
     own = to_columns(weight.double(), side, groups)
     moments = moments.double()[:, order][:, :, order]
-    damping = DAMPING * moments.diagonal(dim1=1, dim2=2).mean(dim=1)
+    share = min(shrinkage(moments, samples), MOST_SHRINKAGE)
+    damping = max(share / (1 - share), LEAST_DAMPING) * moments.diagonal(dim1=1, dim2=2).mean(dim=1)
     # Inputs that were never anything but zero: any damping will do.
     damping = torch.where(damping > 0, damping, torch.ones_like(damping)).view(-1, 1, 1)
     damped = moments + damping * torch.eye(moments.shape[1], dtype=torch.float64, device=moments.device)

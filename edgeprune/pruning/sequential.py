@@ -88,7 +88,10 @@ def _settle(
     try:
         # The dense weights, not those that zeros were put into: what is unknown should stay as it was.
         start = dense.get_parameter(f"{name}.weight" if name else "weight").detach()
-        weight = solve(selected, obc.problem_of(start, moments, selected.rule.pattern, cross=cross))
+        weight = solve(
+            selected,
+            obc.problem_of(start, moments, selected.rule.pattern, cross=cross, samples=pairing.samples),
+        )
     except ToolError as error:
         raise ToolError(f"layer {name!r}: {error}") from error
     new = weight.to(layer.weight)
@@ -152,6 +155,6 @@ def obc_curves(
         layer = modules[name]
         pairing = calibrating.paired_moments(layer, ((own, layer(own)) for (own,) in inputs))
         moments, _ = centred(pairing)
-        problem = obc.problem_of(modules[name].weight.detach(), moments, pattern)
+        problem = obc.problem_of(layer.weight.detach(), moments, pattern, samples=pairing.samples)
         lost[name] = obc.error_curve(problem, pattern, sparsities)
     return Curves(tuple(lost), tuple(sparsities), np.array(list(lost.values())))
