@@ -479,8 +479,8 @@ def lines_of(records: Sequence[Outcome]) -> list[str]:
         "A step that is not reached, because the one before it failed, counts as failed; the column "
         "\"reached\" leaves those out.", "",
         "| step | ok | of | share | reached | bar | |", "|---|--:|--:|--:|--:|--:|---|", *bars, "",
-        f"Of the {_reached('reload', records)} models that were shrunk, {_ok('reload', records)} reload: the "
-        "others had no channel that could go, and say so.", "",
+        f"Of the {_reached('reload', records)} models that were shrunk, {_ok('reload', records)} reload; why "
+        "the others were not is below.", "",
     ]  # fmt: skip
     lines += ["What was not ok:", "", "| model | step | outcome | s | error |", "|---|---|---|--:|---|"]
     for record in records:
