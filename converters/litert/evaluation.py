@@ -105,7 +105,7 @@ def load(path: Path | str, *, threads: int | None = None, apart: bool = True) ->
     spec, channels_last = image_input(graph, path)
     try:
         interpreter = (
-            InterpreterApart(content, threads, allowance_bytes(graph, len(content)))
+            InterpreterApart(content, threads, allowance_bytes(graph, len(content), threads))
             if apart
             else Interpreter(content, threads)
         )

@@ -21,10 +21,20 @@ TIMES_FILE, TIMES_WEIGHTS = 2, 3
 # LiteRT reuses space, so all values together are more than it needs; a convolution may lay out its windows.
 TIMES_VALUES = 4
 FLOAT32_BYTES = 4
+# Its stack, and what it allocates for itself.
+THREAD_BYTES = 16 << 20
+# Sizes of what is no number are not checked: beyond this the system takes no limit.
+MOST_BYTES = 1 << 40
 
 
-def allowance_bytes(graph: Graph, file_bytes: int) -> int:
-    """What loading and running a file may take at most, beyond what the process has before."""
+def allowance_bytes(graph: Graph, file_bytes: int, threads: int | None = None) -> int:
+    """What loading and running a file may take at most, beyond what the process has before.
+
+    Args:
+        graph: of the file.
+        file_bytes: its size.
+        threads: LiteRT is told to use; one where None.
+    """
     weights = values = 0
     for subgraph in graph.model.subgraphs:
         for tensor in subgraph.tensors:
@@ -34,7 +44,9 @@ def allowance_bytes(graph: Graph, file_bytes: int) -> int:
                 weights += size * FLOAT32_BYTES
             else:
                 values += size * (DTYPES[tensor.type].itemsize if tensor.type in DTYPES else FLOAT32_BYTES)
-    return SPARE_BYTES + TIMES_FILE * file_bytes + TIMES_WEIGHTS * weights + TIMES_VALUES * values
+    spare = SPARE_BYTES + THREAD_BYTES * (threads or 1)
+    own = TIMES_FILE * file_bytes + TIMES_WEIGHTS * weights + TIMES_VALUES * values
+    return min(spare + own, MOST_BYTES)
 
 
 @contextmanager

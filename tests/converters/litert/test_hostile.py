@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from converters import litert, verify
 from converters.errors import UserError
@@ -218,8 +219,19 @@ def test_a_file_that_asks_for_gigabytes_does_not_get_them(network: Any, tmp_path
     graph.replace_constant(int(pad.inputs[1]), amounts)
     path.write_bytes(graph.to_bytes())
     assert allowance_bytes(graph, len(content)) < 600 << 20
+    assert allowance_bytes(graph, len(content), 8) == allowance_bytes(graph, len(content)) + (7 * 16 << 20)
     with pytest.raises(UserError, match=r"padded\.tflite: not a usable \.tflite file: LiteRT"):
         litert.load(path)
+
+
+def test_sizes_beyond_all_limits_are_no_larger_limit(network: Any, tmp_path: Path) -> None:
+    net = network(16)
+    graph = read(net.finish(net.linear(net.flatten(net.mean(net.stem())), 10)))
+    graph.add_tensor("words", (2**31 - 1,) * 8, schema.TensorType.STRING)
+    path = tmp_path / "words.tflite"
+    path.write_bytes(graph.to_bytes())
+    assert allowance_bytes(read_file(path), path.stat().st_size) == 1 << 40
+    assert litert.load(path).predict(np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 10)
 
 
 def test_here_and_apart_agree(sparse_file: Path) -> None:
