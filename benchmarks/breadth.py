@@ -5,10 +5,11 @@
     python benchmarks/breadth.py --page FOLDER       docs/results/breadth.md and .json from what is there
 
 Weights are random, the gains and shifts of norms and all biases perturbed, images at most 128 px; branches
-are merged where a model has such, then 80 % of the weights of 1x1 convolutions and linear layers are zeroed
-in blocks of four inputs. A process for each model, of 16 GB at most. A step that takes more than 60 seconds
-of processor time counts as a hang (other work on the machine makes none), and is ended after 300. FOLDER gets
-a JSON file for each model, written after each step; a model that was not done with is done again.
+and computed weights are merged where a model has such, then 80 % of the weights of 1x1 convolutions and
+linear layers are zeroed in blocks of four inputs. A process for each model, of 16 GB at most. A step that
+takes more than 60 seconds of processor time counts as a hang (other work on the machine makes none), and is
+ended after 300. FOLDER gets a JSON file for each model, written after each step; a model that was not done
+with is done again.
 
 The kernels are seen by running each file for which the linter says "sparse" on x86 without AVX, emulated by
 qemu-user: dense kernels give the bits of a dense file with the same zeros, sparse ones add in another order.
@@ -155,10 +156,10 @@ class Subject:
         self.facts["weights"] = sum(p.numel() for p in self.model.parameters())
 
     def merge(self) -> None:
-        """Branches merged, where there are any: the repair a user asks for by `merge_branches`."""
+        """What can be merged, merged: the repair a user asks for by `merge_branches`."""
         from edgeprune.models import branches
 
-        self.facts["merged"] = branches.has_branches(self.model)
+        self.facts["merged"] = branches.mergeable(self.model) is not None
         if self.facts["merged"]:
             wanted, self.model = self.answers(self.model), branches.merged(self.model)
             if (off := self.moved(wanted, self.answers(self.model))) > 1e-3:
@@ -461,9 +462,9 @@ def lines_of(records: Sequence[Outcome]) -> list[str]:
     lines = [
         "# Models nobody here made", "",
         f"{len(records)} models of timm and torchvision through the public interface: random weights, "
-        "perturbed norms and biases, at most 128 px; branches merged where there are any, then "
-        f"{ZEROS:.0%} of the weights of 1x1 convolutions and linear layers zero in blocks of four inputs "
-        f"(`benchmarks/breadth.py`, {minutes:.0f} minutes of one processor).", "",
+        "perturbed norms and biases, at most 128 px; branches and computed weights merged where there are "
+        f"any, then {ZEROS:.0%} of the weights of 1x1 convolutions and linear layers zero in blocks of four "
+        f"inputs (`benchmarks/breadth.py`, {minutes:.0f} minutes of one processor).", "",
         f"- Steps that gave something wrong: {told['wrong']}; tracebacks: {told['traceback']}; crashes: "
         f"{told['crash']}; steps that did not end: {told['hang']}. Bar: none of them.",
         f"- Steps that ended, after more than {LIMIT_S} s of processor time: {len(slow)}. "
@@ -475,8 +476,11 @@ def lines_of(records: Sequence[Outcome]) -> list[str]:
         f"another order than a dense file with the same zeros, and gives its answers up to {KERNELS_OFF:g}.",
         f"- {len(widths)} of the {len(records)} models are other widths or depths of mobile families that "
         f"the list has besides (narrow ones are for small devices); of the confirmed ones {of_widths}.", "",
-        "A step that is not reached, because the one before it failed, counts as failed.", "",
-        "| step | ok | of | share | bar | |", "|---|--:|--:|--:|--:|---|", *bars, "",
+        "A step that is not reached, because the one before it failed, counts as failed; the column "
+        "\"reached\" leaves those out.", "",
+        "| step | ok | of | share | reached | bar | |", "|---|--:|--:|--:|--:|--:|---|", *bars, "",
+        f"Of the {_reached('reload', records)} models that were shrunk, {_ok('reload', records)} reload; why "
+        "the others were not is below.", "",
     ]  # fmt: skip
     lines += ["What was not ok:", "", "| model | step | outcome | s | error |", "|---|---|---|--:|---|"]
     for record in records:
@@ -491,11 +495,27 @@ def lines_of(records: Sequence[Outcome]) -> list[str]:
 
 
 def _bar(step: str, records: Sequence[Outcome]) -> str:
-    ok = sum(r["steps"].get(step, {}).get("outcome") == "ok" for r in records)
+    ok = _ok(step, records)
     share = ok / max(len(records), 1)
     bar = BARS.get(step)
     met = "" if bar is None else _met(share >= bar)
-    return f"| {step} | {ok} | {len(records)} | {share:.1%} | {'' if bar is None else f'{bar:.0%}'} | {met} |"
+    told = (
+        step,
+        ok,
+        len(records),
+        f"{share:.1%}",
+        _reached(step, records),
+        "" if bar is None else f"{bar:.0%}",
+    )
+    return f"| {' | '.join(map(str, told))} | {met} |"
+
+
+def _ok(step: str, records: Sequence[Outcome]) -> int:
+    return sum(r["steps"].get(step, {}).get("outcome") == "ok" for r in records)
+
+
+def _reached(step: str, records: Sequence[Outcome]) -> int:
+    return sum(r["steps"].get(step, {}).get("outcome") not in (None, "not reached") for r in records)
 
 
 def _met(fine: bool) -> str:

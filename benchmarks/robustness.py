@@ -95,8 +95,12 @@ def write_page(work: Path) -> None:
     """`docs/results/robustness.md` and `.json` from what is in the work folder."""
     import robustness_page
 
+    # Messages name files: where they lay here is nobody's business.
     found = {
-        step: {path.stem: json.loads(path.read_text()) for path in sorted((work / "found" / step).glob("*"))}
+        step: {
+            path.stem: json.loads(path.read_text().replace(str(work), "WORK"))
+            for path in sorted((work / "found" / step).glob("*"))
+        }
         for step in STEPS
     }
     robustness_page.write({step: parts for step, parts in found.items() if parts}, RESULTS)

@@ -24,7 +24,9 @@ MOST_STARTS = 400
 CHANGING = ("open", "os.mkdir", "os.rename", "os.link", "os.symlink")
 # What stays free when a folder is made: what libraries write into it themselves then stops in the middle.
 LEFT_BYTES = (0, 65_536, 131_072)
-NUMBERED = re.compile(r"(?<=/)tmp[0-9a-z_]{8}|[0-9A-F-]{36}")  # Names that are drawn anew each time.
+NUMBERED = re.compile(
+    r"(?<=/)(?:tmp|edgeprune-)[0-9a-z_]{8}|[0-9A-F-]{36}"
+)  # Names that are drawn anew each time.
 
 
 def full_disk(work: Path) -> dict[str, Any]:

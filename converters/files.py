@@ -14,6 +14,9 @@ from converters.errors import UserError
 TEMPORARY = ".*.tmp"
 """What is left beside a file by a process that was killed while writing it; safe to delete."""
 
+# What failed may have been larger than what is left.
+NEARLY_FULL_BYTES = 16 << 20
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -66,6 +69,28 @@ def explained(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space, or choose another folder" if full else "choose another folder"
         raise UserError(f"cannot write {path}: {error.strerror}; {advice}") from error
+
+
+@contextmanager
+def told_when_full(folder: Path) -> Iterator[None]:
+    """Say that a disk is full where a tool that writes there fails and does not say why.
+
+    Args:
+        folder: where it writes what it needs itself.
+
+    Raises:
+        UserError: what it said, and how little room is left.
+    """
+    try:
+        yield
+    except Exception as error:
+        free_bytes = shutil.disk_usage(folder).free if folder.exists() else NEARLY_FULL_BYTES
+        if isinstance(error, UserError) or free_bytes >= NEARLY_FULL_BYTES:
+            raise
+        raise UserError(
+            f"{error}; the disk of {folder} has {free_bytes:,} bytes left: free some space, or name another "
+            "folder in TMPDIR"
+        ) from error
 
 
 def remove(path: Path) -> None:

@@ -53,9 +53,22 @@ def _half_gaps(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def moved(values: np.ndarray, steps: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Values somewhere within their half steps; zeros stay zeros."""
-    result: np.ndarray = values + np.where(values == 0, 0.0, random.uniform(-1, 1, values.shape) * steps)
+def moved(
+    values: np.ndarray, steps: np.ndarray, random: np.random.Generator, *, table: bool = False
+) -> np.ndarray:
+    """Values somewhere within their half steps; zeros stay zeros.
+
+    A value that more than half of an output channel's weights have was one value before, too (what were zeros
+    once, under a standardised weight): it was rounded once, and its errors add up instead of cancelling out.
+    Not so the entries of a `table`, which stand for many values.
+    """
+    draws = random.uniform(-1, 1, values.shape)
+    if values.ndim > 1 and not table:
+        rows, drawn = values.reshape(len(values), -1), draws.reshape(len(values), -1)
+        common = rows == np.median(rows, axis=1, keepdims=True)
+        common &= common.sum(1, keepdims=True) > rows.shape[1] / 2
+        drawn[common] = np.broadcast_to(drawn[:, :1], drawn.shape)[common]
+    result: np.ndarray = values + np.where(values == 0, 0.0, draws * steps)
     return result.astype(values.dtype)
 
 

@@ -211,8 +211,9 @@ class Recipe:
     None: the model's own."""
     merge_branches: bool = False
     """Merge the parallel branches of timm's MobileOne, RepVGG, FastViT, RepViT and similar models into one
-    convolution a block after the dense training, before variants start. Without it the files keep the
-    branches."""
+    convolution a block after the dense training, before variants start; and make weights plain that are
+    computed whenever a model runs, as those of NFNet, NF-RegNet and BiT are. Without it the files keep the
+    branches, and computed weights cannot be pruned."""
     weights: str | None = None
     """Pretrained weights to start training from: default (those that torchvision or timm publish), the name
     of other published weights, or a file of weights, whichever tool wrote it. None: random initialisation."""

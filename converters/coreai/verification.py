@@ -137,7 +137,12 @@ def _problems(
 
     def run(random: np.random.Generator) -> list[np.ndarray]:
         values = {
-            name: rounding.moved(weight.value, rounding.half_steps(weight.value, weight.encoding), random)
+            name: rounding.moved(
+                weight.value,
+                rounding.half_steps(weight.value, weight.encoding),
+                random,
+                table="table" in weight.encoding,
+            )
             for name, weight in weights.items()
         }
         return [holding_them(values, judged)]

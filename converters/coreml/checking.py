@@ -68,7 +68,8 @@ def explained(
 
     def run(random: np.random.Generator) -> list[np.ndarray]:
         def vary(_: str, stored: Constant) -> np.ndarray:
-            return rounding.moved(stored.value, rounding.half_steps(stored.value, stored.encoding), random)
+            steps = rounding.half_steps(stored.value, stored.encoding)
+            return rounding.moved(stored.value, steps, random, table="table" in stored.encoding)
 
         return _evaluator(contents, program, vary)(fed)
 

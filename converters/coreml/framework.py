@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from converters.files import told_when_full
+
 # Loggers that speak up, on import or for every layer, of things that the caller can do nothing about:
 # versions newer than the tested ones, the missing macOS library, weights left as they are (which the
 # facts of a conversion report).
@@ -41,6 +43,9 @@ def temporary_files(folder: Path | None = None) -> Iterator[None]:
 
     Args:
         folder: of the caller's, who removes it; None: one that is removed at the end of the block.
+
+    Raises:
+        UserError: it fails, and the disk is full.
     """
     before = tempfile.tempdir
     own = (
@@ -49,7 +54,8 @@ def temporary_files(folder: Path | None = None) -> Iterator[None]:
     with own as place:
         tempfile.tempdir = str(place)
         try:
-            yield
+            with told_when_full(Path(place)):
+                yield
         finally:
             tempfile.tempdir = before
 

@@ -1,8 +1,8 @@
 """Runs LiteRT in a process of its own: a file can hold together, make no sense, and crash it.
 
-One child serves all models of this process. It is told a model's digest and images; it asks for the model's
-bytes if it does not have them. When it dies, the call is tried once more on a new child, because an earlier
-model may have damaged its memory; a model that ends that one too is refused.
+One child serves all models of this process. It is told a model's digest, what memory it may take, and images;
+it asks for the model's bytes if it does not have them. When it dies, the call is tried once more on a new
+child, because an earlier model may have damaged its memory; a model that ends that one too is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 
 from converters.errors import UserError
 from converters.litert.interpreter import Interpreter, Refused
+from converters.litert.memory import at_most
 
 SECONDS_TO_START = 60.0
 SECONDS_PER_IMAGE = 30.0
@@ -38,8 +39,10 @@ class _DiedError(Exception):
 class InterpreterApart:
     """The same as `interpreter.Interpreter`, elsewhere."""
 
-    def __init__(self, content: bytes, threads: int | None) -> None:
+    def __init__(self, content: bytes, threads: int | None, allowance_bytes: int) -> None:
+        """See `memory.allowance_bytes` for the last one."""
         self._content = content
+        self._allowance_bytes = allowance_bytes
         self._key = (hashlib.sha256(content).hexdigest(), threads)
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -56,11 +59,11 @@ class InterpreterApart:
     def _run(self, images: np.ndarray) -> np.ndarray:
         with _CHILD.lock:
             try:
-                return _CHILD.ask(self._key, self._content, images)
+                return _CHILD.ask(self._key, self._content, self._allowance_bytes, images)
             except _DiedError:
                 _CHILD.stop()
             try:
-                return _CHILD.ask(self._key, self._content, images)
+                return _CHILD.ask(self._key, self._content, self._allowance_bytes, images)
             except _DiedError as reason:
                 _CHILD.stop()
                 raise Refused(str(reason)) from None
@@ -75,7 +78,9 @@ class _Child:
         self._connection: Connection | None = None
         atexit.register(self.stop)
 
-    def ask(self, key: tuple[str, int | None], content: bytes, images: np.ndarray) -> np.ndarray:
+    def ask(
+        self, key: tuple[str, int | None], content: bytes, allowance_bytes: int, images: np.ndarray
+    ) -> np.ndarray:
         """One message, one answer.
 
         Raises:
@@ -84,7 +89,7 @@ class _Child:
         """
         connection = self._started()
         try:
-            connection.send((key, images))
+            connection.send((key, allowance_bytes, images))
             kind, answer = self._answer(connection, SECONDS_TO_START)
             if kind == "which?":
                 connection.send_bytes(content)
@@ -141,7 +146,7 @@ def serve(connection: Connection) -> None:
     kept: OrderedDict[tuple[str, int | None], Interpreter] = OrderedDict()
     while True:
         try:
-            key, images = connection.recv()
+            key, allowance_bytes, images = connection.recv()
         except EOFError:
             return
         try:
@@ -150,8 +155,12 @@ def serve(connection: Connection) -> None:
                 kept.move_to_end(key)
             else:
                 connection.send(("which?", None))
-                kept[key] = Interpreter(connection.recv_bytes(), key[1])
-            connection.send(("done", kept[key].run(images)))
+                content = connection.recv_bytes()
+                with at_most(allowance_bytes):
+                    kept[key] = Interpreter(content, key[1])
+            with at_most(allowance_bytes + 2 * len(images) * kept[key].output_bytes):
+                outputs = kept[key].run(images)
+            connection.send(("done", outputs))
         except Refused as reason:
             connection.send(("refused", str(reason)))
         while len(kept) > MODELS_KEPT:

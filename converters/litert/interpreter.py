@@ -28,6 +28,11 @@ class Interpreter:
         (self._in,) = self._interpreter.get_input_details()
         (self._out,) = self._interpreter.get_output_details()
 
+    @property
+    def output_bytes(self) -> int:
+        """Of what `run` gives for an image."""
+        return int(np.prod(self._out["shape"])) * np.dtype(np.float32).itemsize
+
     def run(self, images: np.ndarray) -> np.ndarray:
         """Run images of the model's own layout.
 

@@ -69,7 +69,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--merge-branches",
         action="store_true",
-        help="merge branches that training alone needs (MobileOne, RepVGG, RepViT, FastViT)",
+        help="merge what training alone needs: branches (MobileOne, RepVGG, RepViT, FastViT), computed "
+        "weights (NFNet, BiT)",
     )
     command.add_argument("--labels", type=Path, metavar="FILE", help="a class name a line, in output order")
     add_json(command)
@@ -111,7 +112,7 @@ class ConvertOptions:
         mean: of RGB in [0, 1]; folded into the files.
         std: of RGB in [0, 1]; folded into the files.
         labels: text file with a class name a line, in output order; None: classes stay without names.
-        merge_branches: of a model that has branches for training only, see `edgeprune.models.branches`.
+        merge_branches: of a model that has branches or computed weights, see `edgeprune.models.branches`.
     """
 
     source: str
@@ -219,8 +220,8 @@ def convert(options: ConvertOptions, progress: Progress) -> tuple[ConvertedFile,
     model = load(options)
     if options.merge_branches:
         model = branches.merged(model)
-    elif options.model is not None and branches.has_branches(model):
-        progress.say("the model has branches that training alone needs: --merge-branches merges them")
+    elif options.model is not None and (what := branches.mergeable(model)):
+        progress.say(f"the model has {what}: --merge-branches merges them")
     labels = _labels(options.labels)
     example = torch.zeros(1, 3, options.image_size_px, options.image_size_px)
     normalization = Normalization(*(_triple(values) for values in (options.mean, options.std)))

@@ -11,7 +11,7 @@ from edgeprune import recipe as recipes
 from edgeprune.data import map_style, sources
 from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Row, Training
-from edgeprune.models.branches import has_branches, merged
+from edgeprune.models.branches import mergeable, merged
 from edgeprune.parsing import read_json
 from edgeprune.pipeline import checks, environment, files, starting_point, variants
 from edgeprune.pipeline.context import RunContext, setting_of
@@ -75,8 +75,8 @@ def run(
     for line in (*loaded.notes, *told):
         progress.say(line)
     starts_from = merged(dense) if recipe.merge_branches else dense
-    if not recipe.merge_branches and has_branches(dense):
-        progress.say(f"{recipe.model} has branches that training alone needs: --merge-branches merges them")
+    if not recipe.merge_branches and (what := mergeable(dense)):
+        progress.say(f"{recipe.model} has {what}: --merge-branches merges them")
     checks.refuse_misfits(recipe, starts_from, setting_of(recipe, data))
     checks.refuse_unreadable(recipe, data, progress)
 

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
 from converters.layers import kind_of
 from edgeprune.errors import UserError
+from edgeprune.models.computed import keeps_zeros
 from edgeprune.pruning.patterns import Channels, NofM, Pattern
 
 PRUNABLE_KINDS = ("conv1x1", "linear")
+NAMED = 3  # Of layers with the same fault.
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
         UserError: all faults together: a sparsity out of range, a rule that matches no layer, two rules
             that match the same one or the same weight, a pattern that does not divide a layer named by a
             rule, a NaN or infinite weight, a weight that is computed from others (parametrizations, weight
-            and spectral norm, masks of `torch.nn.utils.prune`): what is pruned would come back.
+            and spectral norm, masks of `torch.nn.utils.prune`, standardised in forward): what is pruned would
+            come back.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     problems = [problem for rule in rules for problem in rule.problems()]
@@ -94,6 +98,7 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
     chosen, shared = _without_shared(chosen, layers)
     problems += shared
     problems += [_computed(name) for name, rule in chosen.items() if rule.sparsity and computed(layers[name])]
+    problems += _refilled({name: layers[name] for name in chosen}, chosen)
     if problems:
         raise UserError(problems)
     selected = [
@@ -127,6 +132,31 @@ def _computed(name: str) -> str:
         "first (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm or "
         "torch.nn.utils.prune.remove)"
     )
+
+
+def _refilled(layers: Mapping[str, nn.Conv2d | nn.Linear], rules: Mapping[str, Rule]) -> list[str]:
+    """One line for all layers whose forward would fill what is pruned; none without such."""
+    names = [
+        name
+        for name, layer in layers.items()
+        if rules[name].sparsity and not computed(layer) and _refills(layer, rules[name])
+    ]
+    if not names:
+        return []
+    some = ", ".join(map(repr, names[:NAMED])) + f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+    return [
+        f"{'layers' if len(names) > 1 else 'layer'} {some}: the weight is computed whenever it runs "
+        "(standardised), so that zeros would not stay: merge first (merge_branches in a recipe, "
+        "--merge-branches, or edgeprune.models.branches.merged), then prune"
+    ]
+
+
+def _refills(layer: nn.Conv2d | nn.Linear, rule: Rule) -> bool:
+    shape = layer.weight.shape
+    if type(layer) in (nn.Conv2d, nn.Linear) or rule.pattern.misfit(shape):
+        return False
+    importance = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return not keeps_zeros(layer, rule.pattern.mask(importance, rule.sparsity))
 
 
 def _without_shared(

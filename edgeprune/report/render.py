@@ -215,6 +215,8 @@ def print_table(report: Report, console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("sparse\nkernels", no_wrap=True)
     for group in summary.groups(report, verdict):
+        if not group.files:  # A target of the budget: the verdict below says that it has none.
+            continue
         table.add_row(Text(group.target, style="bold"))
         for file in group.files:
             row = file.row

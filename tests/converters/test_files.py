@@ -1,7 +1,10 @@
+import shutil
+from types import SimpleNamespace
+
 import pytest
 
-from converters.errors import UserError
-from converters.files import TEMPORARY, replacing, write_text
+from converters.errors import ToolError, UserError
+from converters.files import TEMPORARY, replacing, told_when_full, write_text
 
 
 def write_half(temporary):
@@ -44,3 +47,19 @@ def test_a_refusal_names_the_file_and_what_to_do(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"cannot write .*; choose another folder"):
         write_text(tmp_path / "file" / "model", "text")
+
+
+def test_a_tool_that_fails_on_a_full_disk_is_told_apart(tmp_path, monkeypatch):
+    """The full disk itself is `benchmarks/robustness_disk.py`'s, which mounts one."""
+
+    def fail(free_bytes):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+        with told_when_full(tmp_path):
+            raise ToolError("could not convert: unknown error")
+
+    with pytest.raises(
+        UserError, match=r"unknown error; the disk of .* has 65,536 bytes left: free some spac"
+    ):
+        fail(65_536)
+    with pytest.raises(ToolError, match=r"^could not convert: unknown error$"):
+        fail(1 << 30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cProfile
 import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from converters import litert, verify
 from converters.errors import UserError
 from converters.litert import inspection, linter, verification
 from converters.litert.graph import Graph, read, read_file
+from converters.litert.memory import allowance_bytes
 from converters.runtimes.environments import RUNTIMES
 from converters.targets import Storage
 from tests.support.mutations import mutated
@@ -198,6 +201,37 @@ def test_a_crash_ends_only_the_child(sparse_file: Path) -> None:
     for child in children:
         child.kill()
     assert model.predict(np.zeros((2, 3, 16, 16), np.float32)).shape == (2, 10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to its memory")
+def test_a_file_that_asks_for_gigabytes_does_not_get_them(network: Any, tmp_path: Path) -> None:
+    """Its tensors are small, it says; LiteRT computes their sizes anew, from a padding with a bit changed."""
+    net = network(16)
+    x = net.conv(net.pad(net.stem()), 16, same=False)
+    content = net.finish(net.linear(net.flatten(net.mean(x)), 10))
+    path = tmp_path / "padded.tflite"
+    path.write_bytes(content)
+    assert litert.load(path).predict(np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 10)
+    graph = read(content)
+    pad = [op for op in graph.ops if graph.op_name(op) == "PAD"][-1]
+    amounts = graph.constant(int(pad.inputs[1])).copy()
+    amounts[1, 1] += 1 << 20  # Rows of 10 pixels of 16 channels: 671 MB, and as much behind it.
+    graph.replace_constant(int(pad.inputs[1]), amounts)
+    path.write_bytes(graph.to_bytes())
+    assert allowance_bytes(graph, len(content)) < 600 << 20
+    assert allowance_bytes(graph, len(content), 8) == allowance_bytes(graph, len(content)) + (7 * 16 << 20)
+    with pytest.raises(UserError, match=r"padded\.tflite: not a usable \.tflite file: LiteRT"):
+        litert.load(path)
+
+
+def test_sizes_beyond_all_limits_are_no_larger_limit(network: Any, tmp_path: Path) -> None:
+    net = network(16)
+    graph = read(net.finish(net.linear(net.flatten(net.mean(net.stem())), 10)))
+    graph.add_tensor("words", (2**31 - 1,) * 8, schema.TensorType.STRING)
+    path = tmp_path / "words.tflite"
+    path.write_bytes(graph.to_bytes())
+    assert allowance_bytes(read_file(path), path.stat().st_size) == 1 << 40
+    assert litert.load(path).predict(np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 10)
 
 
 def test_here_and_apart_agree(sparse_file: Path) -> None:

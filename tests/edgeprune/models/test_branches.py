@@ -14,7 +14,7 @@ from torch import nn
 from converters import litert
 from edgeprune.cli import main, run_recipe
 from edgeprune.errors import UserError
-from edgeprune.models.branches import has_branches, merged
+from edgeprune.models.branches import mergeable, merged
 from edgeprune.models.build import build
 from edgeprune.models.cost import count_parameters
 from edgeprune.recipe import Recipe, Variant
@@ -52,8 +52,9 @@ def test_a_merged_model_computes_the_same_with_fewer_weights() -> None:
         before, after = model(images), merged(model)(images)
     assert torch.allclose(before, after, atol=1e-4 * float(before.abs().max()))
     assert count_parameters(merged(model)) < 0.5 * count_parameters(model)
-    assert (has_branches(model), has_branches(merged(model))) == (True, False)
-    assert not has_branches(build("mobilenet_v3_small", 10))
+    assert mergeable(model) == "branches that training alone needs"
+    assert mergeable(merged(model)) is None
+    assert mergeable(build("mobilenet_v3_small", 10)) is None
 
 
 def test_a_model_without_branches_is_refused() -> None:
