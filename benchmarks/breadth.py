@@ -476,8 +476,8 @@ def lines_of(records: Sequence[Outcome]) -> list[str]:
         f"another order than a dense file with the same zeros, and gives its answers up to {KERNELS_OFF:g}.",
         f"- {len(widths)} of the {len(records)} models are other widths or depths of mobile families that "
         f"the list has besides (narrow ones are for small devices); of the confirmed ones {of_widths}.", "",
-        "A step that is not reached, because the one before it failed, counts as failed; the column "
-        "\"reached\" leaves those out.", "",
+        "A step that is not reached, because the one before it failed, counts as failed, but for reload, of "
+        "which the share is of the models that were shrunk.", "",
         "| step | ok | of | share | reached | bar | |", "|---|--:|--:|--:|--:|--:|---|", *bars, "",
         f"Of the {_reached('reload', records)} models that were shrunk, {_ok('reload', records)} reload; why "
         "the others were not is below.", "",
@@ -496,7 +496,8 @@ def lines_of(records: Sequence[Outcome]) -> list[str]:
 
 def _bar(step: str, records: Sequence[Outcome]) -> str:
     ok = _ok(step, records)
-    share = ok / max(len(records), 1)
+    # A model that may not shrink, which has a bar of its own, has nothing to reload.
+    share = ok / max(_reached(step, records) if step == "reload" else len(records), 1)
     bar = BARS.get(step)
     met = "" if bar is None else _met(share >= bar)
     told = (

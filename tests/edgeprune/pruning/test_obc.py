@@ -66,6 +66,45 @@ def test_each_step_is_that_of_the_paper(pattern: Pattern, side: int):
         assert costs.tolist() == pytest.approx([cost for _, cost in wanted], rel=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["single", "1x4", "2x2", "2:4"])
+def test_several_at_a_step_cost_hardly_more(kind, monkeypatch):
+    pattern = PATTERNS[kind]
+    weight, _, moments = layer_problem(8, 192)
+    problem = obc.problem_of(weight, moments, pattern)
+    errors = {}
+    for at_a_time in (1, 3):
+        monkeypatch.setattr(obc, "ONE_BY_ONE", 192 // problem.side // at_a_time)
+        new = obc.compress(problem, pattern, 0.5)
+        assert int((new == 0).sum()) == new.numel() // 2
+        errors[at_a_time] = obc.error(problem, new)
+    assert errors[1] < errors[3] < 1.1 * errors[1]
+
+
+def test_shrinkage_is_what_the_paper_says():
+    """Chen, Wiesel, Eldar & Hero, 2010, equation 23, in numbers: three variances, ten samples."""
+    moments = torch.diag(torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64)).unsqueeze(0)
+    # trace 6, sum of squares 18: (18 / 3 + 36) / ((10 + 1 - 2 / 3) * (18 - 36 / 3))
+    assert obc.shrinkage(moments, 10) == pytest.approx(42 / (31 / 3 * 6))
+    assert obc.shrinkage(torch.eye(3, dtype=torch.float64).unsqueeze(0), 10) == 1
+    assert obc.shrinkage(moments, float("inf")) == 0
+
+
+def test_few_samples_are_not_believed():
+    """Zeros seem free with fewer samples than columns: what is left can make up for any on those samples."""
+    torch.manual_seed(0)
+    weight = torch.randn(24, 96)
+    inputs = torch.randn(2000, 8) @ torch.randn(8, 96) + torch.randn(2000, 96)
+    few, others = inputs[:60], inputs[60:]
+    moments = (few.T @ few / len(few)).double().unsqueeze(0)
+    found = {}
+    for samples in (60, float("inf")):
+        problem = obc.problem_of(weight, moments, Unstructured(), samples=samples)
+        new = obc.compress(problem, Unstructured(), 0.5)
+        found[samples] = lost(weight, new, few), lost(weight, new, others)
+    assert found[60][0] > found[float("inf")][0]
+    assert found[60][1] < 0.7 * found[float("inf")][1]
+
+
 @pytest.mark.parametrize("kind", PATTERNS)
 def test_zeros_are_where_and_as_many_as_the_pattern_says(kind):
     pattern = PATTERNS[kind]
