@@ -173,9 +173,13 @@ def _plan(model: nn.Module, calls: Mapping[str, int], batches: Sequence[Batch], 
     images = sum(len(images) for images, _ in batches)
     if not all(torch.equal(own, other) for own, other in zip(tree_leaves(answer), wanted, strict=True)):
         return None
-    if models * images * sizes.held > HELD_FRACTION * memory_bytes():
+    if models * images * sizes.held > HELD_FRACTION * _memory_bytes(next(model.parameters()).device):
         return None
     return _Plan(nodes, max(RESULT_BYTES // max(sizes.result, 1), 1))
+
+
+def _memory_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
 
 
 @dataclass
