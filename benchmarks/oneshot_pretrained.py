@@ -228,15 +228,15 @@ def page(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [
         "# Pruned in one shot, without training: pretrained models",
         "",
-        f"{rows[0]['images']} photographs, one a class, from ImageNet's training set: what counts is what is lost "
-        f"against the dense model on the same photographs ({rows[0]['dense_fraction']:.1%} right), with the standard "
-        "error of the paired difference, never the accuracy. Calibrated on 500 other photographs at 224 px. Zeros "
-        "are those of 1x1 convolutions and the classifier, all of them.",
+        f"{rows[0]['images']} photographs, one a class, from ImageNet's training set: what counts is what is "
+        f"lost against the dense model on the same ones ({rows[0]['dense_fraction']:.1%} right), with the "
+        "standard error of the paired difference, never the accuracy. Calibrated on 500 other photographs at "
+        "224 px. Zeros are those of 1x1 convolutions and the classifier, all of them.",
         "",
         *table(("model", "zeros", "method", "points lost", "zeros", "processor s"), told),
         "",
-        f"Made by `{facts['command']}`, {facts['processor']}, one thread. Not measured yet: {len(missing)} of "
-        f"{len(CASES)} cases.",
+        f"Made by `{facts['command']}`, {facts['processor']}, one thread. Not measured yet: {len(missing)} "
+        f"of {len(CASES)} cases.",
     ]
 
 
