@@ -220,8 +220,8 @@ TRIED = """\
 What was tried on EfficientNet-Lite0, 50 % single weights, where at most 4 points are asked for:
 
 - As published, second moments damped by a hundredth: the same zeros in every layer lose 12.6 ± 1.7; allocated
-  by error curves **25.2 ± 2.1**. The curves were wrong: 500 images span 499 of the classifier's 1,280 inputs, so
-  that 61 % of its weights seemed free, and 94 % of them went.
+  by error curves **25.2 ± 2.1**. The curves were wrong: 500 images span 499 of the classifier's 1,280 inputs,
+  so that 61 % of its weights seemed free, and 94 % of them went.
 - Second moments shrunk as far as so few samples ask for: 7.8 ± 1.4, above.
 - Four times the images by random crops and mirroring: 9.4 ± 1.4, no better within the error.
 - Batch norms measured anew after OBC: worse (15.2 instead of 9.4); its own shifts are in them already.
