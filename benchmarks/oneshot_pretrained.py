@@ -165,7 +165,7 @@ def layerwise_compressor(model: nn.Module, pattern: Pattern, batches: list[Tenso
 
 
 METHODS: dict[str, Callable[[nn.Module, Pattern, list[Tensor]], nn.Module]] = {
-    "magnitude, batch norms measured anew": magnitude,
+    "magnitude, batch norms recalibrated": magnitude,
     "magnitude, least squares": refitted,
     "SparseGPT": sparsegpt,
     "OBC": obc,
@@ -224,7 +224,7 @@ What was tried on EfficientNet-Lite0, 50 % single weights, where at most 4 point
   so that 61 % of its weights seemed free, and 94 % of them went.
 - Second moments shrunk as far as so few samples ask for: 7.8 ± 1.4, above.
 - Four times the images by random crops and mirroring: 9.4 ± 1.4, no better within the error.
-- Batch norms measured anew after OBC: worse (15.2 instead of 9.4); its own shifts are in them already.
+- Batch norms recalibrated after OBC: worse (15.2 instead of 9.4); its own shifts are in them already.
 - Shrinking towards each input's own size instead of the same for all: up to a tenth more error on held-out
   images in the layers tried.""".splitlines()
 
