@@ -247,7 +247,7 @@ def page(rows: Sequence[dict[str, Any]]) -> list[str]:
         "standard error of the paired difference, never the accuracy. Calibrated on 500 other photographs at "
         "224 px. Zeros are those of 1x1 convolutions and the classifier, all of them.",
         "",
-        *table(("model", "zeros", "method", "points lost", "zeros", "processor s"), told),
+        *table(("model", "pattern", "method", "points lost", "zeros", "processor s"), told),
         "",
         f"Made by `{facts['command']}`, {facts['processor']}, one thread. Not measured yet: {len(missing)} "
         f"of {len(CASES)} cases.",

@@ -47,6 +47,7 @@ CLASSES, DIFFERENT, HELD_OUT = 10, 500, 500
 SIDE_PX, SIZE_PX, BATCH = 256, 224, 64
 PAGE = 4096  # Limits are whole pages.
 SAMPLE_SECONDS = 0.5
+FIGURES = ("in memory", "decoded as needed", "decoded alone")
 
 
 def make(folder: Path, images: int) -> None:
@@ -198,7 +199,7 @@ def speeds(data: Data, paced: Paced) -> dict[str, list[float]]:
     images, labels = next(iter(some.train.batches([torch.arange(paced.held)])))
     held = Data(InMemory(images, labels), some.held_out, data.classes, "", True, "")
     many = part_of(data, paced.streamed)
-    rounds: dict[str, list[float]] = {"in memory": [], "decoded as needed": [], "decoded alone": []}
+    rounds: dict[str, list[float]] = {figure: [] for figure in FIGURES}
     for _ in range(paced.rounds):
         before = trained(held, paced.model())
         rounds["decoded as needed"].append(trained(many, paced.model()))
@@ -236,9 +237,6 @@ def page(found: dict[str, Any]) -> list[str]:
         "Decoding and training share the same two cores, so that the smaller the network, the larger the "
         "share that decoding takes. The tiny one, two convolutions, is faster than anything that is shipped.",
     ]
-
-
-FIGURES = ("in memory", "decoded as needed", "decoded alone")
 
 
 def _row(name: str, speed: dict[str, list[float]]) -> tuple[str, ...]:

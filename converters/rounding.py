@@ -72,6 +72,11 @@ def moved(
     return result.astype(values.dtype)
 
 
+def stored_otherwise(values: np.ndarray, encoding: str, random: np.random.Generator) -> np.ndarray:
+    """Decoded values as another rounding might have left them; see `half_steps` and `moved`."""
+    return moved(values, half_steps(values, encoding), random, table="table" in encoding)
+
+
 def explained(
     exact: Sequence[np.ndarray], error: float, run: Callable[[np.random.Generator], Sequence[np.ndarray]]
 ) -> float:

@@ -137,12 +137,7 @@ def _problems(
 
     def run(random: np.random.Generator) -> list[np.ndarray]:
         values = {
-            name: rounding.moved(
-                weight.value,
-                rounding.half_steps(weight.value, weight.encoding),
-                random,
-                table="table" in weight.encoding,
-            )
+            name: rounding.stored_otherwise(weight.value, weight.encoding, random)
             for name, weight in weights.items()
         }
         return [holding_them(values, judged)]

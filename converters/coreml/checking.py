@@ -68,8 +68,7 @@ def explained(
 
     def run(random: np.random.Generator) -> list[np.ndarray]:
         def vary(_: str, stored: Constant) -> np.ndarray:
-            steps = rounding.half_steps(stored.value, stored.encoding)
-            return rounding.moved(stored.value, steps, random, table="table" in stored.encoding)
+            return rounding.stored_otherwise(stored.value, stored.encoding, random)
 
         return _evaluator(contents, program, vary)(fed)
 

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from converters.errors import UserError
+from converters.litert.graph import Graph
 from converters.litert.interpreter import Interpreter, Refused
-from converters.litert.memory import at_most
+from converters.litert.memory import allowance_bytes, at_most
 
 SECONDS_TO_START = 60.0
 SECONDS_PER_IMAGE = 30.0
@@ -39,10 +40,10 @@ class _DiedError(Exception):
 class InterpreterApart:
     """The same as `interpreter.Interpreter`, elsewhere."""
 
-    def __init__(self, content: bytes, threads: int | None, allowance_bytes: int) -> None:
-        """See `memory.allowance_bytes` for the last one."""
+    def __init__(self, content: bytes, threads: int | None, graph: Graph) -> None:
+        """The graph is that of the file: how much memory it may take."""
         self._content = content
-        self._allowance_bytes = allowance_bytes
+        self._allowance_bytes = allowance_bytes(graph, len(content), threads)
         self._key = (hashlib.sha256(content).hexdigest(), threads)
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -79,7 +80,7 @@ class _Child:
         atexit.register(self.stop)
 
     def ask(
-        self, key: tuple[str, int | None], content: bytes, allowance_bytes: int, images: np.ndarray
+        self, key: tuple[str, int | None], content: bytes, more_bytes: int, images: np.ndarray
     ) -> np.ndarray:
         """One message, one answer.
 
@@ -89,7 +90,7 @@ class _Child:
         """
         connection = self._started()
         try:
-            connection.send((key, allowance_bytes, images))
+            connection.send((key, more_bytes, images))
             kind, answer = self._answer(connection, SECONDS_TO_START)
             if kind == "which?":
                 connection.send_bytes(content)
@@ -146,7 +147,7 @@ def serve(connection: Connection) -> None:
     kept: OrderedDict[tuple[str, int | None], Interpreter] = OrderedDict()
     while True:
         try:
-            key, allowance_bytes, images = connection.recv()
+            key, more_bytes, images = connection.recv()
         except EOFError:
             return
         try:
@@ -156,9 +157,9 @@ def serve(connection: Connection) -> None:
             else:
                 connection.send(("which?", None))
                 content = connection.recv_bytes()
-                with at_most(allowance_bytes):
+                with at_most(more_bytes):
                     kept[key] = Interpreter(content, key[1])
-            with at_most(allowance_bytes + 2 * len(images) * kept[key].output_bytes):
+            with at_most(more_bytes + 2 * len(images) * kept[key].output_bytes):
                 outputs = kept[key].run(images)
             connection.send(("done", outputs))
         except Refused as reason:

@@ -18,7 +18,6 @@ from converters.litert.evaluation import image_input, output_layout
 from converters.litert.graph import Graph, weights
 from converters.litert.inspection import dequantized
 from converters.litert.interpreter import Refused
-from converters.litert.memory import allowance_bytes
 from converters.litert.reference import Reference, UnknownOpError
 
 # Integers between the layers: each runtime may round one up where another rounds it down.
@@ -36,9 +35,7 @@ def outputs_of(content: bytes, graph: Graph, fed: np.ndarray, source: str) -> np
     _, channels_last = image_input(graph, Path(source))
     given = fed.transpose(0, 2, 3, 1) if channels_last else fed
     try:
-        values = InterpreterApart(content, None, allowance_bytes(graph, len(content))).run(
-            np.ascontiguousarray(given)
-        )
+        values = InterpreterApart(content, None, graph).run(np.ascontiguousarray(given))
     except Refused as reason:
         raise ToolError(f"{source}: litert-torch wrote what LiteRT does not run: {reason}") from None
     return output_layout(graph, channels_last).of(values)

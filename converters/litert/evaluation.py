@@ -14,7 +14,6 @@ from converters.litert.apart import InterpreterApart
 from converters.litert.graph import DamagedFileError, Graph, read
 from converters.litert.interpreter import Interpreter, Refused
 from converters.litert.lowering import MAP_DIMS
-from converters.litert.memory import allowance_bytes
 from converters.litert.metadata import input_spec
 
 IMAGE_CHANNELS = (1, 3)
@@ -104,11 +103,7 @@ def load(path: Path | str, *, threads: int | None = None, apart: bool = True) ->
     graph = read(content, str(path))
     spec, channels_last = image_input(graph, path)
     try:
-        interpreter = (
-            InterpreterApart(content, threads, allowance_bytes(graph, len(content), threads))
-            if apart
-            else Interpreter(content, threads)
-        )
+        interpreter = InterpreterApart(content, threads, graph) if apart else Interpreter(content, threads)
     except Refused as reason:
         raise DamagedFileError(path, str(reason)) from None
     model = LitertModel(path, interpreter, spec, output_layout(graph, channels_last))

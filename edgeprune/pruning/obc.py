@@ -242,17 +242,20 @@ def _cheapest(score: Tensor, many: int, pattern: Pattern, shape: torch.Size) -> 
 
     Of N of M no more than one of each group: the next may have to stay.
     """
-    which = None
-    if isinstance(pattern, NofM):
-        score, which = score.view(len(score), shape[1] // pattern.of, pattern.of, -1).min(dim=2)
-        score, which = score.flatten(1), which.flatten(1)
+    if not isinstance(pattern, NofM):
+        return _lowest(score, many)
+    # (sets, groups, of, kernel positions)
+    groups = score.view(len(score), shape[1] // pattern.of, pattern.of, -1)
+    kernel = groups.shape[3]
+    least, which = groups.min(dim=2)
+    chosen = _lowest(least.flatten(1), many)
+    return (chosen // kernel * pattern.of + which.flatten(1).gather(1, chosen)) * kernel + chosen % kernel
+
+
+def _lowest(score: Tensor, many: int) -> Tensor:
+    """Where the lowest are, (sets, many or as many as are finite in every set), the lowest first."""
     many = min(many, int(score.isfinite().sum(1).min()))
-    chosen = score.topk(many, dim=1, largest=False).indices
-    if which is None:
-        return chosen
-    assert isinstance(pattern, NofM)
-    kernel = score.shape[1] * pattern.of // shape[1]
-    return (chosen // kernel * pattern.of + which.gather(1, chosen)) * kernel + chosen % kernel
+    return score.topk(many, dim=1, largest=False).indices
 
 
 def _columns(values: Tensor, at: Tensor) -> Tensor:

@@ -139,12 +139,12 @@ class _Side:
         for number, values in enumerate(self.values):
             with evaluating(self.model), torch.no_grad():
                 for node in self.nodes[self.done[number] : end]:
-                    step(self.interpreter, node, values)
+                    _step(self.interpreter, node, values)
             self.done[number] = end
             yield values[stop.all_input_nodes[0]]
 
 
-def step(interpreter: fx.Interpreter, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+def _step(interpreter: fx.Interpreter, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     """Run one operation, and forget what no later one needs."""
     interpreter.env = values
     result = values[node] = interpreter.run_node(node)
@@ -159,20 +159,18 @@ def _interpreter(model: nn.Module, nodes: Sequence[fx.Node]) -> fx.Interpreter:
 
 def _plan(model: nn.Module, calls: Mapping[str, int], batches: Sequence[Batch], models: int) -> _Plan | None:
     """How to run each operation once, where each layer is one that runs once, and memory will do."""
-    with evaluating(model), torch.no_grad():
-        try:
-            nodes = list(_Tracer().trace(model).nodes)
-        except Exception:  # Whatever a model does that torch.fx cannot follow.
-            return None
+    try:
+        nodes = list(_traced(model).nodes)
         called = [str(node.target) for node in nodes if node.op == "call_module"]
         inputs = [node for node in nodes if node.op == "placeholder" and node.users]
         if any(count > 1 or called.count(name) != 1 for name, count in calls.items()) or inputs != nodes[:1]:
             return None
-        answer, sizes = _tried(model, nodes, set(calls), batches[0][0][:1])
-        wanted = tree_leaves(run_model(model, batches[0][0][:1].clone()))
-    images = sum(len(images) for images, _ in batches)
-    if not all(torch.equal(own, other) for own, other in zip(tree_leaves(answer), wanted, strict=True)):
+        sizes = _sizes(model, nodes, set(calls), batches[0][0][:1])
+    except Exception:  # Whatever a model does that torch.fx cannot follow.
         return None
+    if sizes is None:
+        return None
+    images = sum(len(images) for images, _ in batches)
     if models * images * sizes.held > HELD_FRACTION * _memory_bytes(next(model.parameters()).device):
         return None
     return _Plan(nodes, max(RESULT_BYTES // max(sizes.result, 1), 1))
@@ -190,21 +188,28 @@ class _Sizes:
     held: int = 0
 
 
-def _tried(model: nn.Module, nodes: Sequence[fx.Node], layers: set[str], image: Tensor) -> tuple[Any, _Sizes]:
-    """What the model answers to an image, operation by operation."""
+def _sizes(model: nn.Module, nodes: Sequence[fx.Node], layers: set[str], image: Tensor) -> _Sizes | None:
+    """Of an image, operation by operation; None where their answer is not the model's."""
     interpreter, sizes = _interpreter(model, nodes), _Sizes()
     values: dict[fx.Node, Any] = {nodes[0]: as_taken(model, image.clone())}
     answer = None
-    for node in nodes[1:]:
-        if node.op == "call_module" and node.target in layers:
-            sizes.held = max(sizes.held, _bytes(values))
-        answer = step(interpreter, node, values)
-        sizes.result = max(sizes.result, _bytes(answer))
-    return answer, sizes
+    with evaluating(model), torch.no_grad():
+        for node in nodes[1:]:
+            if node.op == "call_module" and node.target in layers:
+                sizes.held = max(sizes.held, _bytes(values))
+            answer = _step(interpreter, node, values)
+            sizes.result = max(sizes.result, _bytes(answer))
+        pairs = zip(tree_leaves(answer), tree_leaves(run_model(model, image.clone())), strict=True)
+        return sizes if all(torch.equal(own, wanted) for own, wanted in pairs) else None
 
 
 def _bytes(values: Any) -> int:
     return sum(tensor.nbytes for tensor in tree_leaves(values) if isinstance(tensor, Tensor))
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    with evaluating(model):
+        return _Tracer().trace(model)
 
 
 class _Tracer(fx.Tracer):
