@@ -23,6 +23,7 @@ from converters.errors import ToolError, UserError
 from converters.litert.graph import Graph, read, read_file, weights
 from converters.litert.kernels import Node, nodes
 from converters.litert.linter import THRESHOLD, has_sparse_weight, sparse_parts
+from converters.litert.mirror import even_padding
 from converters.litert.repair import set_head_apart
 
 Numbers = NDArray[np.float64]
@@ -139,8 +140,10 @@ def time_model(model: LatencyModel, graph: Graph, names: Sequence[str]) -> TimeM
         UserError: sparse kernels do not take the network, whatever its zeros; an op that nothing is fitted
             for.
     """
+    dense = works(graph, sparse=False)
     graph = read(graph.to_bytes(), graph.source)
-    set_head_apart(graph)  # As it is done to a file with zeros.
+    even_padding(graph)  # Both as they are done to a file with zeros.
+    set_head_apart(graph)
     if not sparse_parts(graph):
         raise UserError("sparse kernels do not take this network: zeros do not change its time")
     work = works(graph, sparse=True)
@@ -150,7 +153,7 @@ def time_model(model: LatencyModel, graph: Graph, names: Sequence[str]) -> TimeM
         model.runtime,
         tuple(named[one.weight] for one in prunable if one.weight is not None),
         np.array([float(graph.constant(one.weight).size) for one in prunable if one.weight is not None]),
-        sum(model.of_work(one) for one in works(graph, sparse=False)),
+        sum(model.of_work(one) for one in dense),
         sum(model.of_work(one) for one in work),
         np.array([model.per_kept(one) for one in prunable]),
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
+from converters import litert
 from converters.errors import UserError
-from converters.litert.graph import read, weights
+from converters.litert.graph import read, read_file, weights
 from converters.litert.linter import lint_graph
 from converters.runtimes import micro
 from converters.runtimes.latency import (
@@ -14,11 +17,15 @@ from converters.runtimes.latency import (
     Work,
     fit,
     kept_weights,
+    latency_model,
     runs_sparse,
     strips,
     time_model,
+    time_models,
     works,
 )
+from edgeprune import pruning
+from edgeprune.pruning import Block
 
 ACTIVATION = micro.ACTIVATIONS[1]
 COSTS = {
@@ -119,3 +126,30 @@ def test_what_was_not_fitted_is_not_guessed():
     model = model_of(network(0))
     with pytest.raises(UserError, match="the time of LOG on arm64 is not known"):
         model.of_work(Work("LOG", (1.0,)))
+
+
+class Strided(nn.Module):
+    """Padded as TensorFlow pads at stride 2: sparse kernels take it mirrored only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, 2), nn.ReLU())
+        self.pointwise = nn.Sequential(nn.Conv2d(8, 64, 1), nn.ReLU(), nn.Conv2d(64, 32, 1), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pointwise(self.stem(x)))
+
+
+def test_a_network_that_is_mirrored_for_sparse_kernels_has_a_time(tmp_path):
+    torch.manual_seed(0)
+    model, example = Strided().eval(), torch.rand(1, 3, 32, 32)
+    dense = litert.convert(model, example, tmp_path / "dense.tflite", target="litert-arm64")
+    times = time_models(["arm64"], dense.path, [fact.name for fact in dense.layers])["arm64"]
+    assert times.dense_ms == pytest.approx(latency_model("arm64").of(read_file(dense.path)))
+    pruning.prune(model, Block(1, 4), 0.75)
+    sparse = litert.convert(model, example, tmp_path / "sparse.tflite", target="litert-arm64")
+    graph = read_file(sparse.path)
+    assert "REVERSE_V2" in {graph.op_name(op) for op in graph.ops}
+    kept = [int(np.count_nonzero(model.get_submodule(name).weight.detach())) for name in times.layers]
+    assert float(times.milliseconds(kept)) == pytest.approx(latency_model("arm64").of(graph))

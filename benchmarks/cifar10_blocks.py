@@ -1,0 +1,363 @@
+"""CIFAR-10 from ImageNet weights: what zeros in blocks cost and buy, against the dense model trained as long.
+
+    python benchmarks/cifar10_blocks.py make dense allocate dense-longer-0 fast-0 … --images CIFAR10 \
+        --weights LITE0.pth --work FOLDER
+    python benchmarks/cifar10_blocks.py page --images CIFAR10 --weights LITE0.pth --work FOLDER
+
+EfficientNet-Lite0 at 96 px, made from images of 32 px. 2,000 of the training images are the validation set,
+which chooses everything; the test images are looked at once, through the files. A model's name ends with its
+seed. Seeds share the dense model and the zeros of each layer; order and augmentation differ. State is kept in
+FOLDER: a stopped training goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+
+from converters import litert
+from converters.facts import Normalization
+from converters.files import write_text
+from converters.runtimes.latency import time_models
+from edgeprune import pruning
+from edgeprune.data.dataset import Data, InMemory
+from edgeprune.evaluation import sensitivity
+from edgeprune.evaluation.sensitivity_result import SPARSITIES
+from edgeprune.models.architecture import Architecture
+from edgeprune.models.cost import count_macs
+from edgeprune.models.weights import load_weights
+from edgeprune.pruning import Block, Cubic, Rule, Sparsifier, select
+from edgeprune.pruning.allocation.limits import to_time
+from edgeprune.pruning.allocation.result import Allocation, Curves
+from edgeprune.tasks import TASKS
+from edgeprune.training.config import Augment
+from edgeprune.training.loop import Setting
+from edgeprune.training.recover import soft_divergence
+
+MODEL = Architecture("timm/tf_efficientnet_lite0", 224)
+NORMALIZATION = Normalization((127 / 255,) * 3, (128 / 255,) * 3)
+SIZE_PX, TIMED_PX = 96, 224
+VALIDATION = 2000
+BATCH, SHIFT_PX = 64, 3
+DISTILL, SMOOTHING, WEIGHT_DECAY = 0.7, 0.1, 0.02
+SENSITIVITY_IMAGES, RECALIBRATION, SHRINK_IMAGES = 384, 1024, 512
+SAVE_SECONDS = 60.0
+PATTERN = Block(1, 4)
+RUNTIME = "arm64"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training: images seen, their side, and how many stages no longer learn (none: -1)."""
+
+    images: int
+    side_px: int
+    frozen_stages: int = -1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a model is made: phases, peak learning rate, the share of the dense time that blocks leave.
+
+    Attributes:
+        start: the model it starts from; empty: ImageNet weights.
+        time_left: on `RUNTIME`, of that model's time; 0: no zeros.
+        macs_left: of that model's multiplications, by removed channels; 0: none removed.
+    """
+
+    phases: tuple[Phase, ...]
+    learning_rate: float
+    start: str = "dense"
+    time_left: float = 0.0
+    macs_left: float = 0.0
+    seconds_more: float = 0.0
+
+
+RECOVER = (Phase(48_000, 64), Phase(48_000, SIZE_PX, 2))
+KINDS = {
+    "dense": Kind((Phase(48_000, 64), Phase(48_000, SIZE_PX)), 1e-3, start=""),
+    "dense-longer": Kind(RECOVER, 2e-3),
+    "fast": Kind(RECOVER, 2e-3, time_left=0.44),
+    "faster": Kind(RECOVER, 2e-3, time_left=0.36),
+    "channels": Kind((Phase(48_000, 64),), 2e-3, macs_left=0.5),
+    "channels-fast": Kind(RECOVER, 2e-3, start="channels", time_left=0.45),
+}
+
+
+def read(folder: Path, kept: Path) -> InMemory:
+    """Images of a folder with one folder a class, as they are, 32 px."""
+    if not kept.exists():
+        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        files = [(path, k) for k, name in enumerate(classes) for path in sorted((folder / name).iterdir())]
+        images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in files])
+        labels = torch.tensor([label for _, label in files])
+        torch.save((torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), labels), kept)
+    return InMemory(*torch.load(kept))
+
+
+def enlarged(images: Tensor, side_px: int) -> Tensor:
+    """(n, 3, 32, 32) uint8 to whole numbers from 0 to 255 in float32, (n, 3, side, side)."""
+    larger = F.interpolate(images.float(), size=(side_px, side_px), mode="bicubic", align_corners=False)
+    return larger.clamp_(0, 255).round_()
+
+
+def as_input(images: Tensor, side_px: int) -> Tensor:
+    """As the model takes them."""
+    mean, std = 255 * NORMALIZATION.mean[0], 255 * NORMALIZATION.std[0]
+    return ((enlarged(images, side_px) - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each moved by up to `SHIFT_PX`, what comes in mirrored."""
+    padded = F.pad(images.float(), (SHIFT_PX,) * 4, mode="reflect")
+    n, side = len(images), images.shape[-1]
+    top, left = torch.randint(0, 2 * SHIFT_PX + 1, (2, n), generator=generator)
+    rows = (top[:, None] + torch.arange(side))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(side))[:, None, None, :]
+    return padded[torch.arange(n)[:, None, None, None], torch.arange(3)[None, :, None, None], rows, columns]
+
+
+class Cifar10:
+    """The images, and every model by its name."""
+
+    def __init__(self, images: Path, weights: Path, work: Path) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        self.data = read(images / "train", work / "train-images.pt")
+        self.classes = sorted(entry.name for entry in (images / "train").iterdir())
+        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))
+        self.validation, self.train = order[:VALIDATION], order[VALIDATION:]
+        self.images, self.weights, self.work = images, weights, work
+
+    def make(self, name: str) -> nn.Module:
+        """The trained model, in eval mode; made if it is not there yet."""
+        done = self.work / f"{name}.pt"
+        if not done.exists():
+            kind, seed = _parts(name)
+            torch.manual_seed(seed)
+            model = self._start(KINDS[kind], name)
+            self._fit(model, KINDS[kind], name, seed)
+            torch.save(model, done)
+        model: nn.Module = torch.load(done, weights_only=False)  # Our own file: widths and all.
+        return model.eval()
+
+    def _start(self, kind: Kind, name: str) -> nn.Module:
+        if not kind.start:
+            model = MODEL.build(len(self.classes))
+            load_weights(model, MODEL, str(self.weights))
+            return model
+        start = self.work / f"{name}.start"
+        if not start.exists():
+            model = self.make(_full(kind.start, _parts(name)[1]))
+            if kind.macs_left:
+                model.to(memory_format=torch.contiguous_format)
+                example = torch.zeros(1, 3, SIZE_PX, SIZE_PX)
+                left = kind.macs_left
+                pruning.shrink_to(model, example, left, of="macs", calibration=list(self._labelled()))
+            torch.save(model, start)
+        loaded: nn.Module = torch.load(start, weights_only=False)
+        return loaded
+
+    def _labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in self.train[:SHRINK_IMAGES].split(16):
+            images, labels = self.data.batch(part)
+            yield as_input(images, SIZE_PX), labels
+
+    # --- Zeros ----------------------------------------------------------------------------------------------
+
+    def curves(self, start: str) -> Curves:
+        """What zeros in each layer of a model cost."""
+        kept = self.work / f"{start}-curves.json"
+        if not kept.exists():
+            model = self.make(start)
+            subset = self.train[:SENSITIVITY_IMAGES]
+            images, labels = self.data.batch(subset)
+            split = InMemory(enlarged(images, SIZE_PX).to(torch.uint8), labels)
+            data = Data(split, split, tuple(self.classes))
+            setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment("none"), 0)
+            chosen = [s for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
+            _, layers = sensitivity.prune_each_layer(
+                model, chosen, SPARSITIES, split, setting, lambda done: print(start, done, flush=True)
+            )
+            found = sensitivity.curves_of(layers, SPARSITIES)
+            plain = {"layers": found.layers, "sparsities": found.sparsities, "losses": found.losses.tolist()}
+            write_text(kept, json.dumps(plain))
+        plain = json.loads(kept.read_text())
+        return Curves(tuple(plain["layers"]), tuple(plain["sparsities"]), np.array(plain["losses"]))
+
+    def allocation(self, start: str, time_left: float) -> Allocation:
+        """The zeros of each layer for a share of the time at `TIMED_PX`."""
+        model = self.make(start).to(memory_format=torch.contiguous_format)
+        example, path = torch.zeros(1, 3, TIMED_PX, TIMED_PX), self.work / f"{start}-timed.tflite"
+        converted = litert.convert(model, example, path, target="litert-arm64", normalization=NORMALIZATION)
+        times = time_models([RUNTIME], path, [fact.name for fact in converted.layers])
+        return to_time(model, PATTERN, {RUNTIME: time_left}, times, curves=self.curves(start))
+
+    # --- Training -------------------------------------------------------------------------------------------
+
+    def taught(self) -> Tensor:
+        """Answers of the dense model to every training image, as it is and mirrored, (n, 2, classes)."""
+        kept = self.work / "taught.pt"
+        if not kept.exists():
+            dense = self.make("dense").to(memory_format=torch.channels_last)
+            answers = torch.empty(len(self.data), 2, len(self.classes))
+            with torch.inference_mode():
+                for part in torch.arange(len(self.data)).split(250):
+                    plain = as_input(self.data.images[part], SIZE_PX)
+                    answers[part] = torch.stack([dense(plain), dense(plain.flip(3))], dim=1)
+            torch.save(answers, kept)
+        found: Tensor = torch.load(kept)
+        return found
+
+    def _fit(self, model: nn.Module, kind: Kind, name: str, seed: int) -> None:
+        """Train in place: AdamW, one cycle over all phases, learning from the dense model."""
+        model.to(memory_format=torch.channels_last)
+        taught = self.taught() if kind.start else None
+        counts = [phase.images // BATCH for phase in kind.phases]
+        total = sum(counts)
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=kind.learning_rate, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, kind.learning_rate, total_steps=total, pct_start=0.25
+        )
+        parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        if kind.time_left:
+            found = self.allocation(_full(kind.start, seed), kind.time_left)
+            told = f"{name}: {found.sparsity:.1%} zeros, time {found.time_fractions}"
+            print(told, {k: round(v, 2) for k, v in found.sparsities.items()}, flush=True)
+            ramp = counts[0] if len(counts) > 1 else total // 2
+            schedule_of_zeros = Cubic(round(0.9 * ramp), every=10)
+            parts["zeros"] = Sparsifier(model, found.rules, schedule_of_zeros, regrow=True)
+        kept = self.work / f"{name}.checkpoint"
+        done, seconds = 0, 0.0
+        if kept.exists():
+            state = torch.load(kept, weights_only=False)
+            done, seconds = state["step"], state["seconds"]
+            for key, part in parts.items():
+                part.load_state_dict(state[key])
+        begun = saved = time.monotonic()
+        phase = -1
+        for step in range(done, total):
+            due = 0 if step < counts[0] else 1
+            if due != phase:
+                phase = due
+                still = self._begin(model, kind.phases[phase], changed=step > 0)
+            model.train()
+            for module in still:
+                module.eval()
+            images, labels, soft = self._batch(step, seed, kind.phases[phase].side_px, taught)
+            outputs = model(images)
+            loss = F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
+            if soft is not None:
+                loss = torch.lerp(loss, soft_divergence(outputs, soft), DISTILL)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if "zeros" in parts:
+                parts["zeros"].step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            last = step + 1 == total
+            if time.monotonic() - saved > SAVE_SECONDS or last or step + 1 == counts[0]:
+                saved = time.monotonic()
+                state = {key: part.state_dict() for key, part in parts.items()}
+                spent = seconds + saved - begun
+                torch.save({"step": step + 1, "seconds": spent, **state}, kept)
+                print(f"{name}: {step + 1} of {total}, loss {loss.item():.3f}, {spent:.0f} s", flush=True)
+        if "zeros" in parts:
+            parts["zeros"].finalize()
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        self._recalibrate(model, SIZE_PX)
+        print(f"{name}: validation {100 * self.right(model).mean():.2f} %", flush=True)
+
+    def _begin(self, model: nn.Module, phase: Phase, changed: bool) -> list[nn.Module]:
+        """Freeze what no longer learns; those modules."""
+        if phase.frozen_stages < 0:
+            return []
+        if changed:
+            self._recalibrate(model, phase.side_px)
+        still = [model.conv_stem, model.bn1, *model.blocks[: phase.frozen_stages]]
+        for module in still:
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+        return still
+
+    def _batch(
+        self, step: int, seed: int, side_px: int, taught: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of one step: the images follow from step and seed alone."""
+        a_pass = len(self.train) // BATCH
+        order = torch.randperm(
+            len(self.train), generator=torch.Generator().manual_seed(1000 * seed + step // a_pass)
+        )
+        part = self.train[order[BATCH * (step % a_pass) :][:BATCH]]
+        generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
+        images, labels = self.data.batch(part)
+        moved = shifted(images, generator)
+        flips = torch.rand(len(part), generator=generator) < 0.5
+        moved = torch.where(flips[:, None, None, None], moved.flip(3), moved)
+        soft = None if taught is None else taught[part, flips.long()]
+        return as_input(moved, side_px), labels, soft
+
+    def _recalibrate(self, model: nn.Module, side_px: int) -> None:
+        chosen = self.train[:RECALIBRATION].split(128)
+        with torch.no_grad():
+            update_bn([as_input(self.data.images[part], side_px) for part in chosen], model)
+        model.eval()
+
+    @torch.inference_mode()
+    def right(self, model: nn.Module) -> np.ndarray:
+        """Whether each validation image is right."""
+        model.eval()
+        found = [
+            model(as_input(self.data.images[part], SIZE_PX)).argmax(1) == self.data.labels[part]
+            for part in self.validation.split(250)
+        ]
+        return torch.cat(found).numpy()
+
+
+def _parts(name: str) -> tuple[str, int]:
+    kind, _, seed = name.rpartition("-")
+    return (kind, int(seed)) if seed.isdigit() else (name, 0)
+
+
+def _full(kind: str, seed: int) -> str:
+    """Name of the model of a kind that a seed starts from: all share the dense one."""
+    return kind if kind == "dense" else f"{kind}-{seed}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["make", "page"])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(KINDS)}, with a seed: fast-0")
+    parser.add_argument("--images", type=Path, required=True, help="train/ and test/, one folder a class")
+    parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of EfficientNet-Lite0")
+    parser.add_argument("--work", type=Path, required=True, help="folder to keep models in")
+    options = parser.parse_args()
+    cifar10 = Cifar10(options.images, options.weights, options.work)
+    for name in options.names:
+        if name == "curves":
+            cifar10.taught()
+            cifar10.curves("dense")
+        else:
+            cifar10.make(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Memory that training frees is kept for the next step, and given back afterwards."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Tensors of 64 MB, one after the other: pages the system had to map and clear, told by getrusage.
+FAULTS = """
+import resource, torch
+from edgeprune.training.allocator import keeping_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+torch.set_num_threads(1)
+before = faults()
+with keeping_freed_memory() as kept:
+    faults()
+    inside, held = faults(), resident()
+print(kept, before, inside, held - resident())
+"""
+
+
+def told(**environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is set up")
+def test_freed_memory_is_kept_while_training_and_given_back():
+    kept, before, inside, returned = told()
+    assert kept == "True"
+    assert int(inside) < int(before) / 10 or int(before) == 0  # Some sandboxes count no faults.
+    assert int(returned) > 32e6
+
+
+def test_an_allocator_set_by_hand_is_left_alone():
+    assert told(MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
