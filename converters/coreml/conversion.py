@@ -374,9 +374,7 @@ def _to_mil(exported: Any, model: _Deployed, example: Tensor, platform: str) -> 
     image = (
         ct.ImageType(name=INPUT, shape=shape, color_layout=ct.colorlayout.RGB)
         if model.normalizes
-        else ct.TensorType(
-            name=INPUT if shape[1] == IMAGE_CHANNELS else MAP_INPUT, shape=shape, dtype=float
-        )
+        else ct.TensorType(name=INPUT if shape[1] == IMAGE_CHANNELS else MAP_INPUT, shape=shape, dtype=float)
     )
     names = [*model.results, PROBABILITIES] if model.classifies else list(model.results)
     try:

@@ -32,9 +32,7 @@ _OUTPUT_WORDS = {
 _LABEL, _LABEL_PROBABILITIES = "classLabel", "classLabel_probs"
 
 
-def describe(
-    spec: Any, labels: Sequence[str] | None, metadata: Mapping[str, str], probabilities: str
-) -> Any:
+def describe(spec: Any, labels: Sequence[str] | None, metadata: Mapping[str, str], probabilities: str) -> Any:
     """Fill in the description of a specification, and make it a classifier where there are labels.
 
     Args:

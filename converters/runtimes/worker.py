@@ -27,6 +27,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -119,7 +120,7 @@ class Model:
         self.invoke()
         return np.concatenate([self.values(output) for output in self.outputs])
 
-    def values(self, output: dict) -> np.ndarray:
+    def values(self, output: dict[str, Any]) -> np.ndarray:
         """Of one output, (values,) float32."""
         values: np.ndarray = self.interpreter.get_tensor(output["index"]).reshape(-1)
         scale, offset = output["quantization"]

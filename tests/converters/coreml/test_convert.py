@@ -472,7 +472,11 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
         (_broken(float("nan")), {}, "0.weight has values that are not finite (NaN or infinity)"),
         (_broken(70_000), {}, "0 has weights up to 70,000 once batch norms are folded in, and float16 ends"),
         (_classifier(), {"example": torch.rand(3, 8, 8)}, "shape (3, 8, 8), expected (1, channels, height"),
-        (_classifier(), {"example": torch.rand(2, 3, 8, 8)}, "shape (2, 3, 8, 8), expected (1, channels, height"),
+        (
+            _classifier(),
+            {"example": torch.rand(2, 3, 8, 8)},
+            "shape (2, 3, 8, 8), expected (1, channels, height",
+        ),
         (_classifier(), {"example": torch.rand(1, 3, 8, 8).half()}, "torch.float16, expected torch.float32"),
         (
             _classifier(),
