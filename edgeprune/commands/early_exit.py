@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.facts import size_bytes
 from converters.files import write_text
-from converters.format import FORMATS, target_problems
+from converters.format import FORMATS, format_of, target_problems
 from converters.targets import TARGETS, Storage, Target
 from edgeprune.commands.options import RUNTIME_NAMES, add_json
 from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
@@ -411,15 +411,12 @@ class _Files:
         self, full: Path, front: Path, rest: Path, continues: float
     ) -> tuple[Times | None, str | None]:
         """Times of the files, or why there are none."""
-        name, no_times = self.options.runtime, FORMATS[TARGETS_BY_SUFFIX[full.suffix]].no_times
+        name, no_times = self.options.runtime, format_of(full).no_times
         if no_times is not None or name is None:
             return None, no_times or NOT_ASKED
         steps = f"timing on {name}"
         with self.progress.track(steps, 1):
             return time_pair(full, front, rest, name, continues, rounds=self.options.rounds)
-
-
-TARGETS_BY_SUFFIX = {format.suffix: name for name, format in FORMATS.items()}
 
 
 def time_pair(
@@ -517,8 +514,8 @@ def told(result: EarlyExit, options: EarlyExitOptions) -> list[str]:
         else:
             times = files.times
             lines.append(
-                f"{files.target} on {times.runtime}: front {times.front_ms:.2f} ms, rest {times.rest_ms:.2f} ms, "
-                f"whole model {times.full_ms:.2f} ms, {times.average_ms:.2f} ms on average"
-                f"{'; emulated: only ratios mean something' if times.emulated else ''}"
+                f"{files.target} on {times.runtime}: front {times.front_ms:.2f} ms, "
+                f"rest {times.rest_ms:.2f} ms, whole model {times.full_ms:.2f} ms, "
+                f"{times.average_ms:.2f} ms on average{'; emulated: only ratios mean something' if times.emulated else ''}"
             )
     return [*lines, f"Files: {options.folder}"]

@@ -22,7 +22,7 @@ FEATURES = "features"  # Beside `SCORES`, what the front gives.
 AUTO_SHARE = 0.5
 MAP_DIMS = 4
 HEAD_WIDTH = 64
-PLACES_SHOWN = 12
+PLACES_SHOWN = 24
 INPUT_WORDS = "the image itself"
 
 
