@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from converters.facts import size_bytes
-from converters.files import write_text
-from converters.format import FORMATS, format_of, target_problems
+from converters.format import format_of, target_problems
 from converters.targets import TARGETS, Storage, Target
 from edgeprune.commands.options import RUNTIME_NAMES, add_json
-from edgeprune.commands.output import DONE, deliver, json_text, progress, refuse_unwritable
+from edgeprune.commands.output import DONE, deliver, progress, refuse_unwritable
 from edgeprune.data.labels import LabelKind
 from edgeprune.errors import UserError
 from edgeprune.evaluation.early_exit_result import (
-    SCHEMA,
     EarlyExit,
-    ExitFiles,
     Times,
     average_time,
-    to_plain,
+    to_text,
 )
 from edgeprune.pipeline import run_folder
 from edgeprune.tasks import TASKS
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import Tensor, nn
 
-    from edgeprune.data.dataset import Data
-    from edgeprune.evaluation.early_exit import Choice
-    from edgeprune.models.early_exit import Front, Halves
     from edgeprune.progress import Progress
     from edgeprune.recipe import Recipe
-    from edgeprune.training.early_exit import Seen
 
-NAME = "early_exit"
+FOLDER = "early_exit"  # In a run.
 AUTO = "auto"
-BATCH = 64
-# Of the training images, to choose the threshold on: at most a fifth.
-VALIDATION, LARGEST_SHARE = 2000, 5
 NOT_ASKED = "not measured: name a runtime with --runtime"
 EXAMPLES = """\
   edgeprune early-exit runs/mine
@@ -68,7 +55,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--after",
         default=AUTO,
         metavar="MODULE",
-        help="last module of the front; if not given, the deepest place with at most half of the "
+        help="last module of the front; %(default)s if not given: the deepest place with at most half of the "
         "multiplications before it",
     )
     command.add_argument(
@@ -105,7 +92,7 @@ def execute(options: argparse.Namespace) -> int:
     wanted = EarlyExitOptions(
         run=options.run,
         variant=options.variant,
-        after=options.after,
+        after=None if options.after == AUTO else options.after,
         most_lost_points=options.most_lost_points,
         epochs=options.epochs,
         width=options.width,
@@ -115,7 +102,7 @@ def execute(options: argparse.Namespace) -> int:
         rounds=options.rounds,
     )
     result = make(wanted, progress())
-    deliver(json_text(to_plain(result)), options.json, lambda console: print_result(result, wanted, console))
+    deliver(to_text(result), options.json, lambda console: print_result(result, wanted, console))
     return DONE
 
 
@@ -126,7 +113,7 @@ class EarlyExitOptions:
     Attributes:
         run: finished or not, with the variant trained.
         variant: of the run.
-        after: last module of the front; "auto": the deepest with at most half of the multiplications.
+        after: last module of the front; None: the deepest with at most half of the multiplications before it.
         most_lost_points: of accuracy, that the threshold may cost.
         epochs: that the exit is trained for.
         width: channels of the exit.
@@ -138,7 +125,7 @@ class EarlyExitOptions:
 
     run: Path
     variant: str = "dense"
-    after: str = AUTO
+    after: str | None = None
     most_lost_points: float = 0.3
     epochs: int = 5
     width: int = 64
@@ -150,7 +137,7 @@ class EarlyExitOptions:
     @property
     def folder(self) -> Path:
         """Where the files go."""
-        return self.output or self.run / NAME
+        return self.output or self.run / FOLDER
 
     def problems(self) -> list[str]:
         """Validation errors, one message each."""
@@ -179,56 +166,43 @@ class EarlyExitOptions:
 
 
 def make(options: EarlyExitOptions, progress: Progress) -> EarlyExit:
-    """Split, train the exit, choose the threshold, write and measure the files, and write `early_exit.json`.
+    """Write the files and `early_exit.json`.
 
     Raises:
         UserError: a mistake in what was asked for; not a run; no such trained variant, or no classifier; a
             model that cannot be split there; images that are no longer those of the run.
-        ToolError: a half cannot be converted.
+        ToolError: a half cannot be converted, or the runtime crashes.
     """
-    import torch
-
-    from edgeprune.data import sources
-    from edgeprune.models import early_exit as models
-
     if problems := options.problems():
         raise UserError(problems)
     recipe = run_folder.read_recipe(options.run)
     targets = _targets(options, recipe)
     if TASKS[recipe.task].labels is not LabelKind.CLASS:
         raise UserError(f"{options.run}: an early exit is for models that name one class for an image")
-    data = sources.source(recipe.data, TASKS[recipe.task].labels).load(
-        recipe.data, recipe.preprocessing, progress
-    )
-    model = _model(options, recipe, data)
-    side_px = recipe.preprocessing.image_size_px
-    example = torch.zeros(1, 3, side_px, side_px)
-    place = models.deepest(model, example) if options.after == AUTO else options.after
-    halves = models.split(model, place, example)
-    progress.say(f"split behind {place}, {halves.macs_share:.0%} of the multiplications before it")
-    torch.manual_seed(recipe.seed)
-    head = models.ExitHead(halves.channels, len(data.classes), options.width)
-    learned, kept = _divided(data, recipe.seed)
-    _train(head, halves, data, learned, recipe, options.epochs, progress)
-    front = models.Front(halves.front, head).eval()
-    choice = _choose(front, halves, data, kept, recipe, options.most_lost_points)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    work = _Files(options, recipe, data, model, halves, front, choice, progress)
-    result = EarlyExit(
-        schema=SCHEMA,
-        model=recipe.model,
+
+    from edgeprune.data import sources
+    from edgeprune.pipeline import early_exit
+
+    source = sources.source(recipe.data, TASKS[recipe.task].labels)
+    data = source.load(recipe.data, recipe.preprocessing, progress)
+    wanted = early_exit.Wanted(
         variant=options.variant,
-        place=place,
-        macs_share=halves.macs_share,
-        head_width=options.width,
-        epochs=options.epochs,
+        after=options.after,
         most_lost_points=options.most_lost_points,
-        choice=choice,
-        chosen_on=f"training images of {data.source} that the exit was not trained on; the model was",
-        files=tuple(work.made(target) for target in targets),
+        epochs=options.epochs,
+        width=options.width,
+        targets=tuple(targets),
+        folder=options.folder,
     )
-    write_text(options.folder / f"{NAME}.json", json_text(to_plain(result)))
-    return result
+
+    def timed(full: Path, front: Path, rest: Path, continues: float) -> tuple[Times | None, str | None]:
+        no_times = format_of(full).no_times
+        if no_times is not None or options.runtime is None:
+            return None, no_times or NOT_ASKED
+        with progress.track(f"timing on {options.runtime}", 1):
+            return time_pair(full, front, rest, options.runtime, continues, rounds=options.rounds)
+
+    return early_exit.make(wanted, run_folder.Run(options.run), recipe, data, timed, progress)
 
 
 def _targets(options: EarlyExitOptions, recipe: Recipe) -> list[Target]:
@@ -243,180 +217,6 @@ def _targets(options: EarlyExitOptions, recipe: Recipe) -> list[Target]:
     if problems := target_problems(chosen):
         raise UserError(problems)
     return chosen
-
-
-def _model(options: EarlyExitOptions, recipe: Recipe, data: Data) -> nn.Module:
-    """The torch model of the variant, if its images are still the same."""
-    from edgeprune.pipeline.store import inputs_of, weights_of
-    from edgeprune.pipeline.variants import DENSE, rebuilt
-
-    folder = run_folder.Run(options.run)
-    names = [DENSE, *recipe.variants]
-    if options.variant not in names:
-        raise UserError(f"--variant {options.variant}: the run has {', '.join(names)}")
-    if not folder.weights(options.variant).is_file():
-        raise UserError(
-            f"{options.run}: {options.variant} is not trained yet: finish it with "
-            f"edgeprune run {options.run / run_folder.RECIPE_FILE}"
-        )
-    if inputs_of(folder).get("data") != data.sha256:
-        raise UserError(
-            f"{options.run}: the images changed since this run began: what trained it might be held out now"
-        )
-    return rebuilt(recipe, len(data.classes), weights_of(folder, options.variant))
-
-
-def _divided(data: Data, seed: int) -> tuple[Tensor, Tensor]:
-    """Training images to train the exit on, and to choose the threshold on, by index."""
-    import torch
-
-    count = len(data.train)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    kept = max(1, min(VALIDATION, count // LARGEST_SHARE))
-    return order[kept:], order[:kept]
-
-
-def _train(
-    head: nn.Module,
-    halves: Halves,
-    data: Data,
-    learned: Tensor,
-    recipe: Recipe,
-    epochs: int,
-    progress: Progress,
-) -> None:
-    """Train the exit on images that the recipe augments one by one."""
-    import torch
-
-    from edgeprune.training.batches import generator_of, whole_batches
-    from edgeprune.training.early_exit import seen, train_head
-    from edgeprune.training.predict import normalized
-    from edgeprune.training.transforms import change_of
-
-    def batches(epoch: int) -> Iterable[Seen]:
-        order = learned[torch.randperm(len(learned), generator=generator_of(recipe.seed, epoch))]
-        change = change_of(recipe.augment.filled(), recipe.seed, epoch)
-        images = data.train.batches(whole_batches(order, BATCH), change)
-        return seen(halves, ((normalized(p, recipe.preprocessing.normalization), y) for p, y in images))
-
-    with progress.track("training the exit", epochs) as advance:
-        train_head(
-            head,
-            batches,
-            epochs=epochs,
-            steps=len(whole_batches(learned, BATCH)),
-            show=lambda done, loss: advance(done, f"loss {loss:.3f}"),
-        )
-
-
-def _choose(
-    front: Front, halves: Halves, data: Data, kept: Tensor, recipe: Recipe, most_lost_points: float
-) -> Choice:
-    """The threshold, by the torch model on the images kept for that."""
-    import torch
-
-    from converters.deployed import SCORES
-    from edgeprune.evaluation.early_exit import choose_threshold
-    from edgeprune.models.early_exit import FEATURES
-    from edgeprune.training.predict import normalized
-
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, labels in data.train.batches(torch.split(kept, BATCH)):
-        with torch.no_grad():
-            given = front(normalized(images, recipe.preprocessing.normalization))
-            parts.append((given[SCORES], halves.rest(given[FEATURES]), labels))
-    scores, full, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return choose_threshold(scores, full, labels, most_lost_points)
-
-
-@dataclass(frozen=True)
-class _Files:
-    """What the files of all targets share."""
-
-    options: EarlyExitOptions
-    recipe: Recipe
-    data: Data
-    model: nn.Module
-    halves: Halves
-    front: Front
-    choice: Choice
-    progress: Progress
-
-    def made(self, target: Target) -> ExitFiles:
-        """Write and measure the two files of a target."""
-        from edgeprune.evaluation.early_exit_files import measure, open_pair, write_pair
-
-        suffix = FORMATS[target.format].suffix
-        stem = f"{self.options.variant}-{target.name}"
-        paths = tuple(self.options.folder / f"{stem}-{half}{suffix}" for half in ("front", "rest"))
-        front, rest = paths
-        with self.progress.track(f"writing {front.name} and {rest.name}", 1):
-            write_pair(
-                self.halves,
-                self.front,
-                target,
-                (front, rest),
-                example=self._example,
-                normalization=self.recipe.preprocessing.normalization,
-                threshold=self.choice.threshold,
-                labels=self.data.classes,
-            )
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-            full = self._full(target, Path(folder))
-            with self.progress.track(f"running {front.name}", len(self.data.held_out)) as advance:
-                measured = measure(
-                    open_pair(front, rest, self.choice.threshold),
-                    full,
-                    self.data.held_out,
-                    self.data.classes,
-                    self.recipe.preprocessing.normalization,
-                    advance,
-                )
-            times, reason = self._timed(full, front, rest, measured.continues)
-            return ExitFiles(
-                target=target.name,
-                front=front.name,
-                rest=rest.name,
-                front_bytes=size_bytes(front),
-                rest_bytes=size_bytes(rest),
-                full_bytes=size_bytes(full),
-                measured=measured,
-                times=times,
-                times_reason=reason,
-            )
-
-    @property
-    def _example(self) -> Any:
-        import torch
-
-        from edgeprune.training.predict import normalized
-
-        images, _ = self.data.train.batch(torch.tensor([0]))
-        return normalized(images, self.recipe.preprocessing.normalization)
-
-    def _full(self, target: Target, folder: Path) -> Path:
-        """The model in one file: the run's, or one written for the comparison."""
-        format = FORMATS[target.format]
-        own = run_folder.Run(self.options.run).file(self.options.variant, target.name, format.suffix)
-        if own.exists():
-            return own
-        path = folder / f"full{format.suffix}"
-        normalization = self.recipe.preprocessing.normalization
-        with self.progress.track("writing the whole model to compare with", 1):
-            prepared = format.prepare(self.model, self._example, normalization)
-            format.write(prepared, target, path, labels=self.data.classes)
-        return path
-
-    def _timed(
-        self, full: Path, front: Path, rest: Path, continues: float
-    ) -> tuple[Times | None, str | None]:
-        """Times of the files, or why there are none."""
-        name, no_times = self.options.runtime, format_of(full).no_times
-        if no_times is not None or name is None:
-            return None, no_times or NOT_ASKED
-        steps = f"timing on {name}"
-        with self.progress.track(steps, 1):
-            return time_pair(full, front, rest, name, continues, rounds=self.options.rounds)
 
 
 def time_pair(
@@ -516,6 +316,8 @@ def told(result: EarlyExit, options: EarlyExitOptions) -> list[str]:
             lines.append(
                 f"{files.target} on {times.runtime}: front {times.front_ms:.2f} ms, "
                 f"rest {times.rest_ms:.2f} ms, whole model {times.full_ms:.2f} ms, "
-                f"{times.average_ms:.2f} ms on average{'; emulated: only ratios mean something' if times.emulated else ''}"
+                f"{times.average_ms:.2f} ms on average"
+                + "; emulated: only ratios mean something"
+                * times.emulated
             )
     return [*lines, f"Files: {options.folder}"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeprune import parsing
 from edgeprune.evaluation.early_exit import Choice
@@ -153,6 +153,6 @@ def read(path: Path) -> EarlyExit:
     return parsing.build(EarlyExit, parsing.read_json(path, "edgeprune early-exit RUN writes one"), str(path))
 
 
-def to_plain(result: EarlyExit) -> dict[str, Any]:
-    """All of it, as plain data for JSON."""
-    return dataclasses.asdict(result)
+def to_text(result: EarlyExit) -> str:
+    """All of it, as JSON."""
+    return json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False) + "\n"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from converters import coreml
 from edgeprune.cli import main
 from edgeprune.commands.early_exit import EarlyExitOptions, make
 from edgeprune.data import image_folder as datasets
@@ -33,22 +35,14 @@ def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(run: Path, capfd_module: list[str]) -> str:
+def told(run: Path) -> str:
     """What the command prints, run with times."""
-    return capfd_module[0]
-
-
-@pytest.fixture(scope="module")
-def capfd_module(run: Path) -> list[str]:
-    import contextlib
-    import io
-
     shown = io.StringIO()
     options = ["--target", TARGET, "--epochs", "2", "--width", "16", "--most-lost-points", "2"]
     with contextlib.redirect_stdout(shown):
         command = ["early-exit", str(run), *options, "--runtime", "host", "--rounds", "3"]
         assert main([*command, "--json", str(run / "copy.json")]) == 0
-    return [shown.getvalue()]
+    return shown.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +131,19 @@ def test_held_out_images_decide_nothing(
 
 
 def test_a_pruned_variant_and_a_place_of_ones_own(run: Path, tmp_path: Path) -> None:
-    """Its files are sparse; no file of the whole model for this target is in the run."""
+    """Its files are sparse, and no file of the whole model is needed in the run."""
+    shutil.rmtree(run / "files" / "block80-coreml-ios16.mlpackage")
     command = ["early-exit", str(run), "--variant", "block80", "--after", "features.8", "--epochs", "1"]
-    assert main([*command, "--target", "litert-arm64", "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "early_exit.json").read_text())
-    assert (found["variant"], found["place"]) == ("block80", "features.8")
-    from converters import litert
-
+    assert main([*command, "--target", "coreml-ios16", "--output", str(tmp_path)]) == 0
+    found = read(tmp_path / "early_exit.json")
+    assert (found.variant, found.place) == ("block80", "features.8")
     for half in ("front", "rest"):
-        layers = litert.inspect(tmp_path / f"block80-litert-arm64-{half}.tflite").layers
+        layers = coreml.inspect(tmp_path / f"block80-coreml-ios16-{half}.mlpackage").layers
         assert any(layer.encoding.startswith("sparse") for layer in layers)
-    assert np.isclose(found["files"][0]["measured"]["images"], len(data_of(run).held_out))
+    (files,) = found.files
+    assert files.measured.images == len(data_of(run).held_out)
+    assert files.full_bytes > files.rest_bytes
+    assert "Core ML" in str(files.times_reason) or "runtime" in str(files.times_reason)
 
 
 @pytest.mark.parametrize(

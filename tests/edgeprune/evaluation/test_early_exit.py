@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgeprune.commands.output import json_text
 from edgeprune.errors import UserError
 from edgeprune.evaluation.early_exit import Choice, choose_threshold, confidence, exits
 from edgeprune.evaluation.early_exit_result import (
@@ -18,7 +17,7 @@ from edgeprune.evaluation.early_exit_result import (
     Times,
     average_time,
     read,
-    to_plain,
+    to_text,
 )
 
 
@@ -123,6 +122,6 @@ def test_a_record_is_read_back(tmp_path: Path) -> None:
     ]
     choice = Choice(None, 0.0, 0.9, 0.9, 0.8, 100)
     result = EarlyExit(1, "m", "dense", "blocks.4", 0.4, 64, 5, 0.3, choice, "images", tuple(files))
-    (tmp_path / "early_exit.json").write_text(json_text(to_plain(result)))
+    (tmp_path / "early_exit.json").write_text(to_text(result))
     assert read(tmp_path / "early_exit.json") == result
     assert files[0].measured.lost_points == pytest.approx(1.0)
