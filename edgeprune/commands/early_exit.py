@@ -40,8 +40,9 @@ EXAMPLES = """\
 Writes NAME-TARGET-front and NAME-TARGET-rest, and early_exit.json, into --output.
 The front gives class scores and a feature map; where its largest softmax
 probability is below the threshold, the app runs the rest on that map. Only the
-exit is trained. The threshold is chosen on training images that the exit was not
-trained on; held-out images are looked at once, through the files.
+exit is trained. The threshold is chosen on the validation set of the run
+(validation_fraction), else on training images that the exit was not trained on;
+held-out images are looked at once, through the files.
 """
 
 

@@ -15,7 +15,8 @@ from converters.facts import Normalization, size_bytes
 from converters.files import write_text
 from converters.format import FORMATS
 from converters.targets import Target
-from edgeprune.data.dataset import Data
+from edgeprune.data.dataset import Data, Split
+from edgeprune.data.dataset import batches as in_batches
 from edgeprune.errors import UserError
 from edgeprune.evaluation.early_exit import Choice, choose_threshold
 from edgeprune.evaluation.early_exit_files import measure, open_pair, write_pair
@@ -28,13 +29,14 @@ from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.training.batches import generator_of, whole_batches
 from edgeprune.training.early_exit import Seen, seen, train_head
+from edgeprune.training.loop import divided
 from edgeprune.training.predict import normalized
 from edgeprune.training.transforms import change_of
 
 RECORD = "early_exit.json"
 BATCH = 64
 # Training images to choose the threshold on: so many, and at most a fifth.
-VALIDATION, SHARES = 2000, 5
+VALIDATION, LARGEST_FRACTION = 2000, 0.2
 
 Timed = Callable[[Path, Path, Path, float], tuple[Times | None, str | None]]
 """Given the whole model's file, front, rest, and the share that continues: times, or why there are none."""
@@ -87,10 +89,10 @@ def make(
     progress.say(f"split behind {halves.place}, {halves.macs_share:.0%} of the multiplications before it")
     torch.manual_seed(recipe.seed)
     head = ExitHead(halves.channels, len(data.classes), wanted.width)
-    learned, kept = _divided(data, recipe.seed)
-    _train(head, halves, data, learned, recipe, wanted.epochs, progress)
+    learned, kept, which = _divided(recipe, data)
+    _train(head, halves, learned, recipe, wanted.epochs, progress)
     front, normalization = Front(halves.front, head).eval(), recipe.preprocessing.normalization
-    choice = _choose(front, halves, data, kept, normalization, wanted.most_lost_points)
+    choice = _choose(front, halves, kept, normalization, wanted.most_lost_points)
     work = _Work(wanted, run, data, normalization, model, halves, front, choice, timed, progress)
     wanted.folder.mkdir(parents=True, exist_ok=True)
     result = EarlyExit(
@@ -103,7 +105,7 @@ def make(
         epochs=wanted.epochs,
         most_lost_points=wanted.most_lost_points,
         choice=choice,
-        chosen_on=f"training images of {data.source} that the exit was not trained on; the model was",
+        chosen_on=which,
         files=tuple(work.files(target) for target in wanted.targets),
     )
     write_text(wanted.folder / RECORD, to_text(result))
@@ -127,19 +129,25 @@ def _model(variant: str, run: run_folder.Run, recipe: Recipe, data: Data) -> nn.
     return rebuilt(recipe, len(data.classes), weights_of(run, variant))
 
 
-def _divided(data: Data, seed: int) -> tuple[Tensor, Tensor]:
-    """Training images to train the exit on, and to choose the threshold on, by index."""
-    count = len(data.train)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    kept = max(1, min(VALIDATION, count // SHARES))
-    return order[kept:], order[:kept]
+def _divided(recipe: Recipe, data: Data) -> tuple[Split, Split, str]:
+    """Training images to train the exit on, to choose the threshold on, and which the latter are, in words.
+
+    They are the validation set of the run, which no training has seen, if there is one for all of them.
+    """
+    fits = [recipe.dense, *(variant.fit for variant in recipe.variants.values())]
+    fraction = 0.0 if recipe.checkpoint else min(fit.validation_fraction for fit in fits)
+    told = f"images of {data.source}, the validation set of the run"
+    if not fraction:
+        fraction = min(VALIDATION / len(data.train), LARGEST_FRACTION)
+        told = f"training images of {data.source} that the exit was not trained on; the model was"
+    learned, kept = divided(data.train, fraction, recipe.seed)
+    return learned, data.train if kept is None else kept, told
 
 
 def _train(
     head: nn.Module,
     halves: Halves,
-    data: Data,
-    learned: Tensor,
+    learned: Split,
     recipe: Recipe,
     epochs: int,
     progress: Progress,
@@ -148,9 +156,9 @@ def _train(
     normalization = recipe.preprocessing.normalization
 
     def batches(epoch: int) -> Iterable[Seen]:
-        order = learned[torch.randperm(len(learned), generator=generator_of(recipe.seed, epoch))]
+        order = torch.randperm(len(learned), generator=generator_of(recipe.seed, epoch))
         change = change_of(recipe.augment.filled(), recipe.seed, epoch)
-        given = data.train.batches(whole_batches(order, BATCH), change)
+        given = learned.batches(whole_batches(order, BATCH), change)
         return seen(halves, ((normalized(images, normalization), labels) for images, labels in given))
 
     with progress.track("training the exit", epochs) as advance:
@@ -158,7 +166,7 @@ def _train(
             head,
             batches,
             epochs=epochs,
-            steps=len(whole_batches(learned, BATCH)),
+            steps=len(whole_batches(torch.arange(len(learned)), BATCH)),
             show=lambda done, loss: advance(done, f"loss {loss:.3f}"),
         )
 
@@ -167,14 +175,13 @@ def _train(
 def _choose(
     front: Front,
     halves: Halves,
-    data: Data,
-    kept: Tensor,
+    kept: Split,
     normalization: Normalization,
     most_lost_points: float,
 ) -> Choice:
     """The threshold, by the torch model on the images kept for that."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, labels in data.train.batches(torch.split(kept, BATCH)):
+    for images, labels in in_batches(kept, BATCH):
         given = front(normalized(images, normalization))
         parts.append((given[SCORES], halves.rest(given[FEATURES]), labels))
     scores, full, labels = (torch.cat(column) for column in zip(*parts, strict=True))
