@@ -40,4 +40,4 @@ def keeping_freed_memory() -> Iterator[bool]:
 
 
 def _set(library: ctypes.CDLL, values: dict[int, int]) -> bool:
-    return all([library.mallopt(parameter, value) for parameter, value in values.items()])
+    return all(library.mallopt(parameter, value) for parameter, value in values.items())
