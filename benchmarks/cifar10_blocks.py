@@ -1,13 +1,12 @@
 """CIFAR-10 from ImageNet weights: what zeros in blocks cost and buy, against the dense model trained as long.
 
-    python benchmarks/cifar10_blocks.py make dense allocate dense-longer-0 fast-0 … --images CIFAR10 \
-        --weights LITE0.pth --work FOLDER
-    python benchmarks/cifar10_blocks.py page --images CIFAR10 --weights LITE0.pth --work FOLDER
+    python benchmarks/cifar10_blocks.py make dense-longer-0 fast-0 --images CIFAR10 --weights LITE0.pth --work WORK
+    python benchmarks/cifar10_blocks.py page dense-longer-0 fast-0 --images CIFAR10 --weights LITE0.pth --work WORK
 
 EfficientNet-Lite0 at 96 px, made from images of 32 px. 2,000 of the training images are the validation set,
-which chooses everything; the test images are looked at once, through the files. A model's name ends with its
-seed. Seeds share the dense model and the zeros of each layer; order and augmentation differ. State is kept in
-FOLDER: a stopped training goes on.
+which chooses everything; of the others so many are trained on as are asked for (--train-images). The test
+images are looked at once, through the files. A model's name ends with its seed. Seeds share the dense model and the zeros of each layer; order and augmentation differ. State is kept in
+WORK: a stopped training goes on.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ MODEL = Architecture("timm/tf_efficientnet_lite0", 224)
 NORMALIZATION = Normalization((127 / 255,) * 3, (128 / 255,) * 3)
 SIZE_PX, TIMED_PX = 96, 224
 VALIDATION = 2000
-BATCH, SHIFT_PX = 64, 3
+BATCH, SHIFT_PX = 32, 3
 DISTILL, SMOOTHING, WEIGHT_DECAY = 0.7, 0.1, 0.02
-SENSITIVITY_IMAGES, RECALIBRATION, SHRINK_IMAGES = 256, 1024, 512
+SENSITIVITY_IMAGES, RECALIBRATION, SHRINK_IMAGES = 192, 1024, 512
 SAVE_SECONDS = 60.0
 PATTERN = Block(1, 4)
 RUNTIME = "arm64"
@@ -65,11 +64,10 @@ REMARKS: list[str] = []
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training: images seen, their side, and how many stages no longer learn (none: -1)."""
+    """A part of a training: how often it goes through the images, and their side."""
 
-    images: int
+    epochs: int
     side_px: int
-    frozen_stages: int = -1
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,13 @@ class Kind:
     macs_left: float = 0.0
 
 
-RECOVER = (Phase(48_000, 64), Phase(48_000, SIZE_PX, 2))
+RECOVER = (Phase(5, 64), Phase(5, SIZE_PX))
 KINDS = {
-    "dense": Kind((Phase(48_000, 64), Phase(48_000, SIZE_PX)), 1e-3, start=""),
+    "dense": Kind((Phase(4, 64), Phase(3, SIZE_PX)), 1e-3, start=""),
     "dense-longer": Kind(RECOVER, 2e-3),
-    "fast": Kind(RECOVER, 2e-3, time_left=0.44),
-    "faster": Kind(RECOVER, 2e-3, time_left=0.36),
-    "channels": Kind((Phase(48_000, 64),), 2e-3, macs_left=0.5),
+    "fast": Kind(RECOVER, 2e-3, time_left=0.39),
+    "faster": Kind(RECOVER, 2e-3, time_left=0.345),
+    "channels": Kind((Phase(5, 64),), 2e-3, macs_left=0.5),
     "channels-fast": Kind(RECOVER, 2e-3, start="channels-0", time_left=0.45),
 }
 
@@ -136,12 +134,12 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 class Cifar10:
     """The images, and every model by its name."""
 
-    def __init__(self, images: Path, weights: Path, work: Path) -> None:
+    def __init__(self, images: Path, weights: Path, work: Path, train_images: int) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.data = read(images / "train", work / "train-images.pt")
         self.classes = sorted(entry.name for entry in (images / "train").iterdir())
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))
-        self.validation, self.train = order[:VALIDATION], order[VALIDATION:]
+        self.validation, self.train = order[:VALIDATION], order[VALIDATION:][:train_images]
         self.images, self.weights, self.work = images, weights, work
 
     def make(self, name: str) -> nn.Module:
@@ -211,13 +209,13 @@ class Cifar10:
     # --- Training -------------------------------------------------------------------------------------------
 
     def taught(self) -> Tensor:
-        """Answers of the dense model to every training image, as it is and mirrored, (n, 2, classes)."""
+        """Answers of the dense model to the training images, as it is and mirrored, (n, 2, classes)."""
         kept = self.work / "taught.pt"
         if not kept.exists():
             dense = self.make("dense").to(memory_format=torch.channels_last)
-            answers = torch.empty(len(self.data), 2, len(self.classes))
+            answers = torch.zeros(len(self.data), 2, len(self.classes))
             with torch.inference_mode():
-                for part in torch.arange(len(self.data)).split(250):
+                for part in self.train.split(250):
                     plain = as_input(self.data.images[part], SIZE_PX)
                     answers[part] = torch.stack([dense(plain), dense(plain.flip(3))], dim=1)
             torch.save(answers, kept)
@@ -228,7 +226,7 @@ class Cifar10:
         """Train in place: AdamW, one cycle over all phases, learning from the dense model."""
         model.to(memory_format=torch.channels_last)
         taught = self.taught() if kind.start else None
-        counts = [phase.images // BATCH for phase in kind.phases]
+        counts = [phase.epochs * (len(self.train) // BATCH) for phase in kind.phases]
         total = sum(counts)
         groups = [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
@@ -254,16 +252,10 @@ class Cifar10:
             for key, part in parts.items():
                 part.load_state_dict(state[key])
         begun = saved = time.monotonic()
-        phase = -1
+        model.train()
         for step in range(done, total):
-            due = 0 if step < counts[0] else 1
-            if due != phase:
-                phase = due
-                still = self._begin(model, kind.phases[phase], changed=step > 0)
-            model.train()
-            for module in still:
-                module.eval()
-            images, labels, soft = self._batch(step, seed, kind.phases[phase].side_px, taught)
+            side_px = kind.phases[int(step >= counts[0])].side_px
+            images, labels, soft = self._batch(step, seed, side_px, taught)
             outputs = model(images)
             loss = F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
             if soft is not None:
@@ -283,22 +275,8 @@ class Cifar10:
                 print(f"{name}: {step + 1} of {total}, loss {loss.item():.3f}, {spent:.0f} s", flush=True)
         if "zeros" in parts:
             parts["zeros"].finalize()
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        self._recalibrate(model, SIZE_PX)
+        self._recalibrate(model)
         print(f"{name}: validation {100 * self.right(model).mean():.2f} %", flush=True)
-
-    def _begin(self, model: nn.Module, phase: Phase, changed: bool) -> list[nn.Module]:
-        """Freeze what no longer learns; those modules."""
-        if phase.frozen_stages < 0:
-            return []
-        if changed:
-            self._recalibrate(model, phase.side_px)
-        still = [model.conv_stem, model.bn1, *model.blocks[: phase.frozen_stages]]
-        for module in still:
-            for parameter in module.parameters():
-                parameter.requires_grad_(False)
-        return still
 
     def _batch(
         self, step: int, seed: int, side_px: int, taught: Tensor | None
@@ -317,10 +295,10 @@ class Cifar10:
         soft = None if taught is None else taught[part, flips.long()]
         return as_input(moved, side_px), labels, soft
 
-    def _recalibrate(self, model: nn.Module, side_px: int) -> None:
+    def _recalibrate(self, model: nn.Module) -> None:
         chosen = self.train[:RECALIBRATION].split(128)
         with torch.no_grad():
-            update_bn([as_input(self.data.images[part], side_px) for part in chosen], model)
+            update_bn([as_input(self.data.images[part], SIZE_PX) for part in chosen], model)
         model.eval()
 
     @torch.inference_mode()
@@ -457,11 +435,12 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="train/ and test/, one folder a class")
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of EfficientNet-Lite0")
     parser.add_argument("--work", type=Path, required=True, help="folder to keep models in")
+    parser.add_argument("--train-images", type=int, default=6000, help="of 48,000")
     parser.add_argument("--runtimes", nargs="*", default=["arm64"], choices=RUNTIME_NAMES)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    cifar10 = Cifar10(options.images, options.weights, options.work)
+    cifar10 = Cifar10(options.images, options.weights, options.work, options.train_images)
     if options.what == "make":
         for name in options.names:
             if name == "curves":
