@@ -1,12 +1,13 @@
 """CIFAR-10 from ImageNet weights: what zeros in blocks cost and buy, against the dense model trained as long.
 
-    python benchmarks/cifar10_blocks.py make dense-longer-0 fast-0 --images CIFAR10 --weights LITE0.pth --work WORK
-    python benchmarks/cifar10_blocks.py page dense-longer-0 fast-0 --images CIFAR10 --weights LITE0.pth --work WORK
+    python benchmarks/cifar10_blocks.py make dense-longer-0 fast-0 --images CIFAR10 --weights W.pth --work DIR
+    python benchmarks/cifar10_blocks.py page dense-longer-0 fast-0 --images CIFAR10 --weights W.pth --work DIR
 
 EfficientNet-Lite0 at 96 px, made from images of 32 px. 2,000 of the training images are the validation set,
 which chooses everything; of the others so many are trained on as are asked for (--train-images). The test
-images are looked at once, through the files. A model's name ends with its seed. Seeds share the dense model and the zeros of each layer; order and augmentation differ. State is kept in
-WORK: a stopped training goes on.
+images are looked at once, through the files. A model's name ends with its seed. Seeds share the model they
+start from and the zeros of each layer; order and augmentation differ. State is kept in DIR: a stopped
+training goes on.
 """
 
 from __future__ import annotations
