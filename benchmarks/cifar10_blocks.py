@@ -1,19 +1,18 @@
 """CIFAR-10 from ImageNet weights: what zeros in blocks cost and buy, against the dense model trained as long.
 
-    python benchmarks/cifar10_blocks.py make dense allocate dense-longer-0 fast-0 … --images CIFAR10 \
-        --weights LITE0.pth --work FOLDER
-    python benchmarks/cifar10_blocks.py page --images CIFAR10 --weights LITE0.pth --work FOLDER
+    python benchmarks/cifar10_blocks.py make dense-longer-0 fast-0 --images CIFAR10 --weights W.pth --work DIR
+    python benchmarks/cifar10_blocks.py page dense-longer-0 fast-0 --images CIFAR10 --weights W.pth --work DIR
 
 EfficientNet-Lite0 at 96 px, made from images of 32 px. 2,000 of the training images are the validation set,
-which chooses everything; the test images are looked at once, through the files. A model's name ends with its
-seed. Seeds share the dense model and the zeros of each layer; order and augmentation differ. State is kept in
-FOLDER: a stopped training goes on.
+which chooses everything; of the others so many are trained on as are asked for (--train-images). The test
+images are looked at once, through the files. A model's name ends with its seed. Seeds share the model they
+start from and the zeros of each layer; order and augmentation differ. State is kept in DIR: a stopped
+training goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import time
@@ -24,13 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from litert_files import RUNTIME_NAMES, percent, provenance, shown_speed, table, timed, write
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from converters import litert
-from converters.facts import Normalization
+from converters.facts import Normalization, size_bytes
 from converters.files import write_text
 from converters.runtimes.latency import time_models
 from edgeprune import pruning
@@ -52,21 +52,23 @@ MODEL = Architecture("timm/tf_efficientnet_lite0", 224)
 NORMALIZATION = Normalization((127 / 255,) * 3, (128 / 255,) * 3)
 SIZE_PX, TIMED_PX = 96, 224
 VALIDATION = 2000
-BATCH, SHIFT_PX = 64, 3
+BATCH, SHIFT_PX = 32, 3
 DISTILL, SMOOTHING, WEIGHT_DECAY = 0.7, 0.1, 0.02
-SENSITIVITY_IMAGES, RECALIBRATION, SHRINK_IMAGES = 384, 1024, 512
+SENSITIVITY_IMAGES, RECALIBRATION, SHRINK_IMAGES = 192, 1024, 512
 SAVE_SECONDS = 60.0
 PATTERN = Block(1, 4)
 RUNTIME = "arm64"
+TARGETS = ("litert-arm64", "litert-arm64-int8")
+REFERENCE = "dense-longer"
+REMARKS: list[str] = []
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training: images seen, their side, and how many stages no longer learn (none: -1)."""
+    """A part of a training: how often it goes through the images, and their side."""
 
-    images: int
+    epochs: int
     side_px: int
-    frozen_stages: int = -1
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,16 @@ class Kind:
     start: str = "dense"
     time_left: float = 0.0
     macs_left: float = 0.0
-    seconds_more: float = 0.0
 
 
-RECOVER = (Phase(48_000, 64), Phase(48_000, SIZE_PX, 2))
+RECOVER = (Phase(5, 64), Phase(5, SIZE_PX))
 KINDS = {
-    "dense": Kind((Phase(48_000, 64), Phase(48_000, SIZE_PX)), 1e-3, start=""),
+    "dense": Kind((Phase(4, 64), Phase(3, SIZE_PX)), 1e-3, start=""),
     "dense-longer": Kind(RECOVER, 2e-3),
-    "fast": Kind(RECOVER, 2e-3, time_left=0.44),
-    "faster": Kind(RECOVER, 2e-3, time_left=0.36),
-    "channels": Kind((Phase(48_000, 64),), 2e-3, macs_left=0.5),
-    "channels-fast": Kind(RECOVER, 2e-3, start="channels", time_left=0.45),
+    "fast": Kind(RECOVER, 2e-3, time_left=0.39),
+    "faster": Kind(RECOVER, 2e-3, time_left=0.345),
+    "channels": Kind((Phase(5, 64),), 2e-3, macs_left=0.5),
+    "channels-fast": Kind(RECOVER, 2e-3, start="channels-0", time_left=0.45),
 }
 
 
@@ -134,12 +135,12 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 class Cifar10:
     """The images, and every model by its name."""
 
-    def __init__(self, images: Path, weights: Path, work: Path) -> None:
+    def __init__(self, images: Path, weights: Path, work: Path, train_images: int) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.data = read(images / "train", work / "train-images.pt")
         self.classes = sorted(entry.name for entry in (images / "train").iterdir())
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))
-        self.validation, self.train = order[:VALIDATION], order[VALIDATION:]
+        self.validation, self.train = order[:VALIDATION], order[VALIDATION:][:train_images]
         self.images, self.weights, self.work = images, weights, work
 
     def make(self, name: str) -> nn.Module:
@@ -161,7 +162,7 @@ class Cifar10:
             return model
         start = self.work / f"{name}.start"
         if not start.exists():
-            model = self.make(_full(kind.start, _parts(name)[1]))
+            model = self.make(kind.start)
             if kind.macs_left:
                 model.to(memory_format=torch.contiguous_format)
                 example = torch.zeros(1, 3, SIZE_PX, SIZE_PX)
@@ -186,17 +187,17 @@ class Cifar10:
             subset = self.train[:SENSITIVITY_IMAGES]
             images, labels = self.data.batch(subset)
             split = InMemory(enlarged(images, SIZE_PX).to(torch.uint8), labels)
-            data = Data(split, split, tuple(self.classes))
+            data = Data(split, split, tuple(self.classes), "CIFAR-10", photographs=True, sha256="")
             setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment("none"), 0)
             chosen = [s for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
             _, layers = sensitivity.prune_each_layer(
                 model, chosen, SPARSITIES, split, setting, lambda done: print(start, done, flush=True)
             )
             found = sensitivity.curves_of(layers, SPARSITIES)
-            plain = {"layers": found.layers, "sparsities": found.sparsities, "losses": found.losses.tolist()}
+            plain = {"layers": found.layers, "sparsities": found.sparsities, "loss": found.loss.tolist()}
             write_text(kept, json.dumps(plain))
         plain = json.loads(kept.read_text())
-        return Curves(tuple(plain["layers"]), tuple(plain["sparsities"]), np.array(plain["losses"]))
+        return Curves(tuple(plain["layers"]), tuple(plain["sparsities"]), np.array(plain["loss"]))
 
     def allocation(self, start: str, time_left: float) -> Allocation:
         """The zeros of each layer for a share of the time at `TIMED_PX`."""
@@ -209,13 +210,13 @@ class Cifar10:
     # --- Training -------------------------------------------------------------------------------------------
 
     def taught(self) -> Tensor:
-        """Answers of the dense model to every training image, as it is and mirrored, (n, 2, classes)."""
+        """Answers of the dense model to the training images, as it is and mirrored, (n, 2, classes)."""
         kept = self.work / "taught.pt"
         if not kept.exists():
             dense = self.make("dense").to(memory_format=torch.channels_last)
-            answers = torch.empty(len(self.data), 2, len(self.classes))
+            answers = torch.zeros(len(self.data), 2, len(self.classes))
             with torch.inference_mode():
-                for part in torch.arange(len(self.data)).split(250):
+                for part in self.train.split(250):
                     plain = as_input(self.data.images[part], SIZE_PX)
                     answers[part] = torch.stack([dense(plain), dense(plain.flip(3))], dim=1)
             torch.save(answers, kept)
@@ -226,7 +227,7 @@ class Cifar10:
         """Train in place: AdamW, one cycle over all phases, learning from the dense model."""
         model.to(memory_format=torch.channels_last)
         taught = self.taught() if kind.start else None
-        counts = [phase.images // BATCH for phase in kind.phases]
+        counts = [phase.epochs * (len(self.train) // BATCH) for phase in kind.phases]
         total = sum(counts)
         groups = [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
@@ -238,7 +239,7 @@ class Cifar10:
         )
         parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
         if kind.time_left:
-            found = self.allocation(_full(kind.start, seed), kind.time_left)
+            found = self.allocation(kind.start, kind.time_left)
             told = f"{name}: {found.sparsity:.1%} zeros, time {found.time_fractions}"
             print(told, {k: round(v, 2) for k, v in found.sparsities.items()}, flush=True)
             ramp = counts[0] if len(counts) > 1 else total // 2
@@ -252,16 +253,10 @@ class Cifar10:
             for key, part in parts.items():
                 part.load_state_dict(state[key])
         begun = saved = time.monotonic()
-        phase = -1
+        model.train()
         for step in range(done, total):
-            due = 0 if step < counts[0] else 1
-            if due != phase:
-                phase = due
-                still = self._begin(model, kind.phases[phase], changed=step > 0)
-            model.train()
-            for module in still:
-                module.eval()
-            images, labels, soft = self._batch(step, seed, kind.phases[phase].side_px, taught)
+            side_px = kind.phases[int(step >= counts[0])].side_px
+            images, labels, soft = self._batch(step, seed, side_px, taught)
             outputs = model(images)
             loss = F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
             if soft is not None:
@@ -281,22 +276,8 @@ class Cifar10:
                 print(f"{name}: {step + 1} of {total}, loss {loss.item():.3f}, {spent:.0f} s", flush=True)
         if "zeros" in parts:
             parts["zeros"].finalize()
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        self._recalibrate(model, SIZE_PX)
+        self._recalibrate(model)
         print(f"{name}: validation {100 * self.right(model).mean():.2f} %", flush=True)
-
-    def _begin(self, model: nn.Module, phase: Phase, changed: bool) -> list[nn.Module]:
-        """Freeze what no longer learns; those modules."""
-        if phase.frozen_stages < 0:
-            return []
-        if changed:
-            self._recalibrate(model, phase.side_px)
-        still = [model.conv_stem, model.bn1, *model.blocks[: phase.frozen_stages]]
-        for module in still:
-            for parameter in module.parameters():
-                parameter.requires_grad_(False)
-        return still
 
     def _batch(
         self, step: int, seed: int, side_px: int, taught: Tensor | None
@@ -315,10 +296,10 @@ class Cifar10:
         soft = None if taught is None else taught[part, flips.long()]
         return as_input(moved, side_px), labels, soft
 
-    def _recalibrate(self, model: nn.Module, side_px: int) -> None:
+    def _recalibrate(self, model: nn.Module) -> None:
         chosen = self.train[:RECALIBRATION].split(128)
         with torch.no_grad():
-            update_bn([as_input(self.data.images[part], side_px) for part in chosen], model)
+            update_bn([as_input(self.data.images[part], SIZE_PX) for part in chosen], model)
         model.eval()
 
     @torch.inference_mode()
@@ -337,9 +318,115 @@ def _parts(name: str) -> tuple[str, int]:
     return (kind, int(seed)) if seed.isdigit() else (name, 0)
 
 
-def _full(kind: str, seed: int) -> str:
-    """Name of the model of a kind that a seed starts from: all share the dense one."""
-    return kind if kind == "dense" else f"{kind}-{seed}"
+# --- What came of it ----------------------------------------------------------------------------------------
+
+
+def file(cifar10: Cifar10, name: str, size_px: int, target: str) -> Path:
+    """The file of a model for images of a size, made if it is not there yet."""
+    path = cifar10.work / "files" / f"{name}-{size_px}-{target}.tflite"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        model = cifar10.make(name).to(memory_format=torch.contiguous_format)
+        example = torch.zeros(1, 3, size_px, size_px)
+        litert.convert(
+            model, example, path, target=target, labels=cifar10.classes, normalization=NORMALIZATION
+        )
+    return path
+
+
+def tested(path: Path, test: InMemory) -> np.ndarray:
+    """Whether each test image is right, by the file."""
+    loaded = litert.load(path)
+    answers = [loaded.predict(enlarged(image[None], SIZE_PX).numpy()) for image in test.images]
+    return np.asarray(np.concatenate(answers).argmax(1) == test.labels.numpy())
+
+
+def row(cifar10: Cifar10, name: str, test: InMemory) -> dict[str, Any]:
+    """What a model is, its files, and how many of the test images they have right."""
+    kept = cifar10.work / f"{name}-row.json"
+    if not kept.exists():
+        model = cifar10.make(name)
+        layers = [s.layer for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
+        weights = [layer.weight.detach() for layer in layers]
+        kind, seed = _parts(name)
+        plain: dict[str, Any] = {
+            "model": name,
+            "kind": kind,
+            "seed": seed,
+            "macs": count_macs(model, torch.zeros(1, 3, TIMED_PX, TIMED_PX)),
+            "zeros": sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights),
+            "validation_top1": float(cifar10.right(model).mean()),
+            "files": {},
+        }
+        for target in TARGETS:
+            path = file(cifar10, name, SIZE_PX, target)
+            right = tested(path, test)
+            top1, bits = float(right.mean()), "".join(map(str, right.astype(int)))
+            plain["files"][target] = {"bytes": size_bytes(path), "top1": top1, "right": bits}
+            print(name, target, top1, flush=True)
+        write_text(kept, json.dumps(plain))
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
+def paired(reference: list[dict[str, Any]], own: list[dict[str, Any]], target: str) -> tuple[float, float]:
+    """Points lost against the reference of the same seed on the same images, and their standard error."""
+    lost = np.mean(
+        [_right(a, target) - _right(b, target) for a, b in zip(reference, own, strict=True)], axis=0
+    )
+    return 100 * float(lost.mean()), 100 * float(lost.std(ddof=1) / math.sqrt(len(lost)))
+
+
+def _right(row: dict[str, Any], target: str) -> np.ndarray:
+    return np.array(list(row["files"][target]["right"]), dtype=float)
+
+
+def page(
+    facts: dict[str, Any], rows: list[dict[str, Any]], timings: list[dict[str, Any]], remarks: list[str]
+) -> list[str]:
+    """For people."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    headings = [f"speed on {timing['runtime']}" for timing in timings]
+    images = len(rows[0]["files"][TARGETS[0]]["right"])
+    return [
+        "# CIFAR-10 from ImageNet weights: what blocks of zeros buy",
+        "",
+        f"EfficientNet-Lite0 at {SIZE_PX} px, all {images:,} test images through the files, mean over seeds. "
+        "Points lost are told against the dense model trained as long in the same way, from the same images, "
+        f"with the standard error of the paired difference. Speed is told against its file at {TIMED_PX} px.",
+        "",
+        *table(
+            ["model", "seeds", "zeros", "top-1, float32", "points lost", "bytes", "top-1, int8",
+             "points lost", "bytes", *headings],
+            [_cells(kind, rows, timings) for kind in kinds],
+        ),
+        "",
+        *remarks,
+        "",
+        f"Made by `{facts['command']}` on {facts['date']}, {facts['processor']}; {versions}.",
+    ]  # fmt: skip
+
+
+def _cells(kind: str, rows: list[dict[str, Any]], timings: list[dict[str, Any]]) -> list[str]:
+    own = [row for row in rows if row["kind"] == kind]
+    reference = [
+        next(row for row in rows if (row["kind"], row["seed"]) == (REFERENCE, mine["seed"])) for mine in own
+    ]
+    cells = [kind, str(len(own)), percent(float(np.mean([row["zeros"] for row in own])))]
+    for target in TARGETS:
+        top1 = [row["files"][target]["top1"] for row in own]
+        lost, error = paired(reference, own, target)
+        sizes = sorted({row["files"][target]["bytes"] for row in own})
+        cells += [
+            percent(float(np.mean(top1))),
+            "–" if kind == REFERENCE else f"{lost:+.2f} ± {error:.2f}",
+            " to ".join(f"{size:,}" for size in sizes),
+        ]
+    timed = [
+        next((f for f in timing["files"] if f["path"].startswith(f"{kind}-0-")), None) for timing in timings
+    ]
+    return [*cells, *("–" if one is None else shown_speed(one) for one in timed)]
 
 
 def main() -> None:
@@ -349,14 +436,32 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="train/ and test/, one folder a class")
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of EfficientNet-Lite0")
     parser.add_argument("--work", type=Path, required=True, help="folder to keep models in")
+    parser.add_argument("--train-images", type=int, default=6000, help="of 48,000")
+    parser.add_argument("--runtimes", nargs="*", default=["arm64"], choices=RUNTIME_NAMES)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    cifar10 = Cifar10(options.images, options.weights, options.work)
-    for name in options.names:
-        if name == "curves":
-            cifar10.taught()
-            cifar10.curves("dense")
-        else:
-            cifar10.make(name)
+    cifar10 = Cifar10(options.images, options.weights, options.work, options.train_images)
+    if options.what == "make":
+        for name in options.names:
+            if name == "curves":
+                cifar10.curves("dense")
+            elif name == "taught":
+                cifar10.taught()
+            else:
+                cifar10.make(name)
+        return
+    test = read(options.images / "test", options.work / "test-images.pt")
+    rows = [row(cifar10, name, test) for name in options.names]
+    first = [row["model"] for row in rows if row["seed"] == 0 and row["kind"] != "dense"]
+    first.sort(key=lambda name: not name.startswith(REFERENCE))
+    paths = [file(cifar10, name, TIMED_PX, TARGETS[0]) for name in first]
+    timings = [
+        timed(paths, name, options.rounds, options.work / f"times-{name}.json") for name in options.runtimes
+    ]
+    facts = provenance()
+    plain = {"schema": 1, **facts, "models": rows, "timings": timings}
+    write(options.out, "cifar10_blocks", page(facts, rows, timings, REMARKS), plain)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def tried(
             classes=labels,
             normalization=prepare.normalization,
             torch_outputs=outputs,
+            dense_outputs=outputs,
             dense_score=dense,
             progress=progress,
         )

@@ -21,7 +21,7 @@ from edgeprune.models.architecture import Architecture, backbone_of
 from edgeprune.tasks import DEFAULT as DEFAULT_TASK
 from edgeprune.tasks import TASKS, metrics
 from edgeprune.tasks.task import Task
-from edgeprune.training.config import PRESETS, SMALLEST_PX, Augment, TrainConfig
+from edgeprune.training.config import AUTO, PRESETS, SMALLEST_PX, Augment, TrainConfig
 
 # Those of edgeprune.pruning that need neither calibration images nor whole channels.
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
@@ -376,7 +376,7 @@ class Recipe:
 
     def _augment_problems(self, task: Task) -> list[str]:
         """What augmentation would do to images without doing it to labels that lie in them."""
-        if task.labels is LabelKind.CLASS or self.augment.preset not in PRESETS:
+        if task.labels is LabelKind.CLASS or self.augment.preset not in (AUTO, *PRESETS):
             return []
         return [
             f"augment.{name} of preset {self.augment.preset}: it changes images alone, and labels of a "

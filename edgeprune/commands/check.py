@@ -56,6 +56,7 @@ HEADINGS = {
 EXAMPLES = """\
   edgeprune check runs/mine --budget budget.toml
   edgeprune check runs/mine --budget budget.toml --bench bench.json --junit check.xml
+  edgeprune check runs/mine --budget budget.toml --confidence 0.95
   edgeprune check model.tflite --budget budget.toml --target litert-arm64-int8 --only bytes
 
 A budget.toml, every line of which can be left out:
@@ -109,6 +110,14 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="LIMIT",
         help=f"judge these alone: {', '.join(budgets.limit_names())}",
     )
+    command.add_argument(
+        "--confidence",
+        type=float,
+        metavar="C",
+        help="judge points lost with this confidence, above 0.5 and below 1: 0.95 says met or not met only "
+        "where a limit is on the same side of all but 5 %% of what the images leave open, and otherwise that "
+        "it cannot be told, which does not pass (default: the points as measured)",
+    )
     command.add_argument("--junit", type=Path, metavar="OUT", help="write JUnit XML here too")
     add_json(command)
 
@@ -126,6 +135,7 @@ def execute(options: argparse.Namespace) -> int:
             options.target,
             tuple(options.bench),
             None if options.only is None else tuple(options.only),
+            options.confidence,
         )
     )
     deliver(json_text(to_plain(result)), options.json, lambda console: print_result(result, console))
@@ -143,6 +153,7 @@ class Status(str, Enum):
     WITHIN = "within budget"
     OVER = "over budget"
     UNJUDGED = "not measured"
+    UNTOLD = "cannot be told"
     CHANGED = "not the file that was measured"
 
 
@@ -157,6 +168,7 @@ class CheckOptions:
         bench: what `edgeprune bench --json` wrote, for times and load memory; empty: of a run what its
             folder has, `bench*.json`.
         only: the limits to judge, of `edgeprune.budget.LIMITS`; None: all.
+        confidence: with which points lost of a run are judged, above 0.5 and below 1; None: as measured.
     """
 
     paths: tuple[Path, ...]
@@ -164,6 +176,7 @@ class CheckOptions:
     target: str | None = None
     bench: tuple[Path, ...] = ()
     only: tuple[str, ...] | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -242,6 +255,10 @@ def check(options: CheckOptions) -> CheckResult:
         problems.append("files carry no budget: give one with --budget budget.toml")
     if options.target is not None and options.target not in TARGETS:
         problems.append(f"--target: unknown target {options.target!r}: choose from {', '.join(TARGETS)}")
+    if options.confidence is not None and not 0.5 < options.confidence < 1:
+        problems.append(f"--confidence {options.confidence:g}: above 0.5 and below 1; 0.95 is usual")
+    if options.confidence is not None and not runs:
+        problems.append("--confidence: files carry no labelled images: check the run that made them")
     limits, measurements = None, []
     try:
         limits = None if options.budget is None else _narrowed(budgets.read(options.budget), options)
@@ -294,7 +311,9 @@ def _check_run(
         if not own:
             raise UserError(f"{folder}: its recipe sets no budget: give one with --budget budget.toml")
         limits = _narrowed(own, options)
-    verdict = evaluate(limits, report.rows, _measuring(folder, report.rows, limits, measurements))
+    verdict = evaluate(
+        limits, report.rows, _measuring(folder, report.rows, limits, measurements, options.confidence)
+    )
     entries = [_target_entry(folder, target) for target in verdict.targets if target.budgeted]
     changed = _changed(folder, report.rows)
     headline, next_step = verdict.headline, verdict.next_step()
@@ -312,11 +331,19 @@ def _target_entry(folder: Path, target: TargetVerdict) -> Entry:
     return Entry(
         target.target,
         target.target,
-        Status.WITHIN if target.ok else Status.UNJUDGED if target.open else Status.OVER,
+        _status(target),
         tuple(files.values()),
         None if nearest is None else files[nearest.row.path],
         tuple(target_lines(target)),
     )
+
+
+def _status(target: TargetVerdict) -> Status:
+    if target.ok:
+        return Status.WITHIN
+    if target.uncertain:
+        return Status.UNTOLD
+    return Status.UNJUDGED if target.open else Status.OVER
 
 
 def _changed(folder: Path, rows: Sequence[Row]) -> list[Entry]:
@@ -346,7 +373,11 @@ def _difference(path: Path, row: Row) -> str:
 
 
 def _measuring(
-    folder: Path, rows: Sequence[Row], limits: Budget, measurements: Sequence[BenchResult]
+    folder: Path,
+    rows: Sequence[Row],
+    limits: Budget,
+    measurements: Sequence[BenchResult],
+    confidence: float | None,
 ) -> Callable[[Row], Measured]:
     dense = {row.target: row for row in rows if row.variant == DENSE}
 
@@ -367,7 +398,7 @@ def _measuring(
             missing if reference else {**missing, "time_ratio": "the run has no dense file to compare with"},
             _download_bytes(folder / row.path, row, limits.limits(row.target)),
         )
-        return with_scores(found, row)
+        return with_scores(found, row, confidence)
 
     return measured
 
@@ -610,10 +641,13 @@ def _figure(limit: str, value: float) -> str:
 
 
 def _limit_to_plain(judgement: Judgement) -> Mapping[str, Any]:
+    interval = judgement.interval
+    unmeasured = judgement.ok is None and not judgement.uncertain
     return {
         "limit": judgement.limit,
         "most": judgement.most,
         "measured": judgement.measured,
         "ok": judgement.ok,
-        "reason": f"not measured: {judgement.words}" if judgement.ok is None else judgement.words or None,
+        "reason": f"not measured: {judgement.words}" if unmeasured else judgement.words or None,
+        "interval": None if interval is None else [interval.least, interval.most],
     }

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization
+from edgeprune.allocator import keeping_freed_memory
 from edgeprune.data.dataset import InMemory, Split
 from edgeprune.evaluation.records import ClassTop1, Condition, Robustness
 from edgeprune.training.predict import EVALUATION_BATCH, predict
@@ -41,6 +42,7 @@ class Corruption:
     apply: Callable[[Tensor, float], Tensor]
 
 
+@keeping_freed_memory()
 @torch.no_grad()
 def robustness(
     model: nn.Module,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ def measure(
     classes: Sequence[str],
     normalization: Normalization,
     torch_outputs: Tensor,
+    dense_outputs: Tensor,
     dense_score: float,
     progress: Progress,
 ) -> Row:
@@ -50,6 +52,7 @@ def measure(
         classes: their names, in the order of the labels.
         normalization: what the torch model takes, where the file does not normalise itself.
         torch_outputs: (n, classes, ...) of the variant's torch model on the same images.
+        dense_outputs: likewise of the dense float32 torch model.
         dense_score: of the dense float32 torch model on the same images, 0 to 1.
         progress: shows how far it is.
     """
@@ -57,6 +60,7 @@ def measure(
     outputs = _run(loaded, held_out, normalization, f"running {converted.path.name}", progress)
     outputs = by_class(task, outputs, loaded.input.labels, classes)
     reached, details = scored(task, outputs, held_out.labels, len(classes))
+    lost, gained = differences(task, dense_outputs, outputs, held_out.labels)
     sparse, reason = sparse_runtime(converted, target)
     prunable = [layer for layer in converted.layers if layer.kind in PRUNABLE_KINDS]
     return Row(
@@ -81,7 +85,26 @@ def measure(
         not_measured=dict(task.metric.instead_of),
         details=details,
         download_bytes=download_bytes(converted.path),
+        lost_images=lost,
+        gained_images=gained,
     )
+
+
+def differences(
+    task: Task, dense_outputs: Tensor, outputs: Tensor, labels: Any
+) -> tuple[int, int] | tuple[None, None]:
+    """How many images only the dense model has right, and how many only the file; None where none is either.
+
+    Args:
+        task: what both answer.
+        dense_outputs: (n, classes, ...) of the dense model.
+        outputs: of the file for the same images.
+        labels: of these images.
+    """
+    dense, own = task.right(dense_outputs, labels), task.right(outputs, labels)
+    if dense is None or own is None:
+        return None, None
+    return int((dense & ~own).sum()), int((own & ~dense).sum())
 
 
 def by_class(task: Task, outputs: Tensor, labels: Sequence[str] | None, classes: Sequence[str]) -> Tensor:

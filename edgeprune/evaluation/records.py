@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from edgeprune import parsing
 from edgeprune.errors import UserError
+from edgeprune.evaluation import paired
 
 R = TypeVar("R", "Row", "Training")
 
@@ -48,6 +49,9 @@ class Row:
         not_measured: of metrics that the model is not measured by, why.
         details: further numbers that the task measures on the file, by name.
         download_bytes: the file deflated, as a store sends it; None: by a version that did not measure it.
+        lost_images: how many images only the dense float32 torch model has right; None: by a version that did
+            not count them, or an image is not right or wrong as a whole.
+        gained_images: how many images only the file has right; None likewise.
     """
 
     variant: str
@@ -71,6 +75,15 @@ class Row:
     not_measured: dict[str, str] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)
     download_bytes: int | None = None
+    lost_images: int | None = None
+    gained_images: int | None = None
+
+    @property
+    def standard_error_points(self) -> float | None:
+        """Of `drop_points`, from the images on which the file and the dense model differ; None: unknown."""
+        if self.lost_images is None or self.gained_images is None:
+            return None
+        return paired.points_lost(self.lost_images, self.gained_images, self.images)[1]
 
 
 @dataclass(frozen=True)

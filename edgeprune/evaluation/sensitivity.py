@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune import pruning
+from edgeprune.allocator import keeping_freed_memory
 from edgeprune.data.dataset import Split
 from edgeprune.evaluation.sensitivity_result import LayerSensitivity
 from edgeprune.pruning import Selected
@@ -27,6 +28,7 @@ from edgeprune.training.loop import Setting
 from edgeprune.training.predict import EVALUATION_BATCH, normalized
 
 
+@keeping_freed_memory()
 @torch.no_grad()
 def prune_each_layer(
     model: nn.Module,

@@ -61,6 +61,7 @@ def _row(
         classes=data.classes,
         normalization=context.normalization,
         torch_outputs=model.outputs,
+        dense_outputs=baseline.outputs,
         dense_score=baseline.record.score,
         progress=progress,
     )

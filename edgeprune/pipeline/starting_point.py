@@ -6,10 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import INTERPOLATIONS, Preprocessing
 from edgeprune.models import pretrained
 from edgeprune.models.architecture import backbone_of
 from edgeprune.recipe import Recipe
+from edgeprune.tasks import TASKS
+from edgeprune.training.config import AUTO, Augment
 
 DETECTOR_PX = 320  # Of torchvision's SSDLite.
 
@@ -47,7 +50,8 @@ def own_preprocessing(name: str, source: str) -> tuple[Preprocessing, str]:
 
 
 def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """The recipe with its preprocessing filled in, from its weights or the defaults, and what to say of it.
+    """The recipe with preprocessing and augmentation filled in, from its weights or the defaults, and what to
+    say of them.
 
     Raises:
         UserError: no such weights; or a field of the preprocessing does not go with those of the weights.
@@ -68,6 +72,7 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
         interpolation=recipe.interpolation or own.interpolation,
         mean=recipe.mean or own.mean,
         std=recipe.std or own.std,
+        augment=_augment(recipe),
     )
     if recipe.weights is None:
         return filled, []
@@ -77,7 +82,18 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
     but = f", but for {', '.join(given)}" if given else ""
     told = filled.preprocessing
     normal = f"mean {_rounded(told.mean)}, std {_rounded(told.std)}"
-    return filled, [f"preprocessing is {origin}{but}: {told.in_words()}, {normal}"]
+    said = [f"preprocessing is {origin}{but}: {told.in_words()}, {normal}"]
+    if filled.augment != recipe.augment:
+        said.append(f"augmentation is {filled.augment.preset}; augment.preset chooses another")
+    return filled, said
+
+
+def _augment(recipe: Recipe) -> Augment:
+    """A preset instead of auto: random crops keep pretrained weights from learning few images by heart."""
+    if recipe.augment.preset != AUTO:
+        return recipe.augment
+    crops = recipe.weights is not None and TASKS[recipe.task].labels is LabelKind.CLASS
+    return dataclasses.replace(recipe.augment, preset="standard" if crops else "light")
 
 
 def _rounded(values: tuple[float, float, float]) -> str:

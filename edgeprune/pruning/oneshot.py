@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeprune.allocator import keeping_freed_memory
 from edgeprune.errors import EdgepruneError, ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
 from edgeprune.pruning import sequential, sparsegpt
@@ -83,6 +84,7 @@ def prune(
     )
 
 
+@keeping_freed_memory()
 def prune_by_rules(
     model: nn.Module,
     rules: Sequence[Rule],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgeprune.allocator import keeping_freed_memory
 from edgeprune.errors import EdgepruneError, ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
 from edgeprune.pruning import obc
@@ -122,6 +123,7 @@ def _shift(layer: nn.Conv2d | nn.Linear, norm: _BatchNorm | None, missed: Tensor
         norm.running_mean.sub_(missed.to(norm.running_mean))
 
 
+@keeping_freed_memory()
 def obc_curves(
     model: nn.Module,
     pattern: Pattern,

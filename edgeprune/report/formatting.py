@@ -69,6 +69,15 @@ def points(lost: float) -> str:
     return text if lost >= 0 or float(text) == 0 else MINUS + text
 
 
+def points_with_error(lost: float, error: float | None) -> str:
+    """Percentage points and their standard error, where it is known.
+
+    >>> points_with_error(0.2222, 0.314), points_with_error(-0.4444, None)
+    ('0.22 ± 0.31', '−0.44')
+    """
+    return points(lost) if error is None else f"{points(lost)} ± {error:.2f}"
+
+
 def points_fine(lost: float) -> str:
     """Percentage points with the digits that matter against a limit.
 

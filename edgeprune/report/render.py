@@ -278,6 +278,7 @@ def _render(environment: Environment, template: str, report: Report, **more: Any
     environment.filters.update({number.__name__: number for number in _NUMBERS})
     environment.filters["sparse_word"] = summary.sparse_word
     environment.filters["download"] = summary.download
+    environment.filters["lost"] = summary.lost
     return environment.get_template(template).render(
         report=report,
         title=title(report),

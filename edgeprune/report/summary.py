@@ -14,7 +14,7 @@ from converters.targets import TARGETS
 from edgeprune import budget as budgets
 from edgeprune import tasks
 from edgeprune.evaluation.records import ClassTop1, Examination, Row
-from edgeprune.report.formatting import bytes_exact, bytes_human
+from edgeprune.report.formatting import bytes_exact, bytes_human, points_with_error
 from edgeprune.report.records import Bench, LayerDrops, Report, Timing
 from edgeprune.report.verdict import (
     RECOMMENDED_DROP_POINTS,
@@ -346,6 +346,11 @@ def download(row: Row, *, exact: bool = True) -> str:
     if row.download_bytes is None:
         return "–"
     return bytes_exact(row.download_bytes) if exact else bytes_human(row.download_bytes)
+
+
+def lost(row: Row) -> str:
+    """Points lost, for people, with their standard error where the images tell one."""
+    return points_with_error(row.drop_points, row.standard_error_points)
 
 
 def sparse_reasons(rows: Sequence[Row], answer: bool | None) -> dict[str, str]:

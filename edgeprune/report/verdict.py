@@ -7,13 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgeprune.budget import BENCHED, DROP, SIZES, Budget, Limits, limit_names
+from edgeprune.evaluation import paired
+from edgeprune.evaluation.paired import Interval
 from edgeprune.evaluation.records import Row
-from edgeprune.report.formatting import bytes_exact, plain, points_fine, points_lost
+from edgeprune.report.formatting import bytes_exact, plain, points, points_fine, points_lost
 from edgeprune.tasks import metric, metrics
 
 RECOMMENDED_DROP_POINTS = 0.5
 """With no budget, the smallest file that loses no more than this is recommended."""
 
+NO_INTERVAL = (
+    "its row does not count the images on which file and dense model differ, either because an older version "
+    "made it (run the recipe again) or because the metric is no share of images: leave --confidence out"
+)
 NAMES = {
     "bytes": "bytes",
     "download_bytes": "download",
@@ -30,6 +36,7 @@ class Measured:
         bytes, load_memory_bytes, time_ratio, download_bytes: see `Limits`.
         drop_points: percentage points lost, by the metrics that it is measured by.
         missing: of what was not measured, by its name, how it could be.
+        drop_intervals: between what the points lost lie, by metric, where they are judged with confidence.
     """
 
     bytes: int
@@ -38,6 +45,7 @@ class Measured:
     time_ratio: float | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     download_bytes: int | None = None
+    drop_intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def value(self, limit: str) -> float | None:
         """What is known of a limit of `limit_names`."""
@@ -56,17 +64,24 @@ class Judgement:
         most: what is allowed.
         measured: what the file has; None where that is not known.
         words: what is wrong, or how it could be measured; "" where the file is within the limit.
+        interval: between what the value lies, where it is judged with confidence.
     """
 
     limit: str
     most: float
     measured: float | None
     words: str
+    interval: Interval | None = None
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the images are too few to say on which side of the limit the value is."""
+        return self.interval is not None and self.interval.least <= self.most < self.interval.most
 
     @property
     def ok(self) -> bool | None:
         """Whether the file is within the limit; None where nobody can say."""
-        return None if self.measured is None else not self.words
+        return None if self.measured is None or self.uncertain else not self.words
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,12 @@ class TargetVerdict:
         """Whether no file fits, but one may: not all of its limits could be judged."""
         return not self.ok and any(file.open for file in self.files)
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether that is so because the images are too few."""
+        open_files = [file for file in self.files if file.open]
+        return self.open and any(judged.uncertain for file in open_files for judged in file.judgements)
+
     def limits(self) -> str:
         """The limits in words."""
         if not self.budgeted:
@@ -171,8 +192,10 @@ class Verdict:
         if not self.targets:
             return "Over budget: the report has no file to check"
         over = [target.target for target in self.targets if not target.ok and not target.open]
-        unjudged = [target.target for target in self.targets if target.open]
+        untold = [target.target for target in self.targets if target.uncertain]
+        unjudged = [target.target for target in self.targets if target.open and not target.uncertain]
         parts = [f"Over budget: {', '.join(over)}"] * bool(over)
+        parts += [f"Cannot be told: {', '.join(untold)}"] * bool(untold)
         parts += [f"Not measured: {', '.join(unjudged)}"] * bool(unjudged)
         return "; ".join(parts) or "Within budget"
 
@@ -204,13 +227,25 @@ def of_row(row: Row) -> Measured:
     return with_scores(Measured(row.bytes, missing=missing, download_bytes=row.download_bytes), row)
 
 
-def with_scores(measured: Measured, row: Row) -> Measured:
-    """The same with the points that a row's file loses; of what it is not measured by, why it is not."""
+def with_scores(measured: Measured, row: Row, confidence: float | None = None) -> Measured:
+    """The same with the points that a row's file loses; of what it is not measured by, why it is not.
+
+    With a confidence, above 0.5 and below 1, also between what they lie.
+    """
+    points, unknown, intervals = {row.metric: row.drop_points}, {}, {}
+    if confidence is not None:
+        if row.lost_images is None or row.gained_images is None:
+            points, unknown = {}, {f"{row.metric}{DROP}": NO_INTERVAL}
+        else:
+            found = paired.between(row.lost_images, row.gained_images, row.images, confidence)
+            intervals = {row.metric: found}
     return dataclasses.replace(
         measured,
-        drop_points={row.metric: row.drop_points},
+        drop_points=points,
+        drop_intervals=intervals,
         missing={
             **measured.missing,
+            **unknown,
             **{
                 f"{metric.key}{DROP}": row.not_measured.get(metric.key, "the report does not say it")
                 for metric in metrics()
@@ -242,10 +277,19 @@ def evaluate(budget: Budget, rows: Sequence[Row], measured: Callable[[Row], Meas
 def judge(limits: Limits, measured: Measured) -> tuple[Judgement, ...]:
     """Hold what is known of one file against every limit there is."""
     return tuple(
-        Judgement(name, most, value, _words(name, most, value, measured.missing.get(name, "")))
+        Judgement(
+            name,
+            most,
+            value,
+            _words(name, most, value, measured.missing.get(name, ""))
+            if interval is None or value is None
+            else _words_of_interval(most, value, interval),
+            interval,
+        )
         for name in limit_names()
         if (most := limits.most(name)) is not None
         for value in [measured.value(name)]
+        for interval in [measured.drop_intervals.get(name.removesuffix(DROP))]
     )
 
 
@@ -253,11 +297,14 @@ def reasons(judgements: Iterable[Judgement]) -> tuple[str, ...]:
     """What is wrong with a file; where nothing is, what nobody can say; empty where all is well."""
     judgements = tuple(judgements)
     unjudged: dict[str, list[str]] = {}  # what could not be judged, by how it could be measured
+    untold = tuple(judgement.words for judgement in judgements if judgement.uncertain)
     for judgement in judgements:
-        if judgement.ok is None:
+        if judgement.ok is None and not judgement.uncertain:
             unjudged.setdefault(judgement.words, []).append(_name(judgement.limit))
-    return tuple(judgement.words for judgement in judgements if judgement.ok is False) or tuple(
-        f"{' and '.join(names)} not measured: {how}" for how, names in unjudged.items()
+    wrong = tuple(judgement.words for judgement in judgements if judgement.ok is False)
+    return wrong or (
+        *untold,
+        *(f"{' and '.join(names)} not measured: {how}" for how, names in unjudged.items()),
     )
 
 
@@ -302,13 +349,26 @@ def _words(name: str, most: float, value: float | None, missing: str) -> str:
     return f"takes {value:.3g} of the dense file's time, the limit is {plain(most)}"
 
 
+def _words_of_interval(most: float, value: float, interval: Interval) -> str:
+    """The same of points lost that are judged with confidence."""
+    if interval.most <= most:
+        return ""
+    lies = f"{points(interval.least)} to {points(interval.most)} at {interval.confidence:.4g} confidence"
+    if interval.least > most:
+        return f"loses {points_fine(value)} points ({lies}), the limit is {plain(most)}"
+    return (
+        f"loses {points_fine(value)} points ({lies}): from {bytes_exact(interval.images)} images it "
+        f"cannot be told whether that is within {plain(most)}"
+    )
+
+
 def _in_words(limits: Limits) -> Iterator[str]:
     if limits.bytes is not None:
         yield f"{bytes_exact(limits.bytes)} bytes"
     if limits.download_bytes is not None:
         yield f"{bytes_exact(limits.download_bytes)} bytes to download"
-    for key, points in limits.drop_points.items():
-        yield f"{plain(points)} points of {metric(key).word} lost"
+    for key, most in limits.drop_points.items():
+        yield f"{plain(most)} points of {metric(key).word} lost"
     if limits.load_memory_bytes is not None:
         yield f"{bytes_exact(limits.load_memory_bytes)} bytes of memory"
     if limits.time_ratio is not None:
@@ -341,6 +401,8 @@ def _remedies(broken: Iterable[TargetVerdict]) -> Iterable[str]:
         accurate = [file for file in target.files if not file.breaks(*_drops(), *BENCHED)]
         if not target.files:
             yield f"Add {target.target} to the targets of the recipe, or take it out of the budget."
+        elif target.uncertain:
+            yield f"For {target.target}, measure on more held-out images, or ask for less confidence."
         elif target.open:
             yield f"Measure what is missing of {target.target}, and check again."
         elif small:

@@ -92,6 +92,11 @@ class Classification:
 
         return same_class(outputs, others)
 
+    def right(self, outputs: Tensor, labels: Any) -> Tensor | None:
+        """Where the class named is the class shown."""
+        right: Tensor = outputs.argmax(1) == labels
+        return right
+
     def analysis_steps(self) -> int:
         """Every corruption at every strength, and the images as they are."""
         from edgeprune.evaluation import corruptions

@@ -141,6 +141,10 @@ class Segmentation:
 
         return same_class(outputs, others)
 
+    def right(self, outputs: Tensor, labels: Any) -> Tensor | None:
+        """An image is not right or wrong as a whole."""
+        return None
+
     def analysis_steps(self) -> int:
         """Counted in one step."""
         return 1

@@ -172,6 +172,10 @@ class Task(Protocol):
         """Share of answers that two models have in common, 0 to 1."""
         ...
 
+    def right(self, outputs: Tensor, labels: Any) -> Tensor | None:
+        """Whether each image is right, (n,) bool, where the metric is the share of those; None where not."""
+        ...
+
     def analysis_steps(self) -> int:
         """How often `analyse` calls `advance`."""
         ...

@@ -10,6 +10,7 @@ SMALLEST_PX = 32
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("one-cycle", "cosine")
+AUTO = "auto"  # The augmentation preset that follows from what a training starts from.
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,10 @@ class TrainConfig:
 class Augment:
     """Data augmentation of the training images; validation and test images are never augmented."""
 
-    preset: str = "light"
+    preset: str = AUTO
     """Preset for the fields below that are not set: none; light (shift and flip); standard (random crop, flip
-    and colour, as usual for pretrained weights); or strong (for long trainings)."""
+    and colour, as usual for pretrained weights); or strong (for long trainings). auto: standard for
+    classification that starts from pretrained weights, otherwise light."""
     shift_px: int | None = None
     """Largest random shift in each direction in pixels, from 0 to below half of image_size_px. None: the
     preset's."""
@@ -137,7 +139,10 @@ class Augment:
     def problems(self, image_size_px: int) -> list[str]:
         """Validation errors, one message each."""
         checks = [
-            (self.preset in PRESETS, f"preset {self.preset!r}: choose from {', '.join(PRESETS)}"),
+            (
+                self.preset in (AUTO, *PRESETS),
+                f"preset {self.preset!r}: choose from {', '.join((AUTO, *PRESETS))}",
+            ),
             (
                 self.policy is None or self.policy in POLICIES,
                 f"policy {self.policy!r}: choose from {', '.join(POLICIES)}",
@@ -166,8 +171,11 @@ class Augment:
         return [f"augment.{message}" for fine, message in checks if not fine]
 
     def filled(self) -> Augment:
-        """With what the preset says where nothing else is said; `flip` may stay None."""
-        preset = PRESETS[self.preset]
+        """With what the preset says where nothing else is said; `flip` may stay None.
+
+        The preset auto is light here: what a training starts from is not known.
+        """
+        preset = PRESETS["light" if self.preset == AUTO else self.preset]
         given = {name: getattr(self, name) for name in preset if getattr(self, name) is not None}
         return replace(self, **{**preset, **given})
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from converters.facts import Normalization
 from edgeprune import processes
+from edgeprune.allocator import keeping_freed_memory
 from edgeprune.data.dataset import Data, Split, Subset
 from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
 from edgeprune.tasks.task import Move, Task
-from edgeprune.training.allocator import keeping_freed_memory
 from edgeprune.training.augment import Own, erased, mirror, random_shift, resize, size_px
 from edgeprune.training.batches import generator_of, whole_batches
 from edgeprune.training.config import Augment, TrainConfig
@@ -88,6 +88,7 @@ def divided(train: Split, fraction: float, seed: int) -> tuple[Split, Split | No
     return Subset(train, order[aside:].sort().values), Subset(train, order[:aside].sort().values)
 
 
+@keeping_freed_memory()
 def train(
     model: nn.Module,
     setting: Setting,
@@ -126,17 +127,16 @@ def train(
         "learning_rate", "sparsity", "images_per_second" trained, "waiting_fraction" of the time for images;
         "validation" where training images were set aside), and the seconds spent.
     """
-    with keeping_freed_memory():
-        session = _Session(model, setting, config, teacher, distill, sparsifier, transfer, hooks)
-        session.load(hooks.load())
-        for epoch in range(session.epochs_done, config.epochs):
-            if session.patience_is_over():
-                break
-            remark = session.run_epoch(epoch)
-            hooks.save(session.state())
-            hooks.record(session.history[-1])
-            hooks.show(epoch + 1, remark=remark)
-        session.finish()
+    session = _Session(model, setting, config, teacher, distill, sparsifier, transfer, hooks)
+    session.load(hooks.load())
+    for epoch in range(session.epochs_done, config.epochs):
+        if session.patience_is_over():
+            break
+        remark = session.run_epoch(epoch)
+        hooks.save(session.state())
+        hooks.record(session.history[-1])
+        hooks.show(epoch + 1, remark=remark)
+    session.finish()
     return tuple(session.history), session.seconds
 
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization
+from edgeprune.allocator import keeping_freed_memory
 from edgeprune.data.dataset import Split, batches
 
 EVALUATION_BATCH = 250
 
 
+@keeping_freed_memory()
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, normalization: Normalization) -> Tensor:
     """Outputs (n, classes, ...) of a torch model in eval mode, float32, for all images of `split`."""

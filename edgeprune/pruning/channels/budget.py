@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.layers import weighted_layers
+from edgeprune.allocator import keeping_freed_memory
 from edgeprune.errors import UserError
 from edgeprune.models.attention import is_attention
 from edgeprune.models.cost import count_macs, count_parameters
@@ -57,6 +58,7 @@ class _Ranked:
     saved: float
 
 
+@keeping_freed_memory()
 def shrink_to(
     model: nn.Module,
     example: Tensor,

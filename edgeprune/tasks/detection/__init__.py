@@ -135,6 +135,10 @@ class Detection:
         }
         return {"boxes": json.dumps(told, separators=(",", ":"))}
 
+    def right(self, outputs: Tensor, labels: Any) -> Tensor | None:
+        """An image is not right or wrong as a whole."""
+        return None
+
     def analysis_steps(self) -> int:
         """Counted in one step."""
         return 1

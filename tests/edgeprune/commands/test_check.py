@@ -444,6 +444,7 @@ def test_json_tells_every_limit_of_every_file(run: Path, tmp_path: Path, capsys:
         "measured": 1.0,
         "ok": False,
         "reason": "loses 1 points, the limit is 0.5",
+        "interval": None,
     }
 
 
@@ -454,3 +455,32 @@ def test_what_cannot_be_written_is_said_first(run: Path, tmp_path: Path, capsys:
     assert "a.json: no such folder" in told
     assert f"cannot write {tmp_path}: a folder" in told
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_with_confidence_too_few_images_do_not_pass(run: Path, capsys: Any) -> None:
+    limits = budget(run, "top1_drop_points = 0.5")
+    report = json.loads((run / "report.json").read_text())
+    for row in report["rows"]:
+        row.update(top1_drop_points=0.0, lost_images=0, gained_images=0, images=50)
+    (run / "report.json").write_text(json.dumps(report))
+    assert main(["check", str(run), "--budget", limits]) == 0
+    capsys.readouterr()
+    assert main(["check", str(run), "--budget", limits, "--confidence", "0.95", "--json", "-"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    (status,) = {entry["status"] for entry in told["entries"]}
+    assert status == "cannot be told"
+    limit = told["entries"][0]["files"][0]["limits"][0]
+    assert limit["interval"][0] < 0.5 < limit["interval"][1]
+    assert "from 50 images it cannot be told whether that is within 0.5" in limit["reason"]
+    for row in report["rows"]:
+        row["images"] = 50_000
+    (run / "report.json").write_text(json.dumps(report))
+    assert main(["check", str(run), "--budget", limits, "--confidence", "0.95"]) == 0
+
+
+def test_a_confidence_that_is_none_is_refused(run: Path, model: Path, capsys: Any) -> None:
+    limits = budget(run, "top1_drop_points = 0.5")
+    assert main(["check", str(run), "--budget", limits, "--confidence", "95"]) == 2
+    assert "--confidence 95: above 0.5 and below 1" in capsys.readouterr().err
+    assert main(["check", str(model), "--budget", limits, "--confidence", "0.9"]) == 2
+    assert "files carry no labelled images" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from edgeprune.errors import UserError
 from edgeprune.models import build, checkpoint_file, matching, pretrained, weights
 from edgeprune.pipeline import starting_point
 from edgeprune.recipe import Recipe
+from edgeprune.training.config import Augment
 
 NAME = "mobilenet_v3_small"
 CLASSES = 3
@@ -362,6 +363,20 @@ def test_preprocessing_is_the_weights_own_and_every_field_can_be_set():
 def test_without_weights_it_is_the_default():
     recipe, told = starting_point.resolved(Recipe("mobilenet_v2"))
     assert (recipe.image_size_px, recipe.resize_px, recipe.interpolation, told) == (64, None, "bilinear", [])
+
+
+def test_pretrained_weights_are_trained_on_random_crops_unless_labels_lie_in_the_images():
+    weights = "IMAGENET1K_V1"
+    recipe, told = starting_point.resolved(Recipe("mobilenet_v2", weights=weights))
+    assert recipe.augment.preset == "standard"
+    assert "augmentation is standard" in told[1]
+    for other in (
+        Recipe("mobilenet_v2"),
+        Recipe("lraspp_mobilenet_v3_large", task="segmentation", weights="default"),
+    ):
+        assert starting_point.resolved(other)[0].augment.preset == "light"
+    recipe, told = starting_point.resolved(Recipe("mobilenet_v2", weights=weights, augment=Augment("none")))
+    assert (recipe.augment.preset, len(told)) == ("none", 1)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "timm/mobilenetv3_small_100"])

@@ -43,6 +43,7 @@ def test_the_file_is_the_same_every_time_and_starts_with_the_schema(report, tmp_
         *("max_relative_error", "zero_fraction", "prunable_zero_fraction", "bits_per_weight"),
         *("sparse_runtime", "sparse_runtime_reason", "images", "sha256", "input_range", "layers"),
         *("miou", "miou_drop_points", "not_measured", "details", "download_bytes"),
+        *("lost_images", "gained_images"),
     ]
     assert list(json.loads(first)["trainings"][0]) == [
         *("variant", "top1", "parameters", "macs", "seconds", "epochs", "left_dense"),

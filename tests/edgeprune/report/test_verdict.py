@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from edgeprune.budget import Budget, Limits
-from edgeprune.report.verdict import RECOMMENDED_DROP_POINTS, Measured, evaluate
+from edgeprune.report.verdict import (
+    RECOMMENDED_DROP_POINTS,
+    Measured,
+    evaluate,
+    of_row,
+    with_scores,
+)
 
 WEB, ARM = "litert-web", "litert-arm64"
 
@@ -163,3 +169,34 @@ def test_maps_are_judged_by_mean_iou(row):
     assert unjudged.files[0].reasons == ("accuracy not measured: it gives maps",)
     (advised,) = evaluate(Budget(), [maps]).targets
     assert advised.most == Limits(drop_points={"miou": RECOMMENDED_DROP_POINTS})
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "images", "ok", "words"),
+    [
+        (3, 3, 5000, True, ""),
+        (120, 20, 5000, False, "loses 2 points"),  # 2.0 ± 0.24
+        (6, 2, 1000, None, "from 1,000 images it cannot be told whether that is within 0.5"),
+        (0, 0, 50, None, "from 50 images"),  # No difference on 50 images is not none on all.
+    ],
+)
+def test_points_lost_are_judged_with_confidence(row, lost, gained, images, ok, words):
+    drop = 100 * (lost - gained) / images
+    one = row(drop_points=drop, lost_images=lost, gained_images=gained, images=images)
+    verdict = evaluate(Budget({}, {"top1": 0.5}), [one], lambda row: with_scores(of_row(row), row, 0.95))
+    (target,) = verdict.targets
+    (judgement,) = target.files[0].judgements
+    assert (judgement.ok, target.uncertain) == (ok, ok is None)
+    assert words in judgement.words
+    assert verdict.ok is (ok is True)
+    if ok is None:
+        assert verdict.headline.startswith("Cannot be told: ")
+        assert "more held-out images" in verdict.next_step()
+
+
+def test_without_counts_confidence_cannot_be_had(row):
+    verdict = evaluate(
+        Budget({}, {"top1": 0.5}), [row(drop_points=0.0)], lambda row: with_scores(of_row(row), row, 0.95)
+    )
+    assert verdict.headline.startswith("Not measured: ")
+    assert "leave --confidence out" in verdict.message()

@@ -65,7 +65,7 @@ def test_images_are_mixed_with_their_labels(augment):
 @pytest.mark.parametrize(
     ("augment", "told"),
     [
-        (Augment("heavy"), "augment.preset 'heavy': choose from none, light, standard, strong"),
+        (Augment("heavy"), "augment.preset 'heavy': choose from auto, none, light, standard, strong"),
         (Augment(policy="auto"), "augment.policy 'auto': choose from none, randaugment"),
         (Augment(least_area=0.0), "augment.least_area 0.0: above 0 to 1"),
         (Augment(mixup=-1.0), "augment.mixup -1.0: 0 to 10"),

@@ -12,7 +12,7 @@ import pytest
 # Tensors of 64 MB, one after the other: pages the system had to map and clear, told by getrusage.
 FAULTS = """
 import resource, torch
-from edgeprune.training.allocator import keeping_freed_memory
+from edgeprune.allocator import keeping_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -32,15 +32,18 @@ print(kept, before, inside, held - resident())
 """
 
 
-def told(**environment: str) -> list[str]:
+def told(script: str = FAULTS, **environment: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS], env={**os.environ, **environment}, capture_output=True, text=True
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is set up")
+only_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is set up")
+
+
+@only_glibc
 def test_freed_memory_is_kept_while_training_and_given_back():
     kept, before, inside, returned = told()
     assert kept == "True"
@@ -50,3 +53,10 @@ def test_freed_memory_is_kept_while_training_and_given_back():
 
 def test_an_allocator_set_by_hand_is_left_alone():
     assert told(MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
+
+
+@only_glibc
+def test_one_inside_another_does_not_end_it():
+    inner = "with keeping_freed_memory():\n        pass\n    faults()\n    inside, held"
+    kept, before, inside, _ = told(FAULTS.replace("faults()\n    inside, held", inner, 1))
+    assert (kept, int(inside) < int(before) / 10 or int(before) == 0) == ("True", True)
