@@ -2,11 +2,11 @@
 
     python benchmarks/early_exit.py --images CIFAR10 --weights LITE0.pth --work FOLDER [--runtimes host arm64]
 
-`--work` is the folder of cifar10_blocks.py: its dense EfficientNet-Lite0 at 96 px is taken from there. A head
-is trained behind `--after`, the model frozen, on cached feature maps of `--learn` training images and their
-mirror images; the 2,000 validation images, which no training has seen, choose the threshold. The test images
-are looked at once, through the files. Writes early_exit.md and .json into docs/results (--out). To compare
-places without the test images: --validation-only.
+`--work` is the folder of cifar10_blocks.py: its dense EfficientNet-Lite0 at 96 px is taken from there
+(`--model` names another). A head is trained behind `--after`, the model frozen, on cached feature maps of
+its training images (`--train-images`, as there) and their mirror images; the 2,000 validation images, which
+no training has seen, choose the threshold. The test images are looked at once, through the files. Writes
+early_exit.md and .json into docs/results (--out). To compare places without test images: --validation-only.
 """
 
 from __future__ import annotations
@@ -41,14 +41,13 @@ MOST_LOST_POINTS, MOST_TIME = 0.3, 0.6  # The bar: on the test images, of the fu
 
 
 class Exit:
-    """An exit behind one place of the dense model, with one width."""
+    """An exit behind one place of a model, with one width."""
 
-    def __init__(self, cifar10: Cifar10, place: str, width: int, epochs: int, learn: int) -> None:
-        self.cifar10, self.width, self.epochs = cifar10, width, epochs
-        self.model = cifar10.make("dense").to(memory_format=torch.contiguous_format)
+    def __init__(self, cifar10: Cifar10, name: str, place: str, width: int, epochs: int) -> None:
+        self.cifar10, self.name, self.width, self.epochs = cifar10, name, width, epochs
+        self.model = cifar10.make(name).to(memory_format=torch.contiguous_format)
         self.example = as_input(cifar10.data.images[:1], SIZE_PX).contiguous()
         self.halves: Halves = split(self.model, place, self.example)
-        self.learned = cifar10.train[:learn]
         self.front = self._front()
 
     def _front(self) -> Front:
@@ -68,21 +67,22 @@ class Exit:
         train_head(head, batches, epochs=self.epochs, steps=count // BATCH, show=show)
         return Front(self.halves.front, head).eval()
 
-    @torch.inference_mode()
-    def _maps(self, images: Tensor) -> Tensor:
-        return torch.cat([self.halves.front(images), self.halves.front(images.flip(3))]).half()
-
     def _cached(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps in float16, the dense model's answers and labels of the images and their mirror images."""
-        kept = self.cifar10.work / f"exit-{self.halves.place}-{len(self.learned)}.pt"
-        data = self.cifar10.data
+        """Maps in float16, the whole model's answers, and labels: of images and their mirror images."""
+        data, train = self.cifar10.data, self.cifar10.train
+        kept = self.cifar10.work / f"exit-{self.name}-{self.halves.place}-{len(train)}.pt"
         if not kept.exists():
-            parts = [self._maps(as_input(data.images[part], SIZE_PX)) for part in self.learned.split(PART)]
-            torch.save(torch.cat(parts), kept)
-        maps: Tensor = torch.load(kept, mmap=True)
-        taught, groups = self.cifar10.taught(), self.learned.split(PART)
-        answers = torch.cat([taught[part].transpose(0, 1).flatten(0, 1) for part in groups])
-        return maps, answers, torch.cat([data.labels[part].repeat(2) for part in groups])
+            maps, answers = [], []
+            with torch.inference_mode():
+                for part in train.split(PART):
+                    plain = as_input(data.images[part], SIZE_PX)
+                    for images in (plain, plain.flip(3)):
+                        features = self.halves.front(images)
+                        maps.append(features.half())
+                        answers.append(self.halves.rest(features.clone()))
+            torch.save((torch.cat(maps), torch.cat(answers)), kept)
+        features, taught = torch.load(kept, mmap=True)
+        return features, taught, torch.cat([data.labels[part].repeat(2) for part in train.split(PART)])
 
     @torch.inference_mode()
     def choose(self, most_lost_points: float) -> Choice:
@@ -97,7 +97,7 @@ class Exit:
 
     def files(self, threshold: float | None) -> dict[str, Path]:
         """Front, rest, and the whole model in one file."""
-        stem = f"exit-{self.halves.place}"
+        stem = f"exit-{self.name}-{self.halves.place}"
         names = ("front", "rest", "full")
         paths = {name: self.cifar10.work / f"{stem}-{name}.tflite" for name in names}
         classes = self.cifar10.classes
@@ -167,11 +167,12 @@ def measured(
         else:
             times.append(asdict(found))
     return {
+        "model": made.name,
         "after": made.halves.place,
         "macs_share": made.halves.macs_share,
         "head_width": made.width,
         "epochs": made.epochs,
-        "learned_images": len(made.learned),
+        "learned_images": len(made.cifar10.train),
         "most_lost_points": most_lost_points,
         "choice": asdict(choice),
         "bytes": {name: size_bytes(path) for name, path in paths.items()},
@@ -192,7 +193,7 @@ def page(facts: dict[str, Any], found: dict[str, Any]) -> list[str]:
     lines = [
         "# Early exit on CIFAR-10",
         "",
-        f"EfficientNet-Lite0 at {SIZE_PX} px, split behind `{found['after']}` with "
+        f"EfficientNet-Lite0 (`{found['model']}`) at {SIZE_PX} px, split behind `{found['after']}` with "
         f"{percent(found['macs_share'])} of the multiplications before it; {found['images']:,} test images "
         "through `.tflite` files.",
         "",
@@ -221,11 +222,11 @@ def page(facts: dict[str, Any], found: dict[str, Any]) -> list[str]:
         "",
         f"Made by `{facts['command']}` on {facts['date']}, {facts['processor']}; {versions}.",
         "",
-        f"- Threshold {choice['threshold']}: chosen on {choice['images']:,} validation images, which no training",
-        f"  has seen, to lose at most {found['most_lost_points']:g} points; there {percent(choice['exits'])} exit.",
-        f"- The head ({found['head_width']} channels) learned for {found['epochs']} epochs from the answers of "
-        "the whole",
-        f"  model on {found['learned_images']:,} training images and their mirror images; the rest is frozen.",
+        f"- Threshold {choice['threshold']}: chosen on {choice['images']:,} validation images, which no",
+        f"  training has seen, to lose at most {found['most_lost_points']:g} points; there",
+        f"  {percent(choice['exits'])} exit.",
+        f"- The head ({found['head_width']} channels) learned for {found['epochs']} epochs from the answers of",
+        f"  the whole model on {found['learned_images']:,} training images and their mirror images.",
         "- Points lost: paired, image by image; in brackets the standard error.",
         *(f"- {name}: no times: {reason}." for name, reason in found["times_reasons"].items()),
         *(f"- {one['runtime']}: {one['description']}, {one['rounds']} interleaved rounds." for one in times),
@@ -267,7 +268,8 @@ def main() -> None:
     parser.add_argument("--after", nargs="+", default=["blocks.3"], help="several: with --validation-only")
     parser.add_argument("--width", type=int, default=128, help="channels of the head")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--learn", type=int, default=20_000, help="training images to learn from")
+    parser.add_argument("--model", default="dense", help="of cifar10_blocks.py, with its seed if it has one")
+    parser.add_argument("--train-images", type=int, default=6000, help="that the model was trained on")
     parser.add_argument("--most-lost-points", type=float, default=0.2, help="on the validation images")
     parser.add_argument("--validation-only", action="store_true", help="no files, no test images")
     parser.add_argument("--runtimes", nargs="*", default=[], choices=RUNTIME_NAMES, help="none: no times")
@@ -276,9 +278,9 @@ def main() -> None:
     options = parser.parse_args()
     if len(options.after) > 1 and not options.validation_only:
         parser.error("the test images are looked at once: choose one of several places by --validation-only")
-    cifar10 = Cifar10(options.images, options.weights, options.work)
+    cifar10 = Cifar10(options.images, options.weights, options.work, options.train_images)
     for place in options.after:
-        made = Exit(cifar10, place, options.width, options.epochs, options.learn)
+        made = Exit(cifar10, options.model, place, options.width, options.epochs)
         choice = made.choose(options.most_lost_points)
         print(f"{place}: {made.halves.macs_share:.3f} of the multiplications, {choice}", flush=True)
     if options.validation_only:
