@@ -32,6 +32,7 @@ from edgeprune.commands.early_exit import time_pair
 from edgeprune.data.dataset import InMemory
 from edgeprune.evaluation.early_exit import Choice, choose_threshold
 from edgeprune.evaluation.early_exit_files import Chain, open_pair, write_pair
+from edgeprune.evaluation.paired import points_lost
 from edgeprune.models.early_exit import FEATURES, ExitHead, Front, Halves, split
 from edgeprune.training.early_exit import Seen, train_head
 
@@ -139,14 +140,13 @@ def tested(chain: Chain, full: Path, test: InMemory) -> dict[str, np.ndarray]:
 
 
 def lost(right: np.ndarray, full: np.ndarray) -> tuple[float, float]:
-    """Points lost on the same images, and their standard error, from the differences image by image.
+    """Points lost on the same images, and their standard error, from the images on which the two differ.
 
-    >>> lost(np.array([True, False, True, True]), np.array([True, True, True, True]))
-    (25.0, 25.0)
+    >>> lost(np.array([True, False, True, True]), np.array([True, True, True, True]))[0]
+    25.0
     """
-    differences = full.astype(float) - right.astype(float)
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    return float(100 * differences.mean()), float(100 * error)
+    fewer, more = int((full & ~right).sum()), int((right & ~full).sum())
+    return 100 * (fewer - more) / len(full), points_lost(fewer, more, len(full))[1]
 
 
 def measured(
@@ -225,7 +225,7 @@ def page(facts: dict[str, Any], found: dict[str, Any]) -> list[str]:
         f"- Threshold {choice['threshold']}: chosen on {choice['images']:,} validation images, which no",
         f"  training has seen, to lose at most {found['most_lost_points']:g} points; there",
         f"  {percent(choice['exits'])} exit.",
-        f"- The head ({found['head_width']} channels) learned for {found['epochs']} epochs from the answers of",
+        f"- The head ({found['head_width']} channels) learned for {found['epochs']} epochs from answers of",
         f"  the whole model on {found['learned_images']:,} training images and their mirror images.",
         "- Points lost: paired, image by image; in brackets the standard error.",
         *(f"- {name}: no times: {reason}." for name, reason in found["times_reasons"].items()),

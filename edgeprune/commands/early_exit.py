@@ -310,6 +310,11 @@ def told(result: EarlyExit, options: EarlyExitOptions) -> list[str]:
         f"Accuracies are those of the files on {first.measured.images} held-out images.",
     ]
     for files in result.files:
+        measured = files.measured
+        lines.append(
+            f"{files.target}: {measured.lost_points:.2f} points lost by the exit, standard error "
+            f"{measured.error_points:.2f}"
+        )
         if files.times is None:
             lines.append(f"{files.target}: no times: {files.times_reason}")
         else:

@@ -17,6 +17,7 @@ from converters.targets import Target
 from edgeprune.data.dataset import Split, batches
 from edgeprune.evaluation.early_exit import exits
 from edgeprune.evaluation.early_exit_result import Measured
+from edgeprune.evaluation.paired import points_lost
 from edgeprune.models.early_exit import FEATURES, Front, Halves
 from edgeprune.training.predict import normalized
 
@@ -176,14 +177,19 @@ def measure(
     if whole.input.labels is not None and tuple(whole.input.labels) != tuple(classes):
         raise ToolError(f"{full}: names its classes in another order than the images do")
     right = {"full": 0, "combined": 0, "front": 0}
-    continued = done = 0
+    continued = done = lost = gained = 0
     for images, labels in batches(split, BATCH):
         given = (images.float() if chain.input.range else normalized(images, normalization)).numpy()
         wanted, answers = np.asarray(labels), chain.run(given)
-        right["full"] += int((whole.predict(given).argmax(1) == wanted).sum())
-        right["combined"] += int((answers.predictions == wanted).sum())
+        by_full, by_both = whole.predict(given).argmax(1) == wanted, answers.predictions == wanted
+        lost += int((by_full & ~by_both).sum())
+        gained += int((by_both & ~by_full).sum())
+        right["full"] += int(by_full.sum())
+        right["combined"] += int(by_both.sum())
         right["front"] += int((answers.front_scores.argmax(1) == wanted).sum())
         continued += int((~answers.exited).sum())
         done += len(images)
         advance(done)
-    return Measured(done, **{name: count / done for name, count in right.items()}, continues=continued / done)
+    shares = {name: count / done for name, count in right.items()}
+    _, error_points = points_lost(lost, gained, done)
+    return Measured(done, **shares, continues=continued / done, error_points=error_points)

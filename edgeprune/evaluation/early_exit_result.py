@@ -51,6 +51,7 @@ class Measured:
         combined: of front and rest as an app chains them.
         front: of the exit alone, for all images.
         continues: share of the images for which the rest is run.
+        error_points: standard error of the points lost, from the images on which the two differ.
     """
 
     images: int
@@ -58,6 +59,7 @@ class Measured:
     combined: float
     front: float
     continues: float
+    error_points: float
 
     @property
     def lost_points(self) -> float:

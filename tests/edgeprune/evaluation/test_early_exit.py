@@ -90,6 +90,9 @@ def test_points_are_taken_exactly() -> None:
     labels = np.zeros(1000, int)
     assert choose_threshold(front, full, labels, 0.1).exits == 1.0
     assert choose_threshold(front, full, labels, 0.09).exits == 0.0
+    # 29 / 100 * 100 is a little less than 29 in binary.
+    front = scores_of(sure[:100], [1] * 29 + [0] * 71)
+    assert choose_threshold(front, full[:100], labels[:100], 29).exits == 1.0
 
 
 def test_torch_and_numpy_are_the_same() -> None:
@@ -117,7 +120,7 @@ def test_the_average_follows_from_the_share() -> None:
 def test_a_record_is_read_back(tmp_path: Path) -> None:
     times = Times("host", "this machine", False, 20, 1.0, 2.0, 2.9, 1.5, 0.52)
     files = [
-        ExitFiles("t", "a", "b", 1, 2, 3, Measured(9, 0.9, 0.89, 0.8, 0.2), t, r)
+        ExitFiles("t", "a", "b", 1, 2, 3, Measured(9, 0.9, 0.89, 0.8, 0.2, 0.1), t, r)
         for t, r in ((times, None), (None, "no"))
     ]
     choice = Choice(None, 0.0, 0.9, 0.9, 0.8, 100)

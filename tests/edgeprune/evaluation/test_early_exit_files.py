@@ -21,6 +21,7 @@ from edgeprune import pruning
 from edgeprune.data.dataset import InMemory
 from edgeprune.errors import UserError
 from edgeprune.evaluation.early_exit_files import NEVER, Chain, measure, open_pair, write_pair
+from edgeprune.evaluation.paired import points_lost
 from edgeprune.models.early_exit import ExitHead, Front, split
 
 CLASSES = ("ant", "bee", "cow", "doe", "eel")
@@ -97,7 +98,7 @@ def chain_of(made: Made, threshold: float | None) -> Chain:
 
 
 def off(found: np.ndarray, wanted: Tensor) -> float:
-    return float(np.abs(found - wanted.detach().numpy()).max() / wanted.abs().max())
+    return float(np.abs(found - wanted.detach().numpy()).max() / wanted.detach().abs().max())
 
 
 def test_each_file_computes_its_half_and_one_takes_what_the_other_gives(made: Made) -> None:
@@ -199,6 +200,9 @@ def test_accuracies_are_counted_through_the_files(made: Made) -> None:
     assert found.combined == (answers.predictions == labels.numpy()).mean()
     assert found.front == (answers.front_scores.argmax(1) == labels.numpy()).mean()
     assert found.continues == (~answers.exited).mean()
+    both = torch.from_numpy(answers.predictions)
+    lost, gained = (int(((a == labels) & (b != labels)).sum()) for a, b in ((model, both), (both, model)))
+    assert found.error_points == points_lost(lost, gained, 70)[1]
 
 
 def test_files_that_do_not_belong_together_are_refused(made: Made) -> None:
