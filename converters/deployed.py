@@ -14,6 +14,8 @@ from converters.facts import Normalization
 
 MAX_PIXEL = 255.0
 LOGITS = "logits"
+# Of a dict with such an entry the keys say what the outputs are.
+SCORES = "scores"
 
 
 class Deployed(nn.Module):
@@ -50,7 +52,12 @@ class Deployed(nn.Module):
 
 
 def named_results(given: Mapping[Any, Tensor]) -> dict[str, Any]:
-    """Names of the outputs that `arguments.results_of` found, and the key of each in what the model gives."""
+    """Names of the outputs that `arguments.results_of` found, and the key of each in what the model gives.
+
+    One output is "logits". Of several, as a backbone gives them, each is "features_" and its key; of those
+    with "scores" among their keys, as the first half of a model with an early exit gives them, its key.
+    """
     if len(given) == 1:
         return {LOGITS: next(iter(given))}
-    return {f"features_{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in given}
+    before = "" if SCORES in given else "features_"
+    return {f"{before}{re.sub('[^A-Za-z0-9_]', '_', str(key))}": key for key in given}

@@ -33,8 +33,15 @@ class Runnable(Protocol):
     def input(self) -> InputSpec:
         """What `predict` takes."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives; one for most files."""
+
     def predict(self, images: np.ndarray) -> np.ndarray:
         """(n, channels, h, w) float32 as `input` says -> (n, classes, ...) float32 as torch gives."""
+
+    def predict_all(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The same of each output, by name."""
 
 
 class Format(Protocol):

@@ -36,7 +36,7 @@ from converters.targets import target as target_named
 
 FORMAT = "coreml"
 IMAGE_CHANNELS = 3
-INPUT = "image"
+INPUT, MAP_INPUT = "image", "features"
 PROBABILITIES = "probabilities"
 # User-defined entry of the description that says how the weights are stored.
 COMPRESSION = "compression"
@@ -58,8 +58,9 @@ def convert(
     Args:
         model: in eval mode, with its zeros already in its weights; it is not changed. It gives a tensor, or
             several: of a dict that has "out", as segmentation models give, the file has that alone, of any
-            other dict, list or tuple, as backbones of detectors give, all.
-        example: (1, 3, h, w) float32, of the size the file will take.
+            other dict, list or tuple, as backbones of detectors give, all; see `deployed.named_results`.
+        example: (1, 3, h, w) float32, of the size the file will take; without a normalisation it may also be
+            a map of any other number of channels, and the input is then called "features".
         path: of the package, ending in ".mlpackage"; a package that is there already is replaced.
         target: name of a Core ML target in `converters.targets.TARGETS`.
         labels: class names in output order: the file then names the class and gives probabilities by name;
@@ -280,7 +281,7 @@ def _write_package(
     program = read_program(contents)
     _check_zeros(model, name_layers(program, layers, contents.spec.specificationVersion))
     texts = {COMPRESSION: summary(layer_weights(program)), **metadata}
-    spec = describe(contents.spec, labels, texts, INPUT, PROBABILITIES)
+    spec = describe(contents.spec, labels, texts, PROBABILITIES)
     write_package(spec, Path(mlmodel.weights_dir), path, check)
 
 
@@ -373,7 +374,7 @@ def _to_mil(exported: Any, model: _Deployed, example: Tensor, platform: str) -> 
     image = (
         ct.ImageType(name=INPUT, shape=shape, color_layout=ct.colorlayout.RGB)
         if model.normalizes
-        else ct.TensorType(name=INPUT, shape=shape, dtype=float)
+        else ct.TensorType(name=INPUT if shape[1] == IMAGE_CHANNELS else MAP_INPUT, shape=shape, dtype=float)
     )
     names = [*model.results, PROBABILITIES] if model.classifies else list(model.results)
     try:
@@ -399,7 +400,7 @@ def _refuse(problems: Sequence[str]) -> None:
 def _problems(model: nn.Module, example: Tensor, normalization: Normalization | None) -> list[str]:
     return [
         *arguments.model_problems(model),
-        *arguments.example_problems(example, IMAGE_CHANNELS),
+        *arguments.example_problems(example, None if normalization is None else IMAGE_CHANNELS),
         *arguments.normalization_problems(normalization, IMAGE_CHANNELS),
     ]
 

@@ -23,19 +23,22 @@ _PLACES = {
 DATE = "com.github.apple.coremltools.conversion_date"
 PREVIEW_TYPE = "com.apple.coreml.model.preview.type"
 PREVIEW_PARAMETERS = "com.apple.coreml.model.preview.params"
+RGB_CHANNELS = 3
+# Of a package that another goes on from; see `deployed.named_results`.
+_OUTPUT_WORDS = {
+    "scores": "class scores of the early exit, before any softmax",
+    "features": "feature map, as the other package takes it",
+}
 _LABEL, _LABEL_PROBABILITIES = "classLabel", "classLabel_probs"
 
 
-def describe(
-    spec: Any, labels: Sequence[str] | None, metadata: Mapping[str, str], image: str, probabilities: str
-) -> Any:
+def describe(spec: Any, labels: Sequence[str] | None, metadata: Mapping[str, str], probabilities: str) -> Any:
     """Fill in the description of a specification, and make it a classifier where there are labels.
 
     Args:
         spec: the `Model` message; changed and returned.
         labels: class names in output order.
         metadata: texts by key.
-        image: name of the input.
         probabilities: name of the output that holds them, where there are labels.
     """
     description = spec.description
@@ -46,16 +49,21 @@ def describe(
         else:
             description.metadata.userDefined[key] = text
     for feature in description.input:
-        if feature.name == image:
-            pixels = feature.type.WhichOneof("Type") == "imageType"
-            feature.shortDescription = "RGB image" if pixels else "RGB image, normalised as for training"
+        feature.shortDescription = _input_words(feature.type)
     for feature in description.output:
-        feature.shortDescription = (
-            "softmax of the logits, by class" if feature.name == probabilities else "output of the model"
-        )
+        feature.shortDescription = _OUTPUT_WORDS.get(feature.name, "output of the model")
+        if feature.name == probabilities:
+            feature.shortDescription = "softmax of the logits, by class"
     if labels is not None:
         _classify(spec, labels, probabilities)
     return spec
+
+
+def _input_words(kind: Any) -> str:
+    if kind.WhichOneof("Type") == "imageType":
+        return "RGB image"
+    is_image = list(kind.multiArrayType.shape)[1] == RGB_CHANNELS
+    return "RGB image, normalised as for training" if is_image else "feature map of the package before"
 
 
 def segmenter(labels: Sequence[str]) -> dict[str, str]:

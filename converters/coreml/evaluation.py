@@ -69,7 +69,8 @@ class Package:
         """Run a package that has one output.
 
         Args:
-            images: (n, 3, h, w) of `input.shape` and `input.range`, float32.
+            images: (n, 3, h, w) of `input.shape` and `input.range`, float32; of a package that takes a map,
+                (n, channels, h, w) of that.
 
         Returns:
             (n, classes) float32: the output as the torch model gives it, before any softmax; for a model of
@@ -155,13 +156,14 @@ def well_formed(path: Path) -> Iterator[None]:
 
 
 def input_spec(contents: Contents, program: Program) -> InputSpec:
-    """What a package takes: one image, as pixels or as the torch model takes it."""
+    """What a package takes: one image, as pixels or as the torch model takes it, or one map."""
     description = contents.spec.description
     if len(program.inputs) != 1 or len(description.input) != 1:
         raise MalformedError(f"takes {len(program.inputs)} inputs, expected one image")
     shape = program.inputs[0].shape
-    if shape is None or len(shape) != 4 or shape[:2] != (1, 3):
-        raise MalformedError(f"takes an input of shape {shape}, expected (1, 3, height, width)")
+    channels = 3 if _image(contents) else "channels"
+    if shape is None or len(shape) != 4 or shape[0] != 1 or (_image(contents) and shape[1] != channels):
+        raise MalformedError(f"takes an input of shape {shape}, expected (1, {channels}, height, width)")
     return InputSpec(
         shape=(shape[1], shape[2], shape[3]),
         range=(0.0, 255.0) if _image(contents) else None,

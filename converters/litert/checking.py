@@ -14,7 +14,7 @@ from converters import agreement, rounding
 from converters.agreement import Probe
 from converters.errors import ToolError
 from converters.litert.apart import InterpreterApart
-from converters.litert.evaluation import image_input, output_layout
+from converters.litert.evaluation import output_layouts, split_outputs, taken
 from converters.litert.graph import Graph, weights
 from converters.litert.inspection import dequantized
 from converters.litert.interpreter import Refused
@@ -26,19 +26,21 @@ INTEGER_TOLERANCE = 0.1
 STEP_SLACK = 1.01
 
 
-def outputs_of(content: bytes, graph: Graph, fed: np.ndarray, source: str) -> np.ndarray:
+def outputs_of(content: bytes, graph: Graph, fed: np.ndarray, source: str) -> list[np.ndarray]:
     """What LiteRT here gives for images (n, channels, h, w) as the file takes them, laid out as torch does.
+
+    A part for each output.
 
     Raises:
         ToolError: it does not run the file.
     """
-    _, channels_last = image_input(graph, Path(source))
+    _, channels_last = taken(graph, Path(source))
     given = fed.transpose(0, 2, 3, 1) if channels_last else fed
     try:
         values = InterpreterApart(content, None, graph).run(np.ascontiguousarray(given))
-    except Refused as reason:
+        return split_outputs(values, output_layouts(graph, channels_last))
+    except (Refused, ValueError) as reason:
         raise ToolError(f"{source}: litert-torch wrote what LiteRT does not run: {reason}") from None
-    return output_layout(graph, channels_last).of(values)
 
 
 def check_computes(graph: Graph, content: bytes, model: nn.Module | None, of: Probe, source: str) -> None:
@@ -55,8 +57,7 @@ def check_computes(graph: Graph, content: bytes, model: nn.Module | None, of: Pr
         ToolError: the file is off, and by how much, and where first.
     """
     found = outputs_of(content, graph, of.fed, source)
-    (wanted,) = of.wanted
-    error = agreement.difference(found, wanted)
+    error = agreement.worst(found, of.wanted)
     if agreement.within(error, model, of):
         return
     if _is_right(graph, model, of):
@@ -98,11 +99,14 @@ def check_runs_as_stored(graph: Graph, content: bytes, of: Probe, integers: bool
     """
     found = outputs_of(content, graph, of.fed, source)
     try:
-        exact = reference(graph, of.fed)
+        exact = references(graph, of.fed)
     except UnknownOpError:
-        exact = of.wanted[0] if np.isfinite(found).all() else np.zeros(0)
+        exact = [
+            wanted if np.isfinite(part).all() else np.zeros(0)
+            for part, wanted in zip(found, of.wanted, strict=True)
+        ]
         integers = True
-    error = agreement.difference(found, exact)
+    error = agreement.worst(found, exact)
     if error > (INTEGER_TOLERANCE if integers else tolerance(graph, of.fed, exact, error)):
         raise ToolError(
             f"{source}: LiteRT here does not compute what the file says: off by {error:.2g} of the largest "
@@ -110,30 +114,38 @@ def check_runs_as_stored(graph: Graph, content: bytes, of: Probe, integers: bool
         )
 
 
-def reference(graph: Graph, fed: np.ndarray, of: Reference | None = None) -> np.ndarray:
+def references(graph: Graph, fed: np.ndarray, of: Reference | None = None) -> list[np.ndarray]:
     """What a file says should come out for images (n, channels, h, w), as torch lays it out, float64.
+
+    A part for each output.
 
     Raises:
         UnknownOpError: it has an op that is not defined there.
     """
-    _, channels_last = image_input(graph, Path(graph.source))
+    _, channels_last = taken(graph, Path(graph.source))
     given = fed.transpose(0, 2, 3, 1) if channels_last else fed
     computed = (of or Reference(graph)).run(given)
-    return output_layout(graph, channels_last).of(computed.reshape(len(fed), -1))
+    return split_outputs(computed.reshape(len(fed), -1), output_layouts(graph, channels_last))
 
 
-def tolerance(graph: Graph, fed: np.ndarray, exact: np.ndarray, error: float) -> float:
+def reference(graph: Graph, fed: np.ndarray, of: Reference | None = None) -> np.ndarray:
+    """The same of a file of one output."""
+    (exact,) = references(graph, fed, of)
+    return exact
+
+
+def tolerance(graph: Graph, fed: np.ndarray, exact: Sequence[np.ndarray], error: float) -> float:
     """What float32 may be off a file's own result, see `agreement.allowed`.
 
     Args:
         graph: of the file, without integers between its layers.
         fed: images as the file takes them.
-        exact: what `reference` gives for them.
+        exact: what `references` gives for them.
         error: to be judged; where it is within the usual, nothing is computed.
     """
 
     def own() -> float:
-        return agreement.difference(reference(graph, fed, Reference(graph, dtype=torch.float32)), exact)
+        return agreement.worst(references(graph, fed, Reference(graph, dtype=torch.float32)), exact)
 
     return agreement.allowed(error, own)
 
@@ -197,7 +209,7 @@ def _half_steps(graph: Graph, tensor: int, values: np.ndarray) -> np.ndarray:
 
 def _is_right(graph: Graph, model: nn.Module | None, of: Probe) -> bool:
     try:
-        error = agreement.difference(reference(graph, of.fed), of.wanted[0])
+        error = agreement.worst(references(graph, of.fed), of.wanted)
     except UnknownOpError:
         return False
     return agreement.within(error, model, of)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from converters import agreement, arguments, targets
+from converters.deployed import SCORES, named_results
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, Normalization, size_bytes
 from converters.files import replacing
@@ -45,8 +46,10 @@ def convert(
     Args:
         model: a torch module in eval mode, or, with the `tensorflow` extra, a Keras model; its zeros already
             in its weights; it is not modified. Where it gives maps (1, classes, height, width) the file gives
-            them as (1, height, width, classes).
-        example: (1, channels, height, width) float32, also for a Keras model; only its shape counts.
+            them as (1, height, width, classes). It gives one tensor, or a dict of several with "scores" among
+            its keys, which the file then has as names.
+        example: (1, channels, height, width) float32, also for a Keras model; only its shape counts. It need
+            not be an image: of a map with any number of channels the file says how it takes it.
         path: the file to write, replaced if it is there.
         target: a LiteRT target of `converters.targets`.
         labels: class names in output order, stored in the file.
@@ -94,7 +97,7 @@ class Prepared:
         lowered: bytes | None,
     ) -> None:
         keras = keras_models.is_keras(model)
-        self._shape = None if keras else _output_shape(model, example)
+        self._shapes = {} if keras else _output_shapes(model, example)
         self.model = model
         self.example = example
         self.normalization = normalization
@@ -132,8 +135,15 @@ class Prepared:
         """Refuse labels that are not the model's."""
         if keras_models.is_keras(self.model):
             keras_models.check(self.model, image_shape(self.example), labels, self.normalization)
-        else:
-            _refuse(arguments.label_problems(labels, self._shape))
+            return
+        if labels is not None and len(self._shapes) != 1:
+            raise UserError(f"labels are for a classifier; this model gives {len(self._shapes)} outputs")
+        _refuse(arguments.label_problems(labels, next(iter(self._shapes.values()))))
+
+    @property
+    def output_names(self) -> list[str]:
+        """Of a model that names several outputs; none where there is one."""
+        return list(self._shapes) if len(self._shapes) > 1 else []
 
 
 def prepare(
@@ -192,20 +202,23 @@ def write(
     images = _calibration(calibration, shape, prepared.takes_pixels) if static else None
 
     graph = _read_lowered(prepared.lowered, path.name)
+    name_outputs(graph, prepared.output_names)
     name_weights(graph, prepared.layers)
     repair.repair(graph)
     name_tensors(graph)
     exact = [graph.constant(tensor) for _, tensor in weights(graph)]
+    done = prepared.own or prepared.normalization
+    described = file_metadata.describe(shape, labels, done, prepared.takes_pixels, metadata)
+    file_metadata.write(graph, described)  # Now, too: what is checked says what it takes.
     if chosen.storage is not targets.Storage.FLOAT32:
         prepared.check_lowered(graph, path.name)
     if images is not None:
         storage.drop_unused(graph)  # the calibrator looks at every tensor there is
         graph = static_int8(graph, images)
+        name_outputs(graph, prepared.output_names)
     else:
         storage.store_weights(graph, chosen.storage)
         repair.repair_sparse(graph)
-    done = prepared.own or prepared.normalization
-    described = file_metadata.describe(shape, labels, done, prepared.takes_pixels, metadata)
     file_metadata.write(graph, described)
     storage.drop_unused(graph)
     storage.share_buffers(graph)
@@ -220,6 +233,21 @@ def write(
         else:
             checking.check_runs_as_stored(written, content, prepared.probe, static, path.name)
     return Converted(path, chosen.name, size_bytes(path), layer_facts(graph))
+
+
+def name_outputs(graph: Graph, names: Sequence[str]) -> None:
+    """Call the outputs what the model calls them, in the signature that apps read, too; none: as they are."""
+    if not names:
+        return
+    named = dict(zip(map(int, graph.subgraph.outputs), names, strict=True))
+    for index, tensor in enumerate(graph.tensors):
+        if graph.name(index) in names:
+            tensor.name = f"{graph.name(index)}_inside"
+    for tensor, name in named.items():
+        graph.tensors[tensor].name = name
+    for signature in graph.model.signatureDefs or ():
+        for entry in signature.outputs or ():
+            entry.name = named[int(entry.tensorIndex)]
 
 
 def name_weights(graph: Graph, layers: Sequence[WeightedLayer]) -> None:
@@ -277,17 +305,16 @@ def _path_problems(path: Path) -> list[str]:
     return problems
 
 
-def _output_shape(model: nn.Module, example: torch.Tensor) -> tuple[int, ...]:
-    """Of the one tensor that the file will give."""
+def _output_shapes(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """Of the tensors that the file will give, by name."""
     given = arguments.results_of(arguments.outputs_of(model, example))
-    if len(given) != 1:
+    if len(given) != 1 and SCORES not in given:
         shapes = ", ".join(f"{key!r}: {tuple(part.shape)}" for key, part in given.items())
         raise UserError(
             f"the model returns {len(given)} outputs ({shapes}), and a .tflite file gives one: wrap the "
             "model in a module that returns the one it is for"
         )
-    (output,) = given.values()
-    return tuple(output.shape)
+    return {name: tuple(given[key].shape) for name, key in named_results(given).items()}
 
 
 def _probe(

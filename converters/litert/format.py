@@ -150,12 +150,12 @@ class LiteRT:
 
     def timing_input(self, path: Path, runtime: str) -> TimingInput:
         """Its image, and what the linter says of the runtime."""
-        from converters.litert.evaluation import image_input
+        from converters.litert.evaluation import taken
         from converters.litert.graph import read_file
         from converters.litert.linter import lint_graph
 
         graph = read_file(path)
-        spec, channels_last = image_input(graph, path)
+        spec, channels_last = taken(graph, path)
         verdict = lint_graph(graph, runtime)
         return TimingInput(spec, channels_last, verdict.sparse, tuple(map(str, verdict.problems)))
 

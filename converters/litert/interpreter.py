@@ -14,7 +14,7 @@ class Refused(Exception):  # noqa: N818 (an answer, not an accident)
 
 
 class Interpreter:
-    """A model of one image in, one tensor out, ready to run."""
+    """A model of one image in, ready to run."""
 
     def __init__(self, content: bytes, threads: int | None) -> None:
         with quiet():
@@ -26,12 +26,16 @@ class Interpreter:
             except (RuntimeError, ValueError, MemoryError) as error:
                 raise Refused(_reason(error)) from None
         (self._in,) = self._interpreter.get_input_details()
-        (self._out,) = self._interpreter.get_output_details()
+        self._out = self._interpreter.get_output_details()
 
     @property
     def output_bytes(self) -> int:
         """Of what `run` gives for an image."""
-        return int(np.prod(self._out["shape"])) * np.dtype(np.float32).itemsize
+        return self._values * np.dtype(np.float32).itemsize
+
+    @property
+    def _values(self) -> int:
+        return sum(int(np.prod(out["shape"])) for out in self._out)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Run images of the model's own layout.
@@ -40,7 +44,7 @@ class Interpreter:
             images: (n, ...) float32; quantised here if the model takes integers.
 
         Returns:
-            (n, values) float32.
+            (n, values) float32; of several outputs those of the first, then those of the next.
 
         Raises:
             Refused: LiteRT fails while running.
@@ -49,13 +53,13 @@ class Interpreter:
             outputs = [self._run(image[None]) for image in images]
         except (RuntimeError, ValueError, MemoryError) as error:
             raise Refused(_reason(error)) from None
-        width = int(np.prod(self._out["shape"]))
-        return np.stack(outputs) if outputs else np.zeros((0, width), np.float32)
+        return np.stack(outputs) if outputs else np.zeros((0, self._values), np.float32)
 
     def _run(self, image: np.ndarray) -> np.ndarray:
         self._interpreter.set_tensor(self._in["index"], _quantized(image, self._in))
         self._interpreter.invoke()
-        return _dequantized(self._interpreter.get_tensor(self._out["index"]), self._out).reshape(-1)
+        parts = [_dequantized(self._interpreter.get_tensor(out["index"]), out).ravel() for out in self._out]
+        return np.concatenate(parts)
 
 
 def _reason(error: Exception) -> str:

@@ -20,8 +20,8 @@ MAP_DIMS = 4
 
 
 class ChannelsLast(nn.Module):
-    """Takes NHWC images and gives NHWC maps, as LiteRT does, and, where told how, normalises plain pixels in
-    [0, 255] first.
+    """Takes NHWC images or maps and gives NHWC maps, as LiteRT does, and, where told how, normalises plain
+    pixels in [0, 255] first.
 
     The normalisation is one multiplication and one addition on the image itself, before the first padding:
     the sparse part of the network, which starts at the first convolution, never sees it.
@@ -41,13 +41,14 @@ class ChannelsLast(nn.Module):
             self.register_buffer("scale", (1 / (MAX_PIXEL * std)).float())
             self.register_buffer("offset", (-mean / std).float())
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """(1, height, width, channels) -> what the model returns; a map as (1, height, width, classes)."""
         # A copy, so that a model that changes its input in place does not change the file's.
         images = images * self.scale + self.offset if self.normalized else images.clone()
         with Rewriting():
-            (result,) = results_of(self.model(images.permute(0, 3, 1, 2))).values()
-        return result.permute(0, 2, 3, 1) if result.ndim == MAP_DIMS else result
+            results = results_of(self.model(images.permute(0, 3, 1, 2))).values()
+        given = tuple(part.permute(0, 2, 3, 1) if part.ndim == MAP_DIMS else part for part in results)
+        return given if len(given) > 1 else given[0]
 
 
 def lower(model: nn.Module | Any, example: torch.Tensor, normalization: Normalization | None = None) -> bytes:

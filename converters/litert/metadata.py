@@ -76,6 +76,15 @@ def read(graph: Graph) -> dict[str, Any]:
     return {}
 
 
+def told_shape(graph: Graph) -> tuple[int, int, int] | None:
+    """(channels, height, width) of the input as the file says it; None where it does not."""
+    inputs = read(graph).get("input")
+    shape: Any = inputs.get("shape") if isinstance(inputs, dict) else None
+    if not _numbers(shape, 3) or not all(isinstance(side, int) and side > 0 for side in shape):
+        return None
+    return shape[0], shape[1], shape[2]
+
+
 def input_spec(graph: Graph, shape: tuple[int, int, int]) -> InputSpec:
     """What the file expects; `shape` is what its input tensor says.
 

@@ -88,12 +88,17 @@ class Reference:
             kept: told (tensor, value) of everything that is computed, for the images in turn.
 
         Returns:
-            The first output, (n, ...) float64, whatever it was computed in.
+            The output, (n, ...) float64, whatever it was computed in; of several their values, those of the
+            first, then those of the next, (n, values).
         """
         given = torch.from_numpy(np.ascontiguousarray(images)).to(self._dtype)
         with torch.inference_mode():
-            results = [self._run(0, [image[None]], kept)[0] for image in given]
-        return torch.cat([result.reshape(1, *result.shape[1:]) for result in results]).double().numpy()
+            results = [self._run(0, [image[None]], kept) for image in given]
+        if any(len(outputs) > 1 for outputs in results):
+            flat = [torch.cat([part.double().flatten() for part in outputs]) for outputs in results]
+            return torch.stack(flat).numpy()
+        singles = [outputs[0] for outputs in results]
+        return torch.cat([single.reshape(1, *single.shape[1:]) for single in singles]).double().numpy()
 
     def _view(self, number: int) -> Graph:
         """The same model, seen from one of its subgraphs."""

@@ -15,7 +15,7 @@ from converters.agreement import Probe, allowed, arithmetic, difference
 from converters.errors import ToolError, UserError
 from converters.facts import Normalization
 from converters.litert import checking
-from converters.litert.evaluation import image_input, load, output_layout
+from converters.litert.evaluation import image_input, load, output_layouts
 from converters.litert.graph import Graph, read_file, weights
 from converters.litert.linter import lint
 from converters.litert.reference import Reference as Program
@@ -158,7 +158,8 @@ def _laid_out(path: Path, images: np.ndarray) -> np.ndarray:
 def _shaped(path: Path, outputs: np.ndarray) -> np.ndarray:
     """What a runtime gave for a file as its torch model gives it."""
     graph = read_file(path)
-    return output_layout(graph, image_input(graph, path)[1]).of(outputs)
+    (layout,) = output_layouts(graph, image_input(graph, path)[1])
+    return layout.of(outputs)
 
 
 def _expected_of_litert(
@@ -189,7 +190,7 @@ def _expected_of_litert(
     if integers:
         reason = "values are rounded to integers between the layers"
         return Expected(exact, Reference.PROGRAM, reason, INTEGER_TOLERANCE, outputs, problems)
-    tolerance = checking.tolerance(graph, fed, exact, difference(here, exact))
+    tolerance = checking.tolerance(graph, fed, [exact], difference(here, exact))
     return Expected(exact, Reference.PROGRAM, "its weights are rounded", tolerance, outputs, problems)
 
 

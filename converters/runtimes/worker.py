@@ -27,6 +27,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -103,22 +104,26 @@ def status_bytes(name: str) -> int:
 
 
 class Model:
-    """One image in, one tensor out; quantised ends are fed and read as float32."""
+    """One image in; quantised ends are fed and read as float32, several outputs one after the other."""
 
     def __init__(self, path: str, threads: int) -> None:
         self.interpreter = Interpreter(model_path=path, num_threads=threads)
         self.interpreter.allocate_tensors()
         inputs, outputs = self.interpreter.get_input_details(), self.interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs: must be one of each")
-        self.input, self.output = inputs[0], outputs[0]
+        if len(inputs) != 1 or not outputs:
+            raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs: must be one, and one or more")
+        self.input, self.outputs = inputs[0], outputs
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """One image's values, (values,) float32."""
         self.feed(image)
         self.invoke()
-        values: np.ndarray = self.interpreter.get_tensor(self.output["index"]).reshape(-1)
-        scale, offset = self.output["quantization"]
+        return np.concatenate([self.values(output) for output in self.outputs])
+
+    def values(self, output: dict[str, Any]) -> np.ndarray:
+        """Of one output, (values,) float32."""
+        values: np.ndarray = self.interpreter.get_tensor(output["index"]).reshape(-1)
+        scale, offset = output["quantization"]
         if values.dtype.kind == "f" or not scale:
             return values.astype(np.float32)
         dequantized: np.ndarray = (values.astype(np.float32) - offset) * np.float32(scale)

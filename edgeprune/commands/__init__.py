@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "verify": "run a file on every runtime at hand and compare it with its torch model",
     "bench": f"time {' and '.join(timed_suffixes())} files on one runtime, interleaved",
     "sensitivity": "measure what zeros in each layer alone do to the accuracy of a run's dense model",
+    "early-exit": "split a run's classifier into two files, the second run only where the first is unsure",
     "report": "rebuild a run's report from what was measured, without training",
     "check": "check a run, or any model files, against a budget; exit status 1 if it is broken",
     "card": "write a model card for the Hugging Face hub into a run, from its report",
@@ -33,4 +34,4 @@ COMMANDS: dict[str, str] = {
 
 def module(name: str) -> ModuleType:
     """The module of a command."""
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -155,7 +155,7 @@ class BenchPlan:
     """What will be measured, everything about it checked.
 
     Attributes:
-        files: at least one, all of one image size; the others are compared with the first.
+        files: at least one; the others are compared with the first.
         runtime: where.
         rounds: how often each file is timed.
         threads: of the runtime.
@@ -188,6 +188,7 @@ def plan_bench(
     rounds: int = 20,
     threads: int = 1,
     output: Path | None = None,
+    one_size: bool = True,
 ) -> BenchPlan:
     """Check all that can be wrong before anything runs.
 
@@ -197,6 +198,7 @@ def plan_bench(
         rounds: how often each file is timed, 1 or more.
         threads: of the runtime, 1 or more.
         output: a file the result will be written to.
+        one_size: refuse files that take images of different sizes.
 
     Raises:
         UserError: all mistakes together.
@@ -218,7 +220,7 @@ def plan_bench(
             files.append(_read(path, chosen))
         except UserError as error:
             problems += error.problems
-    problems += _differing_sizes(files)
+    problems += _differing_sizes(files) if one_size else []
     if problems or chosen is None:
         raise UserError(problems)
     by_path = {file.path: file for file in files}

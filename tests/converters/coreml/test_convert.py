@@ -20,6 +20,7 @@ from torch import nn
 from torchvision.models import mobilenet_v3_large
 
 from converters import coreml
+from converters.coreml.package import read_package
 from converters.errors import ToolError, UserError
 from converters.facts import Converted, Normalization, sha256, size_bytes
 
@@ -471,8 +472,12 @@ NO_STD = Normalization(mean=(0, 0, 0), std=(1, 0, 1))
         (_training(), {}, "model is in training mode (Sequential): call model.eval() before converting"),
         (_broken(float("nan")), {}, "0.weight has values that are not finite (NaN or infinity)"),
         (_broken(70_000), {}, "0 has weights up to 70,000 once batch norms are folded in, and float16 ends"),
-        (_classifier(), {"example": torch.rand(3, 8, 8)}, "shape (3, 8, 8), expected (1, 3, height, width)"),
-        (_classifier(), {"example": torch.rand(2, 3, 8, 8)}, "shape (2, 3, 8, 8), expected (1, 3, height"),
+        (_classifier(), {"example": torch.rand(3, 8, 8)}, "shape (3, 8, 8), expected (1, channels, height"),
+        (
+            _classifier(),
+            {"example": torch.rand(2, 3, 8, 8)},
+            "shape (2, 3, 8, 8), expected (1, channels, height",
+        ),
         (_classifier(), {"example": torch.rand(1, 3, 8, 8).half()}, "torch.float16, expected torch.float32"),
         (
             _classifier(),
@@ -545,7 +550,12 @@ def test_a_mistake_is_one_message_and_writes_nothing(
 
 def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        coreml.convert(_training(), torch.rand(1, 1, 8, 8), tmp_path / "x.tflite")
+        coreml.convert(
+            _training(),
+            torch.rand(1, 1, 8, 8),
+            tmp_path / "x.tflite",
+            normalization=Normalization((0,) * 3, (1,) * 3),
+        )
     assert len(caught.value.problems) == 3
 
 
@@ -567,3 +577,39 @@ def test_a_model_that_gives_maps_says_the_names_of_its_classes(tmp_path: Path) -
     told = opened_by_coremltools(tmp_path / "maps.mlpackage", tmp_path).user_defined_metadata
     assert told["com.apple.coreml.model.preview.type"] == "imageSegmenter"
     assert json.loads(told["com.apple.coreml.model.preview.params"]) == {"labels": list(labels)}
+
+
+class _Front(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3, (1, 2), 1), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = torch.relu(self.body(x))
+        return {"scores": self.head(features.mean((2, 3))), "features": features}
+
+
+def test_a_map_goes_from_one_package_into_the_other(tmp_path: Path, tools: Any) -> None:
+    """The first has outputs called as the model calls them, the second an input called so."""
+    torch.manual_seed(0)
+    front, rest = _Front().eval(), nn.Sequential(nn.Conv2d(8, 4, (16, 8)), nn.Flatten()).eval()
+    images = tools.images(3, 16)
+    wanted = front(torch.from_numpy(images))
+    first = coreml.load(coreml.convert(front, EXAMPLE, tmp_path / "front.mlpackage").path)
+    features = front(EXAMPLE)["features"].detach()
+    path = coreml.convert(rest, features, tmp_path / "rest.mlpackage", labels=list("abcd")).path
+    second = coreml.load(path)
+    assert first.outputs == ("scores", "features")
+    assert second.input.shape == (8, 16, 8)
+    given = first.predict_all(images)
+    for name, part in given.items():
+        assert tools.relative_error(part, wanted[name].detach().numpy()) <= 2e-3
+    answers = rest(wanted["features"]).detach().numpy()
+    assert tools.relative_error(second.predict(given["features"]), answers) <= 5e-3
+    (taken,) = read_package(path).spec.description.input
+    assert (taken.name, taken.shortDescription) == ("features", "feature map of the package before")
+    with pytest.raises(UserError, match=r"takes images of shape \(n, 8, 16, 8\), got \(3, 3, 16, 16\)"):
+        second.predict(images)
+    normalization = Normalization((0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(UserError, match="expected \\(1, 3, height, width\\)"):
+        coreml.convert(rest, features, tmp_path / "x.mlpackage", normalization=normalization)

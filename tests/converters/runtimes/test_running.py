@@ -88,7 +88,7 @@ def test_several_inputs_are_refused_in_words(tmp_path: Path) -> None:
     graph.subgraph.inputs = np.array([0, 1], np.int32)
     path.write_bytes(graph.to_bytes())
     (answer,) = run_files([FileRun(path, images(1))], HOST).answers
-    assert answer.refused == "2 inputs and 1 outputs: must be one of each"
+    assert answer.refused == "2 inputs and 1 outputs: must be one, and one or more"
 
 
 def test_every_step_is_shown(runs: Path) -> None:
