@@ -163,6 +163,7 @@ def test_a_toy_file_is_a_row_of_a_report(toy: Target, tmp_path: Path) -> None:
         classes=classes,
         normalization=IMAGENET,
         torch_outputs=outputs,
+        dense_outputs=outputs,
         dense_score=1.0,
         progress=Progress(Console(quiet=True)),
     )

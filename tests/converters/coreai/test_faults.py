@@ -146,6 +146,7 @@ def test_labels_in_another_order_are_seen_by_the_measured_accuracy(files, tiny, 
             classes=LABELS,
             normalization=NORMAL,
             torch_outputs=outputs,
+            dense_outputs=outputs,
             dense_score=1.0,
             progress=Progress(Console(quiet=True)),
         )
