@@ -448,8 +448,7 @@ def index(folder: Path) -> Iterator[str]:
     yield from (
         "# Results",
         "",
-        "Everything here was written by a script of `benchmarks/`, but for two pages that say so themselves "
-        "(flowers, latency_model).",
+        "Everything here was written by a script of `benchmarks/`, but for a line of the page on flowers.",
         "",
         "## Models trained, pruned and exported on real images",
         "",
