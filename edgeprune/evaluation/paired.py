@@ -55,7 +55,7 @@ def between(lost: int, gained: int, images: int, confidence: float) -> Interval:
 
     >>> found = between(30, 10, 1000, 0.95)
     >>> round(found.least, 2), round(found.most, 2)
-    (0.95, 3.05)
+    (0.95, 3.04)
     """
     expected, error = points_lost(lost, gained, images)
     wide = NormalDist().inv_cdf(confidence) * error

@@ -91,9 +91,9 @@ def test_a_budget_becomes_a_file_of_that_size(setting: Setting, tmp_path: Path):
 def test_a_time_becomes_zeros_where_they_save_it(setting: Setting):
     torch.manual_seed(0)
     model = models.build("mobilenet_v3_small", 5).eval()
-    variant = Variant(allocation="time", time_left={"arm64": 0.7})
+    variant = Variant(allocation="time", time_left={"arm64": 0.6})
     allocation = allocate(variant, model, setting)
-    assert 0.65 < allocation.time_fractions["arm64"] <= 0.7
+    assert 0.55 < allocation.time_fractions["arm64"] <= 0.6
     assert allocation.sparsities["classifier.0"] == 0, "a layer that no sparse kernel runs"
     assert allocation.sparsities["features.2.block.0.0"] > 0.3
 
