@@ -105,6 +105,7 @@ def test_times_are_those_of_the_files(result: EarlyExit) -> None:
     assert 0 < times.average_fraction < 10
 
 
+@pytest.mark.slow
 def test_held_out_images_decide_nothing(
     run: Path, result: EarlyExit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +131,7 @@ def test_held_out_images_decide_nothing(
         assert (tmp_path / "new" / name).read_bytes() == (run / "early_exit" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_pruned_variant_and_a_place_of_ones_own(run: Path, tmp_path: Path) -> None:
     """Its files are sparse, and no file of the whole model is needed in the run."""
     shutil.rmtree(run / "files" / "block80-coreml-ios16.mlpackage")

@@ -177,7 +177,7 @@ def test_the_chain_does_what_torch_says(made: Made) -> None:
     sure = scores.softmax(1).max(1).values
     middle = sure.sort().values[5:-5]
     widest = int(middle.diff().argmax())  # Rounding decides nothing there.
-    threshold = float(middle[widest : widest + 2].mean())
+    threshold = float(middle[widest : widest + 2].detach().mean())
     answers = chain_of(made, threshold).run(images.float().numpy())
     out = sure >= threshold
     assert answers.exited.tolist() == out.tolist()
