@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from litert_files import RUNTIME_NAMES, percent, provenance, shown_speed, table, timed, write
+from litert_files import RUNTIME_NAMES, made_by, percent, provenance, shown_speed, table, timed, write
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -397,7 +397,6 @@ def page(
     facts: dict[str, Any], rows: list[dict[str, Any]], timings: list[dict[str, Any]], remarks: list[str]
 ) -> list[str]:
     """For people."""
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     headings = [f"speed on {timing['runtime']}" for timing in timings]
     images = len(rows[0]["files"][TARGETS[0]]["right"])
@@ -416,7 +415,7 @@ def page(
         "",
         *remarks,
         "",
-        f"Made by `{facts['command']}` on {facts['date']}, {facts['processor']}; {versions}.",
+        made_by(facts),
     ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar10_blocks import NORMALIZATION, SIZE_PX, Cifar10, as_input, enlarged, read
-from litert_files import RUNTIME_NAMES, percent, provenance, table, write
+from litert_files import RUNTIME_NAMES, made_by, percent, provenance, table, write
 from torch import Tensor, nn
 
 from converters import litert
@@ -188,7 +188,6 @@ def measured(
 
 def page(facts: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """For people."""
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     choice, times = found["choice"], found["times"]
     lines = [
         "# Early exit on CIFAR-10",
@@ -220,7 +219,7 @@ def page(facts: dict[str, Any], found: dict[str, Any]) -> list[str]:
     lines += [
         f"Bar: at most {MOST_LOST_POINTS} points lost at {MOST_TIME} of the time: {_verdict(found)}.",
         "",
-        f"Made by `{facts['command']}` on {facts['date']}, {facts['processor']}; {versions}.",
+        made_by(facts),
         "",
         f"- Threshold {choice['threshold']}: chosen on {choice['images']:,} validation images, which no",
         f"  training has seen, to lose at most {found['most_lost_points']:g} points; there",

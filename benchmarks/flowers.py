@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from litert_files import percent, provenance, table, write
+from litert_files import made_by, percent, provenance, table, write
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -356,7 +356,6 @@ def row(
 
 def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
     """For people."""
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     kinds = dict.fromkeys((row["model"], row["target"]) for row in rows)
     return [
         "# Flowers: small files from ImageNet weights",
@@ -368,7 +367,7 @@ def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
             [_cells(name, target, rows) for name, target in kinds],
         ),
         "",
-        f"Made by `{facts['command']}` on {facts['date']}, {facts['processor']}; {versions}.",
+        made_by(facts),
         "",
         f"- {VALIDATION} of the training images chose everything; test images were looked at once.",
         "- Standard error: of one file, from the number of test images. Seeds share the dense model and the",

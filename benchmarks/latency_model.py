@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from litert_files import RUNTIME_NAMES, build, files, percent, provenance, pruned, table, write
+from litert_files import RUNTIME_NAMES, build, files, made_by, percent, provenance, pruned, table, write
 
 from converters.errors import UserError
 from converters.files import write_text
@@ -179,7 +179,6 @@ def _image(path: Path) -> np.ndarray:
 
 def page(facts: dict[str, Any], plain: dict[str, Any]) -> list[str]:
     """For people."""
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     lines = [
         "# Predicted times of LiteRT files",
         "",
@@ -212,7 +211,7 @@ def page(facts: dict[str, Any], plain: dict[str, Any]) -> list[str]:
         ]
     return [
         *lines,
-        f"Made by `{facts['command']}` on {facts['date']}, {facts['processor']}; {versions}.",
+        made_by(facts),
         "",
         f"- The fastest of {plain['rounds']} runs, processor time where emulated: a busy machine only adds.",
         f"- Each model is timed beside {REFERENCES} small networks; the pace of that run is theirs.",

@@ -141,11 +141,16 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def made_by(facts: dict[str, Any]) -> str:
+    """A page's last sentence: command, date, processor and versions, as `provenance` tells them."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    return f"Made by `{facts['command']}` on {facts['date']}, {facts['processor']}; {versions}."
+
+
 def provenance_lines(facts: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[str]:
     """The same for people, with the runtimes that were timed, and the caveats."""
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     return [
-        f"Made by `{facts['command']}` on {facts['date']}, {facts['processor']}; {versions}.",
+        made_by(facts),
         "",
         *(
             f"- {run['runtime']}: {run['version']}, {run['description']}; {run['clock']}, "

@@ -39,10 +39,15 @@ def repair(graph: Graph) -> None:
 def repair_sparse(graph: Graph) -> None:
     """The repairs that only a network with sparse weights needs, once they are stored, in order."""
     if has_sparse_weight(graph):
-        even_padding(graph)
-        set_head_apart(graph)
+        set_up_for_sparse_kernels(graph)
         rewrite_for_sparse_kernels(graph)
         bar_faulty_parts(graph)
+
+
+def set_up_for_sparse_kernels(graph: Graph) -> None:
+    """What sparse kernels ask of a network whatever its zeros: even padding, and a head of its own."""
+    even_padding(graph)
+    set_head_apart(graph)
 
 
 def rewrite_for_sparse_kernels(graph: Graph) -> None:

@@ -23,8 +23,7 @@ from converters.errors import ToolError, UserError
 from converters.litert.graph import Graph, read, read_file, weights
 from converters.litert.kernels import Node, nodes
 from converters.litert.linter import THRESHOLD, has_sparse_weight, sparse_parts
-from converters.litert.mirror import even_padding
-from converters.litert.repair import set_head_apart
+from converters.litert.repair import set_up_for_sparse_kernels
 
 Numbers = NDArray[np.float64]
 
@@ -142,8 +141,7 @@ def time_model(model: LatencyModel, graph: Graph, names: Sequence[str]) -> TimeM
     """
     dense = works(graph, sparse=False)
     graph = read(graph.to_bytes(), graph.source)
-    even_padding(graph)  # Both as they are done to a file with zeros.
-    set_head_apart(graph)
+    set_up_for_sparse_kernels(graph)  # As a file with zeros is.
     if not sparse_parts(graph):
         raise UserError("sparse kernels do not take this network: zeros do not change its time")
     work = works(graph, sparse=True)

@@ -209,20 +209,9 @@ def _dense(folder: run_folder.Run, recipe: Recipe, data: Data) -> nn.Module:
     """The dense model of a run, if its images are still the same."""
     import torch
 
-    from edgeprune.pipeline.store import inputs_of, weights_of
-    from edgeprune.pipeline.variants import rebuilt
+    from edgeprune.pipeline.variants import DENSE, trained
 
-    weights = folder.weights("dense")
-    if not weights.is_file():
-        raise UserError(
-            f"{folder.folder}: its dense model is not trained yet: finish it with "
-            f"edgeprune run {folder.folder / run_folder.RECIPE_FILE}"
-        )
-    if inputs_of(folder).get("data") != data.sha256:
-        raise UserError(
-            f"{folder.folder}: the images changed since this run began: what trained it might be held out now"
-        )
-    model = rebuilt(recipe, len(data.classes), weights_of(folder, "dense"))
+    model = trained(folder, recipe, data, DENSE, called="its dense model")
     return model.to(memory_format=torch.channels_last)
 
 

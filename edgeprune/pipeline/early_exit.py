@@ -23,8 +23,7 @@ from edgeprune.evaluation.early_exit_files import measure, open_pair, write_pair
 from edgeprune.evaluation.early_exit_result import SCHEMA, EarlyExit, ExitFiles, Times, to_text
 from edgeprune.models.early_exit import FEATURES, ExitHead, Front, Halves, deepest, split
 from edgeprune.pipeline import run_folder
-from edgeprune.pipeline.store import inputs_of, weights_of
-from edgeprune.pipeline.variants import DENSE, rebuilt
+from edgeprune.pipeline.variants import DENSE, trained
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.training.batches import generator_of, whole_batches
@@ -113,20 +112,11 @@ def make(
 
 
 def _model(variant: str, run: run_folder.Run, recipe: Recipe, data: Data) -> nn.Module:
-    """The torch model of the variant, if its images are still the same."""
+    """The torch model of the variant."""
     names = [DENSE, *recipe.variants]
     if variant not in names:
         raise UserError(f"--variant {variant}: the run has {', '.join(names)}")
-    if not run.weights(variant).is_file():
-        raise UserError(
-            f"{run.folder}: {variant} is not trained yet: finish it with "
-            f"edgeprune run {run.folder / run_folder.RECIPE_FILE}"
-        )
-    if inputs_of(run).get("data") != data.sha256:
-        raise UserError(
-            f"{run.folder}: the images changed since this run began: what trained it might be held out now"
-        )
-    return rebuilt(recipe, len(data.classes), weights_of(run, variant))
+    return trained(run, recipe, data, variant, called=variant)
 
 
 def _divided(recipe: Recipe, data: Data) -> tuple[Split, Split, str]:

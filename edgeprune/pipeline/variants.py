@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune import processes, pruning
+from edgeprune.data.dataset import Data
+from edgeprune.errors import UserError
 from edgeprune.evaluation.records import Training
 from edgeprune.models import cost
 from edgeprune.models.branches import merged
 from edgeprune.models.resize import resize
 from edgeprune.pipeline import allocation as allocating
-from edgeprune.pipeline import environment
+from edgeprune.pipeline import environment, run_folder
 from edgeprune.pipeline.context import RunContext
+from edgeprune.pipeline.store import inputs_of, weights_of
 from edgeprune.pipeline.tensorboard import log
 from edgeprune.processes import shared
 from edgeprune.progress import Progress
@@ -231,6 +234,31 @@ def _read(context: RunContext, name: str) -> Model:
     reached = f"{context.task.metric.heading} {100 * record.score:.1f} %"
     context.progress.say(f"{name}: {reached} on {len(held_out)} held-out images")
     return Model(name, module, outputs, record)
+
+
+def trained(run: run_folder.Run, recipe: Recipe, data: Data, name: str, called: str) -> nn.Module:
+    """The torch model of a variant that a run has trained, if its images are still the same.
+
+    Args:
+        run: its folder.
+        recipe: of the run.
+        data: images as they are now.
+        name: of the variant.
+        called: what a message calls it.
+
+    Raises:
+        UserError: it is not trained yet, or the images changed.
+    """
+    if not run.weights(name).is_file():
+        raise UserError(
+            f"{run.folder}: {called} is not trained yet: finish it with "
+            f"edgeprune run {run.folder / run_folder.RECIPE_FILE}"
+        )
+    if inputs_of(run).get("data") != data.sha256:
+        raise UserError(
+            f"{run.folder}: the images changed since this run began: what trained it might be held out now"
+        )
+    return rebuilt(recipe, len(data.classes), weights_of(run, name))
 
 
 def rebuilt(recipe: Recipe, classes: int, state: dict[str, Tensor]) -> nn.Module:

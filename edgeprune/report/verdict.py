@@ -232,16 +232,16 @@ def with_scores(measured: Measured, row: Row, confidence: float | None = None) -
 
     With a confidence, above 0.5 and below 1, also between what they lie.
     """
-    points, unknown, intervals = {row.metric: row.drop_points}, {}, {}
+    lost, unknown, intervals = {row.metric: row.drop_points}, {}, {}
     if confidence is not None:
         if row.lost_images is None or row.gained_images is None:
-            points, unknown = {}, {f"{row.metric}{DROP}": NO_INTERVAL}
+            lost, unknown = {}, {f"{row.metric}{DROP}": NO_INTERVAL}
         else:
             found = paired.between(row.lost_images, row.gained_images, row.images, confidence)
             intervals = {row.metric: found}
     return dataclasses.replace(
         measured,
-        drop_points=points,
+        drop_points=lost,
         drop_intervals=intervals,
         missing={
             **measured.missing,
