@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from torch.optim.swa_utils import update_bn
 from converters import litert
 from converters.facts import Normalization, size_bytes
 from converters.files import write_text
-from converters.runtimes.latency import time_models
+from converters.runtimes.latency import TimeModel, time_models
 from edgeprune import pruning
 from edgeprune.data.dataset import Data, InMemory
 from edgeprune.evaluation import sensitivity
@@ -91,6 +91,10 @@ class Kind:
         start: the model it starts from; empty: ImageNet weights.
         time_left: on `RUNTIME`, of that model's time; 0: no zeros.
         macs_left: of that model's multiplications, by removed channels; 0: none removed.
+        place: says how many zeros each layer gets.
+        distill: weight of the dense model's answers against the labels, 0 to 1.
+        ramp: share of the steps in which zeros grow.
+        regrow: whether zeros are chosen again while they grow.
     """
 
     phases: tuple[Phase, ...]
@@ -98,6 +102,10 @@ class Kind:
     start: str = "dense"
     time_left: float = 0.0
     macs_left: float = 0.0
+    place: Callable[[Cifar10, Kind], Allocation] = lambda cifar10, kind: cifar10.solved(kind)
+    distill: float = DISTILL
+    ramp: float = 0.45
+    regrow: bool = True
 
 
 RECOVER = (Phase(5, 64), Phase(5, SIZE_PX))
@@ -147,22 +155,33 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 class Cifar10:
     """The images, and every model by its name."""
 
-    def __init__(self, images: Path, weights: Path, work: Path, train_images: int) -> None:
+    def __init__(
+        self,
+        images: Path,
+        weights: Path,
+        work: Path,
+        train_images: int,
+        size_px: int = SIZE_PX,
+        validation_images: int = VALIDATION,
+        kinds: Mapping[str, Kind] = KINDS,
+    ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.data = read(images / "train", work / "train-images.pt")
         self.classes = sorted(entry.name for entry in (images / "train").iterdir())
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))
-        self.validation, self.train = order[:VALIDATION], order[VALIDATION:][:train_images]
+        self.validation, others = order[:validation_images], order[validation_images:]
+        self.train, self.size_px, self.kinds = others[:train_images], size_px, kinds
         self.images, self.weights, self.work = images, weights, work
 
     def make(self, name: str) -> nn.Module:
         """The trained model, in eval mode; made if it is not there yet."""
         done = self.work / f"{name}.pt"
         if not done.exists():
-            kind, seed = _parts(name)
+            word, seed = _parts(name)
+            kind = self.kinds[word]
             torch.manual_seed(seed)
-            model = self._start(KINDS[kind], name)
-            self._fit(model, KINDS[kind], name, seed)
+            model = self._start(kind, name)
+            self._fit(model, kind, name, seed)
             torch.save(model, done)
         model: nn.Module = torch.load(done, weights_only=False)  # Our own file: widths and all.
         return model.eval()
@@ -177,7 +196,7 @@ class Cifar10:
             model = self.make(kind.start)
             if kind.macs_left:
                 model.to(memory_format=torch.contiguous_format)
-                example = torch.zeros(1, 3, SIZE_PX, SIZE_PX)
+                example = torch.zeros(1, 3, self.size_px, self.size_px)
                 left = kind.macs_left
                 pruning.shrink_to(model, example, left, of="macs", calibration=list(self._labelled()))
             torch.save(model, start)
@@ -187,7 +206,7 @@ class Cifar10:
     def _labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
         for part in self.train[:SHRINK_IMAGES].split(16):
             images, labels = self.data.batch(part)
-            yield as_input(images, SIZE_PX), labels
+            yield as_input(images, self.size_px), labels
 
     # --- Zeros ----------------------------------------------------------------------------------------------
 
@@ -198,7 +217,7 @@ class Cifar10:
             model = self.make(start)
             subset = self.train[:SENSITIVITY_IMAGES]
             images, labels = self.data.batch(subset)
-            split = InMemory(enlarged(images, SIZE_PX).to(torch.uint8), labels)
+            split = InMemory(enlarged(images, self.size_px).to(torch.uint8), labels)
             data = Data(split, split, tuple(self.classes), "CIFAR-10", photographs=True, sha256="")
             setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment("none"), 0)
             chosen = [s for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
@@ -211,13 +230,17 @@ class Cifar10:
         plain = json.loads(kept.read_text())
         return Curves(tuple(plain["layers"]), tuple(plain["sparsities"]), np.array(plain["loss"]))
 
-    def allocation(self, start: str, time_left: float) -> Allocation:
-        """The zeros of each layer for a share of the time at `TIMED_PX`."""
+    def times(self, start: str) -> dict[str, TimeModel]:
+        """The predicted time of each layer of a model at `TIMED_PX`, by runtime."""
         model = self.make(start).to(memory_format=torch.contiguous_format)
         example, path = torch.zeros(1, 3, TIMED_PX, TIMED_PX), self.work / f"{start}-timed.tflite"
         converted = litert.convert(model, example, path, target="litert-arm64", normalization=NORMALIZATION)
-        times = time_models([RUNTIME], path, [fact.name for fact in converted.layers])
-        return to_time(model, PATTERN, {RUNTIME: time_left}, times, curves=self.curves(start))
+        return dict(time_models([RUNTIME], path, [fact.name for fact in converted.layers]))
+
+    def solved(self, kind: Kind) -> Allocation:
+        """The zeros of each layer for a share of the time, by what they cost each layer alone."""
+        model, times = self.make(kind.start), self.times(kind.start)
+        return to_time(model, PATTERN, {RUNTIME: kind.time_left}, times, curves=self.curves(kind.start))
 
     # --- Training -------------------------------------------------------------------------------------------
 
@@ -229,7 +252,7 @@ class Cifar10:
             answers = torch.zeros(len(self.data), 2, len(self.classes))
             with torch.inference_mode():
                 for part in self.train.split(250):
-                    plain = as_input(self.data.images[part], SIZE_PX)
+                    plain = as_input(self.data.images[part], self.size_px)
                     answers[part] = torch.stack([dense(plain), dense(plain.flip(3))], dim=1)
             torch.save(answers, kept)
         found: Tensor = torch.load(kept)
@@ -251,12 +274,11 @@ class Cifar10:
         )
         parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
         if kind.time_left:
-            found = self.allocation(kind.start, kind.time_left)
+            found = kind.place(self, kind)
             told = f"{name}: {found.sparsity:.1%} zeros, time {found.time_fractions}"
             print(told, {k: round(v, 2) for k, v in found.sparsities.items()}, flush=True)
-            ramp = counts[0] if len(counts) > 1 else total // 2
-            schedule_of_zeros = Cubic(round(0.9 * ramp), every=10)
-            parts["zeros"] = Sparsifier(model, found.rules, schedule_of_zeros, regrow=True)
+            ramp = Cubic(round(kind.ramp * total), every=10)
+            parts["zeros"] = Sparsifier(model, found.rules, ramp, regrow=kind.regrow)
         kept = self.work / f"{name}.checkpoint"
         done, seconds = 0, 0.0
         if kept.exists():
@@ -272,7 +294,7 @@ class Cifar10:
             outputs = model(images)
             loss = F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
             if soft is not None:
-                loss = torch.lerp(loss, soft_divergence(outputs, soft), DISTILL)
+                loss = torch.lerp(loss, soft_divergence(outputs, soft), kind.distill)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if "zeros" in parts:
@@ -311,7 +333,7 @@ class Cifar10:
     def _recalibrate(self, model: nn.Module) -> None:
         chosen = self.train[:RECALIBRATION].split(128)
         with torch.no_grad():
-            update_bn([as_input(self.data.images[part], SIZE_PX) for part in chosen], model)
+            update_bn([as_input(self.data.images[part], self.size_px) for part in chosen], model)
         model.eval()
 
     @torch.inference_mode()
@@ -319,7 +341,7 @@ class Cifar10:
         """Whether each validation image is right."""
         model.eval()
         found = [
-            model(as_input(self.data.images[part], SIZE_PX)).argmax(1) == self.data.labels[part]
+            model(as_input(self.data.images[part], self.size_px)).argmax(1) == self.data.labels[part]
             for part in self.validation.split(250)
         ]
         return torch.cat(found).numpy()
@@ -346,14 +368,16 @@ def file(cifar10: Cifar10, name: str, size_px: int, target: str) -> Path:
     return path
 
 
-def tested(path: Path, test: InMemory) -> np.ndarray:
+def tested(path: Path, test: InMemory, size_px: int = SIZE_PX) -> np.ndarray:
     """Whether each test image is right, by the file."""
     loaded = litert.load(path)
-    answers = [loaded.predict(enlarged(image[None], SIZE_PX).numpy()) for image in test.images]
+    answers = [loaded.predict(enlarged(image[None], size_px).numpy()) for image in test.images]
     return np.asarray(np.concatenate(answers).argmax(1) == test.labels.numpy())
 
 
-def row(cifar10: Cifar10, name: str, test: InMemory) -> dict[str, Any]:
+def row(
+    cifar10: Cifar10, name: str, test: InMemory, targets: Sequence[str] = TARGETS
+) -> dict[str, Any]:
     """What a model is, its files, and how many of the test images they have right."""
     kept = cifar10.work / f"{name}-row.json"
     if not kept.exists():
@@ -370,9 +394,9 @@ def row(cifar10: Cifar10, name: str, test: InMemory) -> dict[str, Any]:
             "validation_top1": float(cifar10.right(model).mean()),
             "files": {},
         }
-        for target in TARGETS:
-            path = file(cifar10, name, SIZE_PX, target)
-            right = tested(path, test)
+        for target in targets:
+            path = file(cifar10, name, cifar10.size_px, target)
+            right = tested(path, test, cifar10.size_px)
             top1, bits = float(right.mean()), "".join(map(str, right.astype(int)))
             plain["files"][target] = {"bytes": size_bytes(path), "top1": top1, "right": bits}
             print(name, target, top1, flush=True)

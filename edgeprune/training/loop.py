@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from converters.facts import Normalization
 from edgeprune import processes
-from edgeprune.allocator import keeping_freed_memory
+from edgeprune.allocator import giving_back, keeping_freed_memory
 from edgeprune.data.dataset import Data, Split, Subset
 from edgeprune.errors import UserError
 from edgeprune.pruning import Sparsifier
@@ -292,7 +292,7 @@ class _Session:
         self.read = Reading()
         began = kept = time.monotonic()
         batches = self._batches(epoch, generator, order[done:])
-        for number, (images, labels, whole) in enumerate(batches, start=done + 1):
+        for number, (images, labels, whole) in enumerate(giving_back(batches), start=done + 1):
             with accelerator.autocast():
                 loss = self.objective(images, labels)
             losses.append(loss.detach())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.facts import Normalization
-from edgeprune.allocator import keeping_freed_memory
+from edgeprune.allocator import giving_back, keeping_freed_memory
 from edgeprune.data.dataset import Split, batches
 
 EVALUATION_BATCH = 250
@@ -21,7 +21,7 @@ def predict(model: nn.Module, split: Split, normalization: Normalization) -> Ten
     return torch.cat(
         [
             model(normalized(images.to(device), normalization)).float().cpu()
-            for images, _ in batches(split, EVALUATION_BATCH)
+            for images, _ in giving_back(batches(split, EVALUATION_BATCH))
         ]
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.facts import Normalization
+from edgeprune.allocator import giving_back
 from edgeprune.data.dataset import Split
 from edgeprune.training.batches import generator_of, whole_batches
 from edgeprune.training.predict import normalized
@@ -66,7 +67,7 @@ def recalibrate(
         update_bn(
             (
                 normalized(images.to(device), normalization)
-                for images, _ in train.batches(whole_batches(order, batch_size))
+                for images, _ in giving_back(train.batches(whole_batches(order, batch_size)))
             ),
             model,
         )
