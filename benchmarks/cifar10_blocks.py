@@ -232,10 +232,15 @@ class Cifar10:
 
     def times(self, start: str) -> dict[str, TimeModel]:
         """The predicted time of each layer of a model at `TIMED_PX`, by runtime."""
-        model = self.make(start).to(memory_format=torch.contiguous_format)
-        example, path = torch.zeros(1, 3, TIMED_PX, TIMED_PX), self.work / f"{start}-timed.tflite"
-        converted = litert.convert(model, example, path, target="litert-arm64", normalization=NORMALIZATION)
-        return dict(time_models([RUNTIME], path, [fact.name for fact in converted.layers]))
+        path, names = self.work / f"{start}-timed.tflite", self.work / f"{start}-timed.json"
+        if not names.exists():
+            model = self.make(start).to(memory_format=torch.contiguous_format)
+            example = torch.zeros(1, 3, TIMED_PX, TIMED_PX)
+            converted = litert.convert(
+                model, example, path, target="litert-arm64", normalization=NORMALIZATION
+            )
+            write_text(names, json.dumps([fact.name for fact in converted.layers]))
+        return dict(time_models([RUNTIME], path, json.loads(names.read_text())))
 
     def solved(self, kind: Kind) -> Allocation:
         """The zeros of each layer for a share of the time, by what they cost each layer alone."""
@@ -368,16 +373,14 @@ def file(cifar10: Cifar10, name: str, size_px: int, target: str) -> Path:
     return path
 
 
-def tested(path: Path, test: InMemory, size_px: int = SIZE_PX) -> np.ndarray:
+def tested(path: Path, test: InMemory, size_px: int) -> np.ndarray:
     """Whether each test image is right, by the file."""
     loaded = litert.load(path)
     answers = [loaded.predict(enlarged(image[None], size_px).numpy()) for image in test.images]
     return np.asarray(np.concatenate(answers).argmax(1) == test.labels.numpy())
 
 
-def row(
-    cifar10: Cifar10, name: str, test: InMemory, targets: Sequence[str] = TARGETS
-) -> dict[str, Any]:
+def row(cifar10: Cifar10, name: str, test: InMemory, targets: Sequence[str] = TARGETS) -> dict[str, Any]:
     """What a model is, its files, and how many of the test images they have right."""
     kept = cifar10.work / f"{name}-row.json"
     if not kept.exists():
