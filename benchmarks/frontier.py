@@ -110,6 +110,8 @@ def kinds() -> dict[str, Kind]:
     for name, way in WAYS.items():
         for left in TIMES:
             found[f"{name}-{left:g}"] = dataclasses.replace(recover, time_left=left, place=way)
+    for left in TIMES:  # No zeros: what removing channels gives, for about the same time.
+        found[f"channels-{left:g}"] = dataclasses.replace(recover, macs_left=left)
     return found
 
 

@@ -70,7 +70,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--epochs", type=int, default=5, metavar="N", help="to train the exit; %(default)s if not given"
     )
     command.add_argument(
-        "--width", type=int, default=64, metavar="N", help="channels of the exit; %(default)s if not given"
+        "--width", type=int, default=128, metavar="N", help="channels of the exit; %(default)s if not given"
     )
     command.add_argument(
         "--target", action="append", metavar="NAME", help="may be repeated; those of the run if not given"
@@ -129,7 +129,7 @@ class EarlyExitOptions:
     after: str | None = None
     most_lost_points: float = 0.3
     epochs: int = 5
-    width: int = 64
+    width: int = 128
     targets: tuple[str, ...] = ()
     output: Path | None = None
     runtime: str | None = None
