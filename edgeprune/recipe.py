@@ -27,8 +27,9 @@ from edgeprune.training.config import AUTO, PRESETS, SMALLEST_PX, Augment, Train
 CRITERIA = ("magnitude", "squared_magnitude", "taylor", "snip", "movement", "random")
 SCHEDULES = ("cubic", "stepwise", "one-shot")
 HEADS = ("auto", "keep", "new")
+UNIFORM, ERDOS_RENYI = "uniform", "erdos-renyi"
 ALLOCATIONS = (
-    "uniform", "erdos-renyi", "multiplications", "global", "sensitivity", "budget", "time", "macs",
+    AUTO, UNIFORM, ERDOS_RENYI, "multiplications", "global", "sensitivity", "budget", "time", "macs",
 )  # fmt: skip
 FINDS_SPARSITY = ("budget", "time", "macs")
 
@@ -71,10 +72,11 @@ class Variant:
     schedule: str = "cubic"
     """Pruning schedule: how zeros grow during fine-tuning, one of cubic (most of them early), stepwise (five
     rounds with training in between) and one-shot."""
-    allocation: str = "uniform"
+    allocation: str = AUTO
     """How zeros are shared among layers. At a given sparsity: uniform, erdos-renyi, multiplications (for
-    speed), global (LAMP scores) or sensitivity (measured). To meet a limit: budget (bytes), time (time_left)
-    or macs (sparse_macs_left), which find the sparsity themselves."""
+    speed), global (LAMP scores), sensitivity (measured), or auto: erdos-renyi where classification starts
+    from pretrained weights, which lose more with the same zeros in every layer, else uniform. To meet a
+    limit: budget (bytes), time (time_left) or macs (sparse_macs_left), which find the sparsity themselves."""
     bytes: dict[str, int] = field(default_factory=dict)
     """Size of the file in bytes by target, above 0, e.g. 'litert-arm64-int8=1000000'; for allocation budget,
     or in addition to time_left. Empty: no limit."""
@@ -158,11 +160,11 @@ class Variant:
                 for name in self.time_left
             ),
             (
-                self.allocation in ("uniform", *FINDS_SPARSITY) or self.sparsity > 0,
+                self.allocation in (AUTO, UNIFORM, *FINDS_SPARSITY) or self.sparsity > 0,
                 f"allocation {self.allocation!r}: sparsity says how many zeros there are to share out",
             ),
             (
-                self.allocation == "uniform" or not self.layers,
+                self.allocation in (AUTO, UNIFORM) or not self.layers,
                 "layers and an allocation that is not uniform: choose one of them",
             ),
             *(

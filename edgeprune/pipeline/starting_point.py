@@ -10,7 +10,7 @@ from edgeprune.data.labels import LabelKind
 from edgeprune.data.preprocessing import INTERPOLATIONS, Preprocessing
 from edgeprune.models import pretrained
 from edgeprune.models.architecture import backbone_of
-from edgeprune.recipe import Recipe
+from edgeprune.recipe import ERDOS_RENYI, UNIFORM, Recipe, Variant
 from edgeprune.tasks import TASKS
 from edgeprune.training.config import AUTO, Augment
 
@@ -73,6 +73,7 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
         mean=recipe.mean or own.mean,
         std=recipe.std or own.std,
         augment=_augment(recipe),
+        variants={name: _allocated(variant, recipe) for name, variant in recipe.variants.items()},
     )
     if recipe.weights is None:
         return filled, []
@@ -85,6 +86,12 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
     said = [f"preprocessing is {origin}{but}: {told.in_words()}, {normal}"]
     if filled.augment != recipe.augment:
         said.append(f"augmentation is {filled.augment.preset}; augment.preset chooses another")
+    shared = [name for name, variant in filled.variants.items() if variant != recipe.variants[name]]
+    shared = [name for name in shared if filled.variants[name].allocation == ERDOS_RENYI]
+    if shared:
+        said.append(
+            f"zeros of {', '.join(shared)} are shared out by {ERDOS_RENYI}; allocation chooses another"
+        )
     return filled, said
 
 
@@ -94,6 +101,17 @@ def _augment(recipe: Recipe) -> Augment:
         return recipe.augment
     crops = recipe.weights is not None and TASKS[recipe.task].labels is LabelKind.CLASS
     return dataclasses.replace(recipe.augment, preset="standard" if crops else "light")
+
+
+def _allocated(variant: Variant, recipe: Recipe) -> Variant:
+    """An allocation instead of auto: layers of pretrained weights differ too much for the same zeros."""
+    from edgeprune.pruning.allocation.layers import MAXIMUM_SPARSITY
+
+    if variant.allocation != AUTO:
+        return variant
+    pretrained_classes = recipe.weights is not None and TASKS[recipe.task].labels is LabelKind.CLASS
+    shared = pretrained_classes and not variant.layers and 0 < variant.sparsity <= MAXIMUM_SPARSITY
+    return dataclasses.replace(variant, allocation=ERDOS_RENYI if shared else UNIFORM)
 
 
 def _rounded(values: tuple[float, float, float]) -> str:

@@ -24,8 +24,9 @@ from edgeprune.pipeline.store import inputs_of, weights_of
 from edgeprune.pipeline.tensorboard import log
 from edgeprune.processes import shared
 from edgeprune.progress import Progress
-from edgeprune.recipe import Recipe, Variant
+from edgeprune.recipe import UNIFORM, Recipe, Variant
 from edgeprune.tasks.task import scored
+from edgeprune.training.config import AUTO
 from edgeprune.training.loop import Epochs, Hooks, Setting, steps_per_epoch, train
 from edgeprune.training.predict import normalized, predict
 from edgeprune.training.transfer import Transfer
@@ -139,7 +140,7 @@ def rules_of(
 
     Sensitivity is measured, with `progress`, on a trained module; for one that is not it is estimated.
     """
-    if variant.allocation != "uniform":
+    if variant.allocation not in (AUTO, UNIFORM):
         curves = None
         if progress is not None and variant.allocation in allocating.MEASURED:
             curves = allocating.measured_curves(variant, module, setting, progress)

@@ -16,7 +16,7 @@ from torch import nn
 from edgeprune.errors import UserError
 from edgeprune.models import build, checkpoint_file, matching, pretrained, weights
 from edgeprune.pipeline import starting_point
-from edgeprune.recipe import Recipe
+from edgeprune.recipe import Recipe, Variant
 from edgeprune.training.config import Augment
 
 NAME = "mobilenet_v3_small"
@@ -358,6 +358,22 @@ def test_preprocessing_is_the_weights_own_and_every_field_can_be_set():
     assert (recipe.resize_px, recipe.mean, recipe.interpolation) == (182, (0.5, 0.5, 0.5), "bilinear")
     assert "but for image_size_px, interpolation" in told[0]
     assert starting_point.resolved(recipe)[0] == recipe
+
+
+def test_zeros_of_pretrained_weights_are_shared_out_unless_the_recipe_says_how():
+    variants = {
+        "block80": Variant(sparsity=0.8),
+        "set": Variant(sparsity=0.8, allocation="uniform"),
+        "named": Variant(layers={"classifier.*": 0.5}),
+        "beyond": Variant(sparsity=0.97),
+        "channels": Variant(macs_left=0.5),
+    }
+    recipe, told = starting_point.resolved(Recipe("mobilenet_v2", weights="default", variants=variants))
+    found = {name: variant.allocation for name, variant in recipe.variants.items()}
+    assert found == {**dict.fromkeys(variants, "uniform"), "block80": "erdos-renyi"}
+    assert told[-1] == "zeros of block80 are shared out by erdos-renyi; allocation chooses another"
+    recipe, told = starting_point.resolved(Recipe("mobilenet_v2", variants=variants))
+    assert {variant.allocation for variant in recipe.variants.values()} == {"uniform"}
 
 
 def test_without_weights_it_is_the_default():

@@ -115,7 +115,7 @@ def test_an_impossible_budget_is_refused_before_anything_is_trained(setting: Set
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ({"sparsity": 0.8, "allocation": "fair"}, "allocation 'fair': choose from uniform, erdos-renyi"),
+        ({"sparsity": 0.8, "allocation": "fair"}, "allocation 'fair': choose from auto, uniform"),
         ({"allocation": "budget"}, "bytes and allocation 'budget' go together"),
         ({"allocation": "time"}, "time_left and allocation 'time' go together"),
         ({"sparsity": 0.8, "time_left": {"arm64": 0.4}}, "time_left and allocation 'time' go together"),
