@@ -69,7 +69,8 @@ REMARKS = """\
 - 6,000 training images, ten passes for each of the two models below the dense one, five of them at 64 px.
 - `fast`: 80 % zeros and more, by `allocation: time` for arm64, from what each layer alone loses. That puts
   95 % zeros into the layers of residual blocks and few into the others: alone none of the former matters,
-  since the map goes around it. Together they do.
+  since the map goes around it. Together they do; yet a lower limit for any layer, or losses that do not level
+  off, place them no better ([tried](frontier.md)).
 - Tried as well, validation images only: all 48,000 images, twice, the first two stages frozen in the second
   pass: 84.9 % at the same zeros, 89.1 % dense trained as long.
 """.splitlines()
