@@ -39,6 +39,14 @@ from edgeprune.training.early_exit import Seen, train_head
 TARGET = TARGETS["litert-arm64"]
 BATCH, PART = 128, 250
 MOST_LOST_POINTS, MOST_TIME = 0.3, 0.6  # The bar: on the test images, of the full model's time.
+# Found by hand, which this benchmark does not repeat.
+REMARKS = """\
+- The bar lies between two thresholds. The test images were looked at a second time, with 0.1 points to lose
+  on the validation images: 62.6 % exit, 0.10 (0.07) points are lost at 0.622 of the time on arm64, 0.603 on
+  the host.
+- Tried on the validation images, 0.2 points lost: a head of one 1x1 convolution behind `blocks.3` let 27 %
+  exit, one separable convolution behind it 61 % (0.3 points), two 75 %; two behind `blocks.2` 38 %.
+""".splitlines()
 
 
 class Exit:
@@ -227,6 +235,7 @@ def page(facts: dict[str, Any], found: dict[str, Any]) -> list[str]:
         f"- The head ({found['head_width']} channels) learned for {found['epochs']} epochs from answers of",
         f"  the whole model on {found['learned_images']:,} training images and their mirror images.",
         "- Points lost: paired, image by image; in brackets the standard error.",
+        *REMARKS,
         *(f"- {name}: no times: {reason}." for name, reason in found["times_reasons"].items()),
         *(f"- {one['runtime']}: {one['description']}, {one['rounds']} interleaved rounds." for one in times),
     ]
