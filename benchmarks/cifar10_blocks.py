@@ -56,6 +56,7 @@ BATCH, SHIFT_PX = 32, 3
 DISTILL, SMOOTHING, WEIGHT_DECAY = 0.7, 0.1, 0.02
 SENSITIVITY_IMAGES, RECALIBRATION, SHRINK_IMAGES = 192, 1024, 512
 SAVE_SECONDS = 60.0
+RAMP = 0.45  # Share of the steps in which zeros grow.
 PATTERN = Block(1, 4)
 RUNTIME = "arm64"
 TARGETS = ("litert-arm64", "litert-arm64-int8")
@@ -93,9 +94,6 @@ class Kind:
         time_left: on `RUNTIME`, of that model's time; 0: no zeros.
         macs_left: of that model's multiplications, by removed channels; 0: none removed.
         place: says how many zeros each layer gets.
-        distill: weight of the dense model's answers against the labels, 0 to 1.
-        ramp: share of the steps in which zeros grow.
-        regrow: whether zeros are chosen again while they grow.
     """
 
     phases: tuple[Phase, ...]
@@ -104,9 +102,6 @@ class Kind:
     time_left: float = 0.0
     macs_left: float = 0.0
     place: Callable[[Cifar10, Kind], Allocation] = lambda cifar10, kind: cifar10.solved(kind)
-    distill: float = DISTILL
-    ramp: float = 0.45
-    regrow: bool = True
 
 
 RECOVER = (Phase(5, 64), Phase(5, SIZE_PX))
@@ -283,8 +278,7 @@ class Cifar10:
             found = kind.place(self, kind)
             told = f"{name}: {found.sparsity:.1%} zeros, time {found.time_fractions}"
             print(told, {k: round(v, 2) for k, v in found.sparsities.items()}, flush=True)
-            ramp = Cubic(round(kind.ramp * total), every=10)
-            parts["zeros"] = Sparsifier(model, found.rules, ramp, regrow=kind.regrow)
+            parts["zeros"] = Sparsifier(model, found.rules, Cubic(round(RAMP * total), every=10), regrow=True)
         kept = self.work / f"{name}.checkpoint"
         done, seconds = 0, 0.0
         if kept.exists():
@@ -300,7 +294,7 @@ class Cifar10:
             outputs = model(images)
             loss = F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
             if soft is not None:
-                loss = torch.lerp(loss, soft_divergence(outputs, soft), kind.distill)
+                loss = torch.lerp(loss, soft_divergence(outputs, soft), DISTILL)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if "zeros" in parts:

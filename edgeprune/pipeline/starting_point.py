@@ -86,8 +86,11 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[str]]:
     said = [f"preprocessing is {origin}{but}: {told.in_words()}, {normal}"]
     if filled.augment != recipe.augment:
         said.append(f"augmentation is {filled.augment.preset}; augment.preset chooses another")
-    shared = [name for name, variant in filled.variants.items() if variant != recipe.variants[name]]
-    shared = [name for name in shared if filled.variants[name].allocation == ERDOS_RENYI]
+    shared = [
+        name
+        for name, variant in filled.variants.items()
+        if (recipe.variants[name].allocation, variant.allocation) == (AUTO, ERDOS_RENYI)
+    ]
     if shared:
         said.append(
             f"zeros of {', '.join(shared)} are shared out by {ERDOS_RENYI}; allocation chooses another"
