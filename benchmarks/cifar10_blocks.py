@@ -182,6 +182,20 @@ class Cifar10:
         model: nn.Module = torch.load(done, weights_only=False)  # Our own file: widths and all.
         return model.eval()
 
+    def make_all(self, names: Sequence[str]) -> None:
+        """Models, and what those with zeros share: "curves" and "taught"."""
+        for name in names:
+            if name == "curves":
+                self.curves("dense")
+            elif name == "taught":
+                self.taught()
+            else:
+                self.make(name)
+
+    def test(self) -> InMemory:
+        """The test images."""
+        return read(self.images / "test", self.work / "test-images.pt")
+
     def _start(self, kind: Kind, name: str) -> nn.Module:
         if not kind.start:
             model = MODEL.build(len(self.classes))
@@ -462,29 +476,29 @@ def _cells(kind: str, rows: list[dict[str, Any]], timings: list[dict[str, Any]])
     return [*cells, *("–" if one is None else shown_speed(one) for one in timed)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of(description: str, names: str, rounds: int) -> argparse.ArgumentParser:
+    """What every benchmark of these images is told; `names` says what models are called."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("what", choices=["make", "page"])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(KINDS)}, with a seed: fast-0")
+    parser.add_argument("names", nargs="*", help=names)
     parser.add_argument("--images", type=Path, required=True, help="train/ and test/, one folder a class")
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of EfficientNet-Lite0")
     parser.add_argument("--work", type=Path, required=True, help="folder to keep models in")
-    parser.add_argument("--train-images", type=int, default=6000, help="of 48,000")
     parser.add_argument("--runtimes", nargs="*", default=["arm64"], choices=RUNTIME_NAMES)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__.splitlines()[0], f"of {', '.join(KINDS)}, with a seed: fast-0", rounds=10)
+    parser.add_argument("--train-images", type=int, default=6000, help="of 48,000")
     options = parser.parse_args()
     cifar10 = Cifar10(options.images, options.weights, options.work, options.train_images)
     if options.what == "make":
-        for name in options.names:
-            if name == "curves":
-                cifar10.curves("dense")
-            elif name == "taught":
-                cifar10.taught()
-            else:
-                cifar10.make(name)
+        cifar10.make_all(options.names)
         return
-    test = read(options.images / "test", options.work / "test-images.pt")
+    test = cifar10.test()
     rows = [row(cifar10, name, test) for name in options.names]
     first = [row["model"] for row in rows if row["seed"] == 0 and row["kind"] != "dense"]
     first.sort(key=lambda name: not name.startswith(REFERENCE))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar10_blocks import NORMALIZATION, SIZE_PX, Cifar10, as_input, enlarged, read
+from cifar10_blocks import NORMALIZATION, SIZE_PX, Cifar10, as_input, enlarged
 from litert_files import RUNTIME_NAMES, made_by, percent, provenance, table, write
 from torch import Tensor, nn
 
@@ -293,7 +293,7 @@ def main() -> None:
         print(f"{place}: {made.halves.macs_share:.3f} of the multiplications, {choice}", flush=True)
     if options.validation_only:
         return
-    test = read(options.images / "test", options.work / "test-images.pt")
+    test = cifar10.test()
     found = measured(made, choice, options.most_lost_points, test, options.runtimes, options.rounds)
     facts = provenance()
     write(options.out, "early_exit", page(facts, found), {"schema": 1, **facts, **found})

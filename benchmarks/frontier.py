@@ -11,8 +11,9 @@ validation set; the test images are looked at once, by `page`. State is kept in 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar10_blocks import PATTERN, RUNTIME, TIMED_PX, Cifar10, Kind, Phase, file, paired, read, row
-from litert_files import RUNTIME_NAMES, made_by, percent, provenance, table, timed, write
+from cifar10_blocks import PATTERN, RUNTIME, TIMED_PX, Cifar10, Kind, Phase, file, paired, parser_of, row
+from litert_files import made_by, percent, provenance, table, timed, write
+from torch import nn
 
 from edgeprune.pruning import Rule, select
 from edgeprune.pruning.allocation import limits, shares
@@ -56,79 +58,58 @@ TARGET, REFERENCE, OWN, CHANNELS = "litert-arm64", "longer", "time", "channels"
 BISECTIONS = 20
 
 
-def within(cifar10: Cifar10, kind: Kind, place: Callable[[float], Allocation]) -> Allocation:
+def multiplications(model: nn.Module, sparsity: float) -> Allocation:
+    """As `by_multiplications` spreads zeros, where there is room for the spread."""
+    example, spread = torch.zeros(1, 3, TIMED_PX, TIMED_PX), min(0.1, 0.95 - sparsity)
+    return shares.by_multiplications(model, example, PATTERN, sparsity, spread=spread)
+
+
+def hand(model: nn.Module, sparsity: float) -> Allocation:
+    """Half of the first three stages, as a person would who knows that they matter."""
+    found = shares.uniform(model, PATTERN, sparsity)
+    own = {name: 0.5 if name.startswith(EARLY) else value for name, value in found.sparsities.items()}
+    return dataclasses.replace(found, sparsities=own)
+
+
+# Where zeros lie in a model, so many of them.
+WAYS: dict[str, Callable[[nn.Module, float], Allocation]] = {
+    "uniform": lambda model, sparsity: shares.uniform(model, PATTERN, sparsity),
+    "erdos-renyi": lambda model, sparsity: shares.erdos_renyi(model, PATTERN, sparsity),
+    "multiplications": multiplications,
+    "lamp": lambda model, sparsity: shares.by_importance(model, PATTERN, sparsity, criterion="lamp"),
+    "hand": hand,
+}
+
+
+def within(cifar10: Cifar10, kind: Kind, way: str) -> Allocation:
     """The fewest zeros, placed in some way, that are fast enough."""
-    model, times = cifar10.make(kind.start), cifar10.times(kind.start)
+    model = cifar10.make(kind.start)
+    chosen = [s for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
+    limit = limits.TimeLimit(cifar10.times(kind.start)[RUNTIME], chosen, kind.time_left)
 
     def fraction(found: Allocation) -> float:
-        chosen = [s for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
-        limit = limits.TimeLimit(times[RUNTIME], chosen, kind.time_left)
         return limit.fraction(np.array([found.sparsities[s.name] for s in chosen]))
 
     low, high = 0.3, MOST
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if fraction(place(middle)) <= kind.time_left else (middle, high)
-    found = place(high)
+        enough = fraction(WAYS[way](model, middle)) <= kind.time_left
+        low, high = (low, middle) if enough else (middle, high)
+    found = WAYS[way](model, high)
     if fraction(found) > kind.time_left:
         raise SystemExit(f"{kind.time_left} of the time cannot be had: the least is {fraction(found):.3f}")
     return found
-
-
-def uniform(cifar10: Cifar10, kind: Kind) -> Allocation:
-    model = cifar10.make(kind.start)
-    return within(cifar10, kind, lambda sparsity: shares.uniform(model, PATTERN, sparsity))
-
-
-def erdos_renyi(cifar10: Cifar10, kind: Kind) -> Allocation:
-    model = cifar10.make(kind.start)
-    return within(cifar10, kind, lambda sparsity: shares.erdos_renyi(model, PATTERN, sparsity))
-
-
-def by_multiplications(cifar10: Cifar10, kind: Kind) -> Allocation:
-    model, example = cifar10.make(kind.start), torch.zeros(1, 3, TIMED_PX, TIMED_PX)
-
-    def place(sparsity: float) -> Allocation:
-        spread = min(0.1, 0.95 - sparsity)
-        return shares.by_multiplications(model, example, PATTERN, sparsity, spread=spread)
-
-    return within(cifar10, kind, place)
-
-
-def lamp(cifar10: Cifar10, kind: Kind) -> Allocation:
-    model = cifar10.make(kind.start)
-    return within(cifar10, kind, lambda s: shares.by_importance(model, PATTERN, s, criterion="lamp"))
-
-
-def by_hand(cifar10: Cifar10, kind: Kind) -> Allocation:
-    """Half of the first three stages, as a person would who knows that they matter."""
-    model = cifar10.make(kind.start)
-
-    def place(sparsity: float) -> Allocation:
-        found = shares.uniform(model, PATTERN, sparsity)
-        own = {n: 0.5 if n.startswith(EARLY) else value for n, value in found.sparsities.items()}
-        return dataclasses.replace(found, sparsities=own)
-
-    return within(cifar10, kind, place)
-
-
-WAYS: dict[str, Callable[[Cifar10, Kind], Allocation]] = {
-    OWN: lambda cifar10, kind: cifar10.solved(kind),
-    "uniform": uniform,
-    "erdos-renyi": erdos_renyi,
-    "multiplications": by_multiplications,
-    "lamp": lamp,
-    "hand": by_hand,
-}
 
 
 def kinds() -> dict[str, Kind]:
     """All there are, by name."""
     recover = Kind((Phase(5, SIZE_PX),), RATE)
     found = {"dense": Kind((Phase(7, SIZE_PX),), 1e-3, start=""), REFERENCE: recover}
-    for name, way in WAYS.items():
-        for left in TIMES:
-            found[f"{name}-{left:g}"] = dataclasses.replace(recover, time_left=left, place=way)
+    for left in TIMES:
+        found[f"{OWN}-{left:g}"] = dataclasses.replace(recover, time_left=left)
+    for way, left in itertools.product(WAYS, TIMES):
+        place = functools.partial(within, way=way)
+        found[f"{way}-{left:g}"] = dataclasses.replace(recover, time_left=left, place=place)
     for left in TIMES:  # No zeros: what removing channels gives, for about the same time.
         found[f"{CHANNELS}-{left:g}"] = dataclasses.replace(recover, macs_left=left)
     return found
@@ -143,7 +124,7 @@ class Point:
         zeros: share of the weights of 1x1 convolutions and classifier.
         lost, error: points of accuracy, against the dense model trained as long, and their standard error.
         times: measured share of that model's time, by runtime.
-        right: whether each test image is right, (n,).
+        row: of the model, with each test image.
     """
 
     way: str
@@ -152,7 +133,7 @@ class Point:
     lost: float
     error: float
     times: dict[str, float]
-    right: np.ndarray
+    row: dict[str, Any]
 
 
 def points(rows: list[dict[str, Any]], timings: list[dict[str, Any]]) -> list[Point]:
@@ -164,12 +145,11 @@ def points(rows: list[dict[str, Any]], timings: list[dict[str, Any]]) -> list[Po
         if not way:
             continue
         lost, error = paired([reference], [one], TARGET)
-        right = np.array(list(one["files"][TARGET]["right"]), dtype=int)
         times = {}
         for timing in timings:
             name = f"{one['model']}-{TIMED_PX}-{TARGET}.tflite"
             times[timing["runtime"]] = 1 / next(f["speed"] for f in timing["files"] if f["path"] == name)
-        found.append(Point(way, float(left), one["zeros"], lost, error, times, right))
+        found.append(Point(way, float(left), one["zeros"], lost, error, times, one))
     return found
 
 
@@ -178,10 +158,10 @@ def asked(point: Point) -> str:
     return percent(point.left) + (" (multiplications)" if point.way == CHANNELS else "")
 
 
-def against(best: Point, other: Point) -> str:
-    """Points that one loses more than another on the same images, and the standard error."""
-    more = 100 * (best.right - other.right)
-    return f"{more.mean():+.2f} ± {more.std(ddof=1) / len(more) ** 0.5:.2f}"
+def shown(reference: dict[str, Any], row: dict[str, Any]) -> str:
+    """A table's cell: points that a model loses against another on the same images."""
+    lost, error = paired([reference], [row], TARGET)
+    return f"{lost:+.2f} ± {error:.2f}"
 
 
 def page(
@@ -189,6 +169,7 @@ def page(
 ) -> list[str]:
     """For people."""
     tops = {row["kind"]: row["files"][TARGET]["top1"] for row in rows}
+    images = len(rows[0]["files"][TARGET]["right"])
     runtimes = list(found[0].times)
     lines = []
     for point in found:
@@ -197,7 +178,7 @@ def page(
         cells += [f"{point.times[runtime]:.3f}" for runtime in runtimes]
         cells += [
             f"{point.lost:+.2f} ± {point.error:.2f}",
-            "–" if point.way in (OWN, CHANNELS) else against(own, point),
+            "–" if point.way in (OWN, CHANNELS) else shown(own.row, point.row),
         ]
         lines.append(cells)
     headings = [f"measured on {runtime}" for runtime in runtimes]
@@ -207,7 +188,7 @@ def page(
         f"EfficientNet-Lite0 from ImageNet weights, {TRAIN:,} images of CIFAR-10 at {SIZE_PX} px, zeros in "
         f"1x4 blocks, every point trained alike: {percent(tops['dense'])} dense, {percent(tops[REFERENCE])} "
         "dense and trained as long as the points. Accuracy through float32 `.tflite` files on "
-        f"{len(found[0].right):,} test images, lost against the latter; time of the files at 224 px as a "
+        f"{images:,} test images, lost against the latter; time of the files at 224 px as a "
         "share of its file's.",
         "",
         "![Points lost by time](frontier.svg)",
@@ -250,33 +231,18 @@ def plot(found: list[Point], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["make", "page"])
-    parser.add_argument("names", nargs="*", help="time-0.4-0; taught and curves: what all points share")
-    parser.add_argument("--images", type=Path, required=True, help="train/ and test/, one folder a class")
-    parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of EfficientNet-Lite0")
-    parser.add_argument("--work", type=Path, required=True, help="folder to keep models in")
-    parser.add_argument("--runtimes", nargs="*", default=["arm64"], choices=RUNTIME_NAMES)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    options = parser.parse_args()
+    names = "time-0.4-0; taught and curves: what all points share"
+    options = parser_of(__doc__.splitlines()[0], names, rounds=3).parse_args()
     cifar10 = Cifar10(
         options.images, options.weights, options.work, TRAIN, SIZE_PX, VALIDATION, kinds=kinds()
     )
     if options.what == "make":
-        for name in options.names:
-            if name == "curves":
-                cifar10.curves("dense")
-            elif name == "taught":
-                cifar10.taught()
-            else:
-                cifar10.make(name)
+        cifar10.make_all(options.names)
         return
-    test = read(options.images / "test", options.work / "test-images.pt")
-    names = [f"{kind}-0" for kind in (REFERENCE, *cifar10.kinds) if (options.work / f"{kind}-0.pt").exists()]
-    names = list(dict.fromkeys(names))
-    rows = [row(cifar10, name, test, [TARGET]) for name in ("dense", *names)]
-    paths = [file(cifar10, name, TIMED_PX, TARGET) for name in names]
+    test = cifar10.test()
+    made = [f"{kind}-0" for kind in cifar10.kinds if (options.work / f"{kind}-0.pt").exists()]
+    rows = [row(cifar10, name, test, [TARGET]) for name in ("dense", *made)]
+    paths = [file(cifar10, name, TIMED_PX, TARGET) for name in made]
     timings = [
         timed(paths, name, options.rounds, options.work / f"times-{name}.json") for name in options.runtimes
     ]

@@ -102,8 +102,8 @@ def _augment(recipe: Recipe) -> Augment:
     """A preset instead of auto: random crops keep pretrained weights from learning few images by heart."""
     if recipe.augment.preset != AUTO:
         return recipe.augment
-    crops = recipe.weights is not None and TASKS[recipe.task].labels is LabelKind.CLASS
-    return dataclasses.replace(recipe.augment, preset="standard" if crops else "light")
+    preset = "standard" if _is_pretrained_classifier(recipe) else "light"
+    return dataclasses.replace(recipe.augment, preset=preset)
 
 
 def _allocated(variant: Variant, recipe: Recipe) -> Variant:
@@ -112,9 +112,13 @@ def _allocated(variant: Variant, recipe: Recipe) -> Variant:
 
     if variant.allocation != AUTO:
         return variant
-    pretrained_classes = recipe.weights is not None and TASKS[recipe.task].labels is LabelKind.CLASS
-    shared = pretrained_classes and not variant.layers and 0 < variant.sparsity <= MAXIMUM_SPARSITY
+    can_be_shared = not variant.layers and 0 < variant.sparsity <= MAXIMUM_SPARSITY
+    shared = can_be_shared and _is_pretrained_classifier(recipe)
     return dataclasses.replace(variant, allocation=ERDOS_RENYI if shared else UNIFORM)
+
+
+def _is_pretrained_classifier(recipe: Recipe) -> bool:
+    return recipe.weights is not None and TASKS[recipe.task].labels is LabelKind.CLASS
 
 
 def _rounded(values: tuple[float, float, float]) -> str:
