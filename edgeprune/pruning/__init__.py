@@ -5,6 +5,7 @@ from edgeprune.pruning.channels.budget import least_channels, remove, shrink_to
 from edgeprune.pruning.channels.shrink import fraction_for_macs, shrink
 from edgeprune.pruning.channels.transformers import shrink_transformer
 from edgeprune.pruning.criteria import CRITERIA
+from edgeprune.pruning.distilling import distill
 from edgeprune.pruning.oneshot import prune, prune_by_rules
 from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, Unstructured
 from edgeprune.pruning.schedule import Cubic, OneShot, Schedule, Stepwise
@@ -25,6 +26,7 @@ __all__ = [
     "Sparsifier",
     "Stepwise",
     "Unstructured",
+    "distill",
     "fraction_for_macs",
     "least_channels",
     "prune",

@@ -28,7 +28,7 @@ Batch = tuple[Tensor, Any]
 
 PATCH_ELEMENTS = 1 << 24  # Unfolded inputs held at a time: 64 MiB.
 # Least squares has seen enough with so many images, and so many places for each of a layer's columns.
-ENOUGH_IMAGES = 128
+ENOUGH_IMAGES = 512
 ENOUGH_PLACES = 40
 
 
