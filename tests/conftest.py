@@ -1,5 +1,6 @@
 """What every test shares: a quiet, small, repeatable machine."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -7,6 +8,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line sets it
 
 import pytest
 import torch
+
+# Garbage is looked for among all that torch and the converters keep: seldom is enough.
+gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)

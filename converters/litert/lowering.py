@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,7 +64,7 @@ def lower(model: nn.Module | Any, example: torch.Tensor, normalization: Normaliz
     if keras_models.is_keras(model):
         return keras_models.lower(model, image_shape(example), normalization)
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # its only switch
-    with quiet():
+    with quiet(), _rarely_collecting():
         import litert_torch
 
         wrapped = ChannelsLast(model, normalization).eval()
@@ -73,6 +76,17 @@ def lower(model: nn.Module | Any, example: torch.Tensor, normalization: Normaliz
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ToolError(f"litert-torch cannot convert {type(model).__name__}: {first_line}") from error
     return content
+
+
+@contextmanager
+def _rarely_collecting() -> Iterator[None]:
+    """Tracing makes millions of small objects that live on: looking for garbage among them takes a tenth."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def image_shape(example: torch.Tensor) -> tuple[int, int, int]:
