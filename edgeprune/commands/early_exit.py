@@ -67,7 +67,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="of accuracy, on the images that the threshold is chosen on; %(default)s if not given",
     )
     command.add_argument(
-        "--epochs", type=int, default=5, metavar="N", help="to train the exit; %(default)s if not given"
+        "--epochs",
+        type=int,
+        default=10,
+        metavar="N",
+        help="to train the exit: with more of them more images may leave; %(default)s if not given",
     )
     command.add_argument(
         "--width", type=int, default=128, metavar="N", help="channels of the exit; %(default)s if not given"
@@ -128,7 +132,7 @@ class EarlyExitOptions:
     variant: str = "dense"
     after: str | None = None
     most_lost_points: float = 0.3
-    epochs: int = 5
+    epochs: int = 10
     width: int = 128
     targets: tuple[str, ...] = ()
     output: Path | None = None
