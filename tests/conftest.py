@@ -27,6 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    if "finished_run" in getattr(item, "fixturenames", ()):
+    if "finished_run" in getattr(item, "fixturenames", ()) or item.path.stem == "test_processes":
         return "run"
     return "coreml" if "coreml" in item.path.parts else item.path.stem
