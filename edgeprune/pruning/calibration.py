@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from converters import layers as torch_layers
 from converters.layers import batch_norms
-from edgeprune.errors import UserError
+from edgeprune.errors import EdgepruneError, UserError
 
 Layer = nn.Conv2d | nn.Linear
 Calibration = Iterable[Tensor | Sequence[Any]]
@@ -81,6 +81,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def unchanged_on_error(model: nn.Module) -> Iterator[None]:
+    """An error of ours inside leaves the model's weights and statistics as they were."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        yield
+    except EdgepruneError:
+        model.load_state_dict(before)
+        raise
 
 
 @contextmanager

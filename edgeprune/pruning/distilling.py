@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from edgeprune.allocator import keeping_freed_memory
 from edgeprune.errors import UserError
 from edgeprune.pruning import calibration as calibrating
-from edgeprune.pruning.calibration import Calibration, evaluating
+from edgeprune.pruning.calibration import Calibration, evaluating, unchanged_on_error
 
 LEARNING_RATE = 2e-5
 BATCH = 20
@@ -59,7 +59,6 @@ def distill(
     if epochs < 1 or not 0 < learning_rate < math.inf:
         raise UserError(f"distill: epochs {epochs} and learning_rate {learning_rate:g} must be above 0")
     images = torch.cat([batch for batch, _ in calibrating.read_batches(calibration, "distill")])
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     zeros = [(p, p != 0) for p in model.parameters() if p.ndim > 1 and not bool(p.all())]
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * math.ceil(len(images) / BATCH)
@@ -68,13 +67,12 @@ def distill(
         optimizer, learning_rate, total_steps=max(steps, 2), pct_start=WARM_UP
     )
     found = []
-    with evaluating(model), evaluating(dense):
+    with unchanged_on_error(model), evaluating(model), evaluating(dense):
         for _ in range(epochs):
             total = 0.0
             for part in torch.split(torch.randperm(len(images), generator=generator), BATCH):
                 missed = _missed(model, dense, cropped(images[part], generator))
                 if not math.isfinite(missed.item()):
-                    model.load_state_dict(before)
                     raise UserError(
                         "distill: answers are NaN or infinite; are all images and weights finite?"
                     )

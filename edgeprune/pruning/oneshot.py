@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprune.allocator import keeping_freed_memory
-from edgeprune.errors import EdgepruneError, ToolError, UserError
+from edgeprune.errors import ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
 from edgeprune.pruning import sequential, sparsegpt
 from edgeprune.pruning.calibration import Batch, Calibration, Layer, Loss
@@ -270,14 +270,9 @@ def _prune_in_order(model: nn.Module, selected: Sequence[Selected], batches: Seq
     """SparseGPT: each layer sees the inputs that the pruned layers before it give."""
     by_name = {s.name: s for s in selected}
     layers = {name: s.layer for name, s in by_name.items()}
-    before = {s.name: s.layer.weight.detach().clone() for s in selected}
-    try:
+    with calibrating.unchanged_on_error(model):
         for name, inputs in inputs_in_order((model,), layers, batches):
             _prune_layer(by_name[name], _moments(layers[name], inputs))
-    except EdgepruneError:  # An error leaves the model as it was.
-        for s in selected:
-            s.layer.weight.data.copy_(before[s.name])
-        raise
 
 
 def _moments(layer: Layer, inputs: Iterable[tuple[Tensor, ...]]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeprune.allocator import keeping_freed_memory
-from edgeprune.errors import EdgepruneError, ToolError, UserError
+from edgeprune.errors import ToolError, UserError
 from edgeprune.pruning import calibration as calibrating
 from edgeprune.pruning import obc
 from edgeprune.pruning.allocation.result import Curves
@@ -65,16 +65,12 @@ def _in_order(
     layers = {s.name: s for s in selected}
     modules = {name: s.layer for name, s in layers.items()}
     norms = calibrating.batch_norms_behind(model, modules, batches)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    try:
+    with calibrating.unchanged_on_error(model):
         for name, inputs in inputs_in_order((model, dense), modules, batches):
             wanted = dense.get_submodule(name)
             pairs = ((own, wanted(of_dense)) for own, of_dense in inputs)
             pairing = calibrating.paired_moments(modules[name], pairs)
             _settle(layers[name], dense, pairing, norms.get(name), solve)
-    except EdgepruneError:  # An error leaves the model as it was.
-        model.load_state_dict(before)
-        raise
 
 
 @torch.no_grad()
