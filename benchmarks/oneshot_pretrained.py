@@ -1,6 +1,6 @@
 """Pruned in one shot, without training: pretrained models on photographs, paired with the dense model.
 
-    python benchmarks/oneshot_pretrained.py FOLDER docs/results/oneshot_pretrained.json --work DIR [case ...]
+    python benchmarks/oneshot_pretrained.py FOLDER docs/results/oneshot_pretrained.json [case ...] --work DIR
 
 Writes a page beside the output, too. DIR keeps the pruned models: those that learn from the dense one go on
 from them.
@@ -32,13 +32,13 @@ import torch
 from litert_files import provenance, table
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from converters.files import write_text
 from edgeprune import pruning
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
 from edgeprune.pruning.allocation.shares import by_sensitivity
 from edgeprune.pruning.sequential import obc_curves
+from edgeprune.tasks.confusion import divergence
 
 BATCH = 25
 SINGLE, TWO_OF_FOUR, BLOCKS = Unstructured(), NofM(2, 4), Block(1, 4)
@@ -98,10 +98,10 @@ def photographs(folder: Path, network: Network) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def answers(model: nn.Module, images: Tensor) -> Tensor:
-    """(n, classes), log-probabilities."""
+    """(n, classes)."""
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)
     batches = (part.contiguous(memory_format=torch.channels_last) for part in torch.split(images, BATCH))
-    return torch.cat([model(batch) for batch in batches]).log_softmax(1)
+    return torch.cat([model(batch) for batch in batches])
 
 
 def recalibrated(model: nn.Module, batches: list[Tensor]) -> nn.Module:
@@ -113,45 +113,34 @@ def recalibrated(model: nn.Module, batches: list[Tensor]) -> nn.Module:
     return model.eval()
 
 
-def magnitude(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def magnitude(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     pruning.prune(model, pattern, 0.5)
     return recalibrated(model, batches)
 
 
-def refitted(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def refitted(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     pruning.prune(model, pattern, 0.5, calibration=batches, refit=True)
     return model
 
 
-def sparsegpt(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def sparsegpt(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     pruning.prune(model, pattern, 0.5, criterion="sparsegpt", calibration=batches)
     return model
 
 
-def obc(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def obc(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     pruning.prune(model, pattern, 0.5, criterion="obc", calibration=batches)
     return model
 
 
-def allocated(model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+def allocated(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     curves = obc_curves(model, pattern, batches)
     rules = by_sensitivity(model, pattern, 0.5, curves=curves).rules
     pruning.prune_by_rules(model, rules, criterion="obc", calibration=batches)
     return model
 
 
-def distilled(model: nn.Module, dense: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
-    """`model` is pruned already; the further it is from the dense one, the longer the way."""
-    if pattern == SINGLE:
-        pruning.distill(model, dense, batches)
-    else:
-        pruning.distill(model, dense, batches, epochs=8, learning_rate=1e-4)
-    return model
-
-
-def layerwise_compressor(
-    model: nn.Module, _: nn.Module, pattern: Pattern, batches: list[Tensor]
-) -> nn.Module:
+def layerwise_compressor(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     """coremltools' SparseGPT, on the same layers and images; it takes a sequence: the model is made one."""
     from coremltools.optimize.torch.layerwise_compression import (
         LayerwiseCompressor,
@@ -179,18 +168,15 @@ def layerwise_compressor(
     return model
 
 
-# From a model, the dense one, a pattern and calibration batches to the pruned model; the first is changed.
-METHODS: dict[str, Callable[[nn.Module, nn.Module, Pattern, list[Tensor]], nn.Module]] = {
+METHODS: dict[str, Callable[[nn.Module, Pattern, list[Tensor]], nn.Module]] = {
     "magnitude, batch norms recalibrated": magnitude,
     "magnitude, least squares": refitted,
     "SparseGPT": sparsegpt,
     "coremltools LayerwiseCompressor": layerwise_compressor,
     "OBC": obc,
-    "OBC, distilled": distilled,
     "OBC, allocated by its own error curves": allocated,
-    "OBC, allocated, distilled": distilled,
 }
-GOES_ON_FROM = {
+DISTILLED = {  # What learns from the dense model afterwards.
     "OBC, distilled": "OBC",
     "OBC, allocated, distilled": "OBC, allocated by its own error curves",
 }
@@ -204,7 +190,7 @@ CASES = [
     f"{network}|{pattern}|{method}"
     for network in NETWORKS
     for pattern in PATTERNS
-    for method in METHODS
+    for method in (*METHODS, *DISTILLED)
     if (method, pattern) not in LEFT_OUT
 ]
 
@@ -230,7 +216,7 @@ def case(folder: Path, work: Path, name: str) -> dict[str, Any]:
         "fraction": float(right[1].mean()),
         "lost_points": 100 * float(lost.mean()),
         "standard_error_points": 100 * float(lost.std() / len(lost) ** 0.5),
-        "divergence_nats": float(F.kl_div(after, before, log_target=True, reduction="batchmean")),
+        "divergence_nats": float(divergence(after, before)),
         "zero_fraction": sum(float((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights),
         "seconds": round(seconds, 1),
         "processor_seconds": round(busy, 1),
@@ -243,11 +229,15 @@ def made(dense: nn.Module, work: Path, name: str, batches: list[Tensor]) -> tupl
     kept = work / f"{name.replace('|', ' ').replace(' ', '_')}.pt"
     if not kept.exists():
         network, pattern, method = name.split("|")
-        start, seconds, busy = copy.deepcopy(dense), 0.0, 0.0
-        if method in GOES_ON_FROM:
-            start, seconds, busy = made(dense, work, f"{network}|{pattern}|{GOES_ON_FROM[method]}", batches)
+        pruned, seconds, busy = copy.deepcopy(dense), 0.0, 0.0
+        if method in DISTILLED:
+            pruned, seconds, busy = made(dense, work, f"{network}|{pattern}|{DISTILLED[method]}", batches)
         begin, begin_busy = time.perf_counter(), time.process_time()
-        pruned = METHODS[method](start, dense, PATTERNS[pattern], batches)
+        if method in DISTILLED:
+            far = {} if PATTERNS[pattern] == SINGLE else {"epochs": 8, "learning_rate": 1e-4}
+            pruning.distill(pruned, dense, batches, **far)
+        else:
+            pruned = METHODS[method](pruned, PATTERNS[pattern], batches)
         seconds, busy = seconds + time.perf_counter() - begin, busy + time.process_time() - begin_busy
         work.mkdir(parents=True, exist_ok=True)
         torch.save((pruned, seconds, busy), kept)
