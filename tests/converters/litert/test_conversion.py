@@ -333,6 +333,7 @@ def large() -> tuple[nn.Module, torch.Tensor, bytes]:
     return model, example, litert.lower(model, example)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "most", "tolerance"), [("litert-arm64", 0.25, TOLERANCE), ("litert-arm64-int8", 0.14, 0.05)]
 )

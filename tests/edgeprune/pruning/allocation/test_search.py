@@ -92,6 +92,7 @@ def test_a_litert_file_meets_its_budget(dense, lowered, tmp_path: Path, pattern)
     assert allocation.bytes[target] == pytest.approx(path.stat().st_size, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_core_ml_package_meets_its_budget(dense, tmp_path: Path):
     """And the package of another target has the size that is predicted for it."""
     target, budget = "coreml-ios18-int8", 800_000
