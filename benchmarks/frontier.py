@@ -30,7 +30,7 @@ from edgeprune.pruning.allocation import limits, shares
 from edgeprune.pruning.allocation.result import Allocation
 
 SIZE_PX, TRAIN, VALIDATION = 48, 6000, 10_000
-RATE = 3e-3
+RATE, BATCH = 3e-3, 32
 TIMES = (0.5, 0.45, 0.4, 0.36, 0.32, 0.28)
 MOST = 0.949  # Zeros in any layer.
 EARLY = ("blocks.0.", "blocks.1.", "blocks.2.")
@@ -234,7 +234,7 @@ def main() -> None:
     names = "time-0.4-0; taught and curves: what all points share"
     options = parser_of(__doc__.splitlines()[0], names, rounds=3).parse_args()
     cifar10 = Cifar10(
-        options.images, options.weights, options.work, TRAIN, SIZE_PX, VALIDATION, kinds=kinds()
+        options.images, options.weights, options.work, TRAIN, SIZE_PX, VALIDATION, kinds(), BATCH
     )
     if options.what == "make":
         cifar10.make_all(options.names)

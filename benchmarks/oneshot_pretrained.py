@@ -36,11 +36,14 @@ from torch import Tensor, nn
 from converters.files import write_text
 from edgeprune import pruning
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
+from edgeprune.pruning.allocation.result import Curves
 from edgeprune.pruning.allocation.shares import by_sensitivity
+from edgeprune.pruning.calibration import batch_statistics
 from edgeprune.pruning.sequential import obc_curves
 from edgeprune.tasks.confusion import divergence
 
 BATCH = 25
+SENSITIVITY_IMAGES, ANSWER_POINTS = 100, (0.0, 0.35, 0.6, 0.8)
 SINGLE, TWO_OF_FOUR, BLOCKS = Unstructured(), NofM(2, 4), Block(1, 4)
 
 
@@ -140,6 +143,35 @@ def allocated(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.M
     return model
 
 
+def by_answers(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
+    """OBC, the zeros of each layer by how far it moves the answers alone; at most 70 % of any layer."""
+    rules = by_sensitivity(
+        model, pattern, 0.5, curves=answer_curves(model, pattern, batches), maximum=0.7
+    ).rules
+    pruning.prune_by_rules(model, rules, criterion="obc", calibration=batches)
+    return model
+
+
+@torch.no_grad()
+def answer_curves(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> Curves:
+    """How far answers move, each layer pruned alone by magnitude, with batch norms of a batch."""
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    images = torch.cat(batches)[:SENSITIVITY_IMAGES].contiguous(memory_format=torch.channels_last)
+    layers = [s for s in pruning.select(model, [pruning.Rule(pattern, 0.5)]) if not s.reason]
+    rows = []
+    with batch_statistics(model):
+        dense = model(images)
+        for selected in layers:
+            weight, row = selected.layer.weight, [0.0]
+            kept = weight.detach().clone()
+            for sparsity in ANSWER_POINTS[1:]:
+                weight.data.copy_(kept * pattern.mask(pruning.CRITERIA["magnitude"](kept), sparsity))
+                row.append(float(divergence(model(images), dense)))
+            weight.data.copy_(kept)
+            rows.append(row)
+    return Curves(tuple(s.name for s in layers), ANSWER_POINTS, np.array(rows))
+
+
 def layerwise_compressor(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:
     """coremltools' SparseGPT, on the same layers and images; it takes a sequence: the model is made one."""
     from coremltools.optimize.torch.layerwise_compression import (
@@ -175,16 +207,20 @@ METHODS: dict[str, Callable[[nn.Module, Pattern, list[Tensor]], nn.Module]] = {
     "coremltools LayerwiseCompressor": layerwise_compressor,
     "OBC": obc,
     "OBC, allocated by its own error curves": allocated,
+    "OBC, allocated by the answers": by_answers,
 }
 DISTILLED = {  # What learns from the dense model afterwards.
     "OBC, distilled": "OBC",
     "OBC, allocated, distilled": "OBC, allocated by its own error curves",
+    "OBC, allocated by the answers, distilled": "OBC, allocated by the answers",
 }
 PATTERNS = {"50 % single": SINGLE, "2:4": TWO_OF_FOUR, "50 % in 1x4 blocks": BLOCKS}
 LEFT_OUT = {  # coremltools has no blocks along inputs; 2:4 leaves nothing to allocate.
     ("coremltools LayerwiseCompressor", "50 % in 1x4 blocks"),
     ("OBC, allocated by its own error curves", "2:4"),
     ("OBC, allocated, distilled", "2:4"),
+    ("OBC, allocated by the answers", "2:4"),
+    ("OBC, allocated by the answers, distilled", "2:4"),
 }
 CASES = [
     f"{network}|{pattern}|{method}"
