@@ -333,11 +333,13 @@ def page(rows: Sequence[dict[str, Any]]) -> list[str]:
         )
     missing = [case for case in CASES if case not in {row["case"] for row in rows}]
     facts = provenance()
+    dense = {row["case"].split("|")[0]: row["dense_fraction"] for row in rows}
+    right = ", ".join(f"{NETWORKS[key].name}: {fraction:.1%} right" for key, fraction in dense.items())
     return [
         "# Pruned in one shot, without training: pretrained models",
         "",
         f"{rows[0]['images']} photographs, one a class, from ImageNet's training set: what counts is what is "
-        f"lost against the dense model on the same ones ({rows[0]['dense_fraction']:.1%} right), with the "
+        f"lost against the dense model on the same ones ({right}), with the "
         "standard error of the paired difference, never the accuracy. Calibrated on 500 other photographs at "
         "224 px. Zeros are those of 1x1 convolutions and the classifier, all of them.",
         "",
