@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from converters.files import write_text
 from edgeprune import pruning
+from edgeprune.evaluation.sensitivity import each_alone
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
 from edgeprune.pruning.allocation.result import Curves
 from edgeprune.pruning.allocation.shares import by_sensitivity
@@ -158,18 +159,10 @@ def answer_curves(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> 
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)
     images = torch.cat(batches)[:SENSITIVITY_IMAGES].contiguous(memory_format=torch.channels_last)
     layers = [s for s in pruning.select(model, [pruning.Rule(pattern, 0.5)]) if not s.reason]
-    rows = []
     with batch_statistics(model):
         dense = model(images)
-        for selected in layers:
-            weight, row = selected.layer.weight, [0.0]
-            kept = weight.detach().clone()
-            for sparsity in ANSWER_POINTS[1:]:
-                weight.data.copy_(kept * pattern.mask(pruning.CRITERIA["magnitude"](kept), sparsity))
-                row.append(float(divergence(model(images), dense)))
-            weight.data.copy_(kept)
-            rows.append(row)
-    return Curves(tuple(s.name for s in layers), ANSWER_POINTS, np.array(rows))
+        rows = each_alone(layers, ANSWER_POINTS[1:], lambda: float(divergence(model(images), dense)))
+    return Curves(tuple(s.name for s in layers), ANSWER_POINTS, np.array([(0.0, *row) for row in rows]))
 
 
 def layerwise_compressor(model: nn.Module, pattern: Pattern, batches: list[Tensor]) -> nn.Module:

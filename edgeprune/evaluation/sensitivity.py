@@ -9,8 +9,10 @@ what is decided by them has not seen the held-out images.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from edgeprune.pruning.calibration import batch_statistics, evaluating
 from edgeprune.tasks.task import score
 from edgeprune.training.loop import Setting
 from edgeprune.training.predict import EVALUATION_BATCH, normalized
+
+T = TypeVar("T")
 
 
 @keeping_freed_memory()
@@ -54,7 +58,30 @@ def prune_each_layer(
     answers = _answers(model, split, setting)
     dense = _scores(answers, answers, split, setting)[:2]
     advance(1)
-    done, found = 1, []
+    done = itertools.count(2)
+
+    def measure() -> tuple[float, float, float]:
+        scores = _scores(_answers(model, split, setting), answers, split, setting)
+        advance(next(done))
+        return scores
+
+    found = []
+    for selected, results in zip(layers, each_alone(layers, sparsities, measure), strict=True):
+        scores, losses, divergences = zip(*results, strict=True)
+        weights = selected.layer.weight.numel()
+        found.append(LayerSensitivity(selected.name, weights, scores, losses, divergences))
+    return dense, tuple(found)
+
+
+@torch.no_grad()
+def each_alone(
+    layers: Sequence[Selected], sparsities: Sequence[float], measure: Callable[[], T]
+) -> list[list[T]]:
+    """What `measure` gives with each layer pruned alone, by magnitude: (layers, sparsities).
+
+    Every weight is put back as it was.
+    """
+    found = []
     for selected in layers:
         weight = selected.layer.weight
         original = weight.detach().clone()
@@ -63,14 +90,11 @@ def prune_each_layer(
         try:
             for sparsity in sparsities:
                 weight.data.copy_(original * selected.rule.pattern.mask(importance, sparsity))
-                results.append(_scores(_answers(model, split, setting), answers, split, setting))
-                done += 1
-                advance(done)
+                results.append(measure())
         finally:
             weight.data.copy_(original)
-        scores, losses, divergences = zip(*results, strict=True)
-        found.append(LayerSensitivity(selected.name, weight.numel(), scores, losses, divergences))
-    return dense, tuple(found)
+        found.append(results)
+    return found
 
 
 def curves_of(layers: Sequence[LayerSensitivity], sparsities: Sequence[float]) -> Curves:
