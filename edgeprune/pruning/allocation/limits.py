@@ -330,17 +330,21 @@ def _within(
     def cost(grid: Numbers) -> Numbers:
         return np.asarray(np.sum([limit.shares(grid) for limit in limits], axis=0))
 
+    units = np.array([unit_count(s, pattern) for s in chosen])
+    most = np.array([most_units(u, maximum) for u in units])
+
+    def whole(sparsities: Numbers) -> Numbers:
+        """Of whole blocks, upwards: a limit may be undercut, not passed."""
+        return np.asarray(np.clip(np.ceil(sparsities * units - 1e-9), 0, most) / units)
+
     search = Search([s.name for s in chosen], curves, maximum, cost)
-    full = [limit for limit in limits if limit.fullness(search.maximal()) > 1]
-    _refuse_impossible(full, search.maximal(), f"with {maximum:.0%} zeros in every layer")
-    found = search.within(lambda sparsities: max(limit.fullness(sparsities) for limit in limits))
+    full = [limit for limit in limits if limit.fullness(whole(search.maximal())) > 1]
+    _refuse_impossible(full, whole(search.maximal()), f"with {maximum:.0%} zeros in every layer")
+    found = search.within(lambda sparsities: max(limit.fullness(whole(sparsities)) for limit in limits))
     if most_loss is not None and search.loss(found) > most_loss:
         condition = f"at an expected loss of at most {most_loss:g}"
         _refuse_impossible(limits, search.least_cost(most_loss), condition)
-    units = np.array([unit_count(s, pattern) for s in chosen])
-    # Upwards: a limit may be undercut, not passed.
-    counts = np.minimum(np.ceil(found * units - 1e-9), [most_units(u, maximum) for u in units])
-    return np.asarray(np.maximum(counts, 0) / units)
+    return whole(found)
 
 
 def _told(

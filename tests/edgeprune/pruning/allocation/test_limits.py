@@ -80,6 +80,22 @@ def test_no_fewer_zeros_than_the_sparse_kernels_ask_for():
     assert 2 / 3 < found.sparsity < 0.69
 
 
+def test_whole_weights_are_still_enough_for_the_sparse_kernels():
+    """At most 95 % of 1,024 weights are 972, not 972.8: what is missing has to come from the other layer."""
+    points = (0.0, 0.95)
+    found = to_time(
+        network(),
+        Unstructured(),
+        {"arm64": 0.9},
+        {"arm64": times([0.001, 0.001])},
+        curves=Curves(("1", "3"), points, np.array([(0.0, 1e-6), (0.0, 1.0)])),
+        layers=["1", "3"],
+    )
+    assert found.sparsities["1"] == 972 / 1024
+    assert found.sparsity * 2048 == 1366
+    assert found.time_fractions["arm64"] <= 0.9
+
+
 def test_bytes_and_time_are_met_together():
     layers = tuple(WeightedLayer(name, "conv1x1", (32, 32, 1, 1)) for name in ("1", "3"))
     sizes = {"coreml-ios16": SizeModel(TARGETS["coreml-ios16"], layers, 1000)}
