@@ -113,8 +113,8 @@ KINDS = {
     "dense-longer": Kind(RECOVER, 2e-3),
     "fast": Kind(RECOVER, 2e-3, time_left=0.415),
     "faster": Kind(RECOVER, 2e-3, time_left=0.345),
-    "channels": Kind((Phase(5, 64),), 2e-3, macs_left=0.5),
-    "channels-fast": Kind(RECOVER, 2e-3, start="channels-0", time_left=0.45),
+    "channels": Kind((Phase(5, 64),), 2e-3, macs_left=0.4),
+    "channels-fast": Kind(RECOVER, 2e-3, start="channels-0", time_left=0.48),
 }
 
 

@@ -23,15 +23,34 @@ ACTIVATIONS = (
     schema.ActivationFunctionType.RELU,
     schema.ActivationFunctionType.RELU6,
 )
-IMAGE_SIDES_PX = (32, 64, 96, 128, 192, 224)
-FIRST_WIDTHS = (8, 16, 24, 32)
-MOST_WIDTH = 640
-MOST_MACS = 1e7  # Of one layer: an emulated run of a network then takes a tenth of a second.
 CLASSES = (10, 100, 1000)
 MIRRORED = 0.2  # Share of networks that mirror their image (`converters.litert.mirror`).
 ZEROS = (0.6, 0.95)  # Of a layer; all together must pass the two thirds of the sparse kernels.
 UNARY = ("HARD_SWISH", "LOGISTIC", "RELU", "RELU6")
 STEPS = ("conv1x1", "depthwise", "depthwise", "residual", "unary", "gate", "multiply", "conv")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Between what sizes are chosen.
+
+    Attributes:
+        image_sides_px: of the square image.
+        first_widths: channels of the first convolution.
+        most_width: channels of any other layer.
+        most_macs: multiplications of any layer.
+    """
+
+    image_sides_px: tuple[int, ...]
+    first_widths: tuple[int, ...]
+    most_width: int
+    most_macs: float
+
+
+# An emulated run of such a network takes a tenth of a second.
+SMALL = Sizes((32, 64, 96, 128, 192, 224), (8, 16, 24, 32), 640, 1e7)
+# Weights that no cache holds, as whole models have: an emulator does not mind, a processor does.
+WIDE = Sizes((32, 64, 96), (32, 64, 128), 1280, 1e8)
 
 
 @dataclass(frozen=True)
@@ -42,35 +61,37 @@ class DenseAndSparse:
     sparse: bytes
 
 
-def pair(seed: int, *, convolutions: bool = False) -> DenseAndSparse:
+def pair(seed: int, *, convolutions: bool = False, sizes: Sizes = SMALL) -> DenseAndSparse:
     """A random network of 3 to 8 steps.
 
     Args:
         seed: the same gives the same bytes.
         convolutions: whether there are also 3x3 convolutions over all channels, which no sparse kernel takes.
+        sizes: of its image and layers.
     """
-    return DenseAndSparse(_network(seed, 0.0, convolutions), _network(seed, 1.0, convolutions))
+    settings = (seed, convolutions, sizes)
+    return DenseAndSparse(_network(0.0, *settings), _network(1.0, *settings))
 
 
-def _network(seed: int, zeros: float, convolutions: bool) -> bytes:
+def _network(zeros: float, seed: int, convolutions: bool, sizes: Sizes) -> bytes:
     """The same layers for any `zeros`: shapes and zeros have generators of their own."""
     random = np.random.default_rng(seed)
-    network = Network(int(random.choice(IMAGE_SIDES_PX)), seed, zeros)
+    network = Network(int(random.choice(sizes.image_sides_px)), seed, zeros)
     if random.random() < MIRRORED:
         network.mirror()
-    network.first(int(random.choice(FIRST_WIDTHS)), int(random.choice(ACTIVATIONS)))
+    network.first(int(random.choice(sizes.first_widths)), int(random.choice(ACTIVATIONS)))
     for _ in range(int(random.integers(3, 9))):
         step = str(random.choice(STEPS if convolutions else STEPS[:-1]))
-        _add(network, step, random)
+        _add(network, step, random, sizes)
     network.mean()
     network.linear(int(random.choice(CLASSES)))
     return network.to_bytes()
 
 
-def _add(network: Network, step: str, random: np.random.Generator) -> None:
+def _add(network: Network, step: str, random: np.random.Generator, sizes: Sizes) -> None:
     activation = int(random.choice(ACTIVATIONS))
-    affordable = MOST_MACS / (network.side_px**2 * network.width)
-    eights = max(int(min(affordable, MOST_WIDTH)) // 8, 1)
+    affordable = sizes.most_macs / (network.side_px**2 * network.width)
+    eights = max(int(min(affordable, sizes.most_width)) // 8, 1)
     width = 8 * int(random.integers(1, 1 + eights))
     if step == "conv1x1":
         network.conv1x1(width, activation)

@@ -22,6 +22,7 @@ from converters.runtimes.latency import (
     strips,
     time_model,
     time_models,
+    timed_runtimes,
     works,
 )
 from edgeprune import pruning
@@ -120,6 +121,21 @@ def test_the_time_of_a_network_for_any_zeros():
     assert times.milliseconds([[100, 114], [100, 113]]).tolist() == pytest.approx(
         [times.dense_ms, times.base_ms + np.array([100, 113]) @ times.per_kept_ms]
     )
+
+
+@pytest.mark.parametrize("runtime", ["arm64", "browser", "x86-sparse"])
+def test_zeros_save_time_on_each_runtime_that_was_fitted(runtime):
+    assert runtime in timed_runtimes()
+    model, pair = latency_model(runtime), micro.pair(2)
+    assert lint_graph(read(pair.sparse), "arm64").sparse
+    assert 0 < model.of(read(pair.sparse)) < model.of(read(pair.dense))
+
+
+def test_wide_networks_have_weights_that_no_cache_holds():
+    def most_bytes(sizes: micro.Sizes) -> int:
+        return max(len(micro.pair(seed, sizes=sizes).dense) for seed in range(8))
+
+    assert most_bytes(micro.WIDE) > 2e6 > most_bytes(micro.SMALL)
 
 
 def test_what_was_not_fitted_is_not_guessed():
