@@ -40,7 +40,7 @@ from edgeprune.evaluation.sensitivity_result import SPARSITIES
 from edgeprune.models.architecture import Architecture
 from edgeprune.models.cost import count_macs
 from edgeprune.models.weights import load_weights
-from edgeprune.pruning import Block, Cubic, Rule, Sparsifier, select
+from edgeprune.pruning import Block, Cubic, Sparsifier, prunable
 from edgeprune.pruning.allocation.limits import to_time
 from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.tasks import TASKS
@@ -53,10 +53,9 @@ NORMALIZATION = Normalization((127 / 255,) * 3, (128 / 255,) * 3)
 SIZE_PX, TIMED_PX = 96, 224
 VALIDATION = 2000
 BATCH, SHIFT_PX = 64, 3
-DISTILL, SMOOTHING, WEIGHT_DECAY = 0.7, 0.1, 0.02
+SMOOTHING, WEIGHT_DECAY = 0.1, 0.02
 SENSITIVITY_IMAGES, RECALIBRATION, SHRINK_IMAGES = 192, 1024, 512
 SAVE_SECONDS = 60.0
-RAMP = 0.45  # Share of the steps in which zeros grow.
 PATTERN = Block(1, 4)
 RUNTIME = "arm64"
 TARGETS = ("litert-arm64", "litert-arm64-int8")
@@ -96,6 +95,9 @@ class Kind:
         start: the model it starts from; empty: ImageNet weights.
         time_left: on `RUNTIME`, of that model's time; 0: no zeros.
         macs_left: of that model's multiplications, by removed channels; 0: none removed.
+        distill: weight of the dense model's answers against the labels.
+        ramp: share of the steps in which zeros grow.
+        regrow: whether weights may come back meanwhile.
         place: says how many zeros each layer gets.
     """
 
@@ -104,6 +106,9 @@ class Kind:
     start: str = "dense"
     time_left: float = 0.0
     macs_left: float = 0.0
+    distill: float = 0.7
+    ramp: float = 0.45
+    regrow: bool = True
     place: Callable[[Cifar10, Kind], Allocation] = lambda cifar10, kind: cifar10.solved(kind)
 
 
@@ -235,7 +240,7 @@ class Cifar10:
             split = InMemory(enlarged(images, self.size_px).to(torch.uint8), labels)
             data = Data(split, split, tuple(self.classes), "CIFAR-10", photographs=True, sha256="")
             setting = Setting(data, TASKS["classification"], NORMALIZATION, Augment("none"), 0)
-            chosen = [s for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
+            chosen = prunable(model, PATTERN)
             _, layers = sensitivity.prune_each_layer(
                 model, chosen, SPARSITIES, split, setting, lambda done: print(start, done, flush=True)
             )
@@ -297,7 +302,8 @@ class Cifar10:
             found = kind.place(self, kind)
             told = f"{name}: {found.sparsity:.1%} zeros, time {found.time_fractions}"
             print(told, {k: round(v, 2) for k, v in found.sparsities.items()}, flush=True)
-            parts["zeros"] = Sparsifier(model, found.rules, Cubic(round(RAMP * total), every=10), regrow=True)
+            grow = Cubic(round(kind.ramp * total), every=10)
+            parts["zeros"] = Sparsifier(model, found.rules, grow, regrow=kind.regrow)
         kept = self.work / f"{name}.checkpoint"
         done, seconds = 0, 0.0
         if kept.exists():
@@ -313,7 +319,7 @@ class Cifar10:
             outputs = model(images)
             loss = F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
             if soft is not None:
-                loss = torch.lerp(loss, soft_divergence(outputs, soft), DISTILL)
+                loss = torch.lerp(loss, soft_divergence(outputs, soft), kind.distill)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if "zeros" in parts:
@@ -399,8 +405,7 @@ def row(cifar10: Cifar10, name: str, test: InMemory, targets: Sequence[str] = TA
     kept = cifar10.work / f"{name}-row.json"
     if not kept.exists():
         model = cifar10.make(name)
-        layers = [s.layer for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
-        weights = [layer.weight.detach() for layer in layers]
+        weights = [s.layer.weight.detach() for s in prunable(model, PATTERN)]
         kind, seed = _parts(name)
         plain: dict[str, Any] = {
             "model": name,
@@ -462,9 +467,8 @@ def page(
 
 def _cells(kind: str, rows: list[dict[str, Any]], timings: list[dict[str, Any]]) -> list[str]:
     own = [row for row in rows if row["kind"] == kind]
-    reference = [
-        next(row for row in rows if (row["kind"], row["seed"]) == (REFERENCE, mine["seed"])) for mine in own
-    ]
+    references = {row["seed"]: row for row in rows if row["kind"] == REFERENCE}
+    reference = [references.get(mine["seed"], references[0]) for mine in own]
     cells = [kind, str(len(own)), percent(float(np.mean([row["zeros"] for row in own])))]
     for target in TARGETS:
         top1 = [row["files"][target]["top1"] for row in own]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from edgeprune import pruning
-from edgeprune.pruning import Block, Pattern, Rule
+from edgeprune.pruning import Block, Pattern
 
 
 class CoremltoolsPruner:
@@ -25,7 +25,7 @@ class CoremltoolsPruner:
 
         # It warns of every layer that the fraction does not divide.
         logging.getLogger("coremltools.optimize.torch").setLevel(logging.ERROR)
-        layers = [s.name for s in pruning.select(model, [Rule(pattern, sparsity)]) if not s.reason]
+        layers = [s.name for s in pruning.prunable(model, pattern)]
         # Its own example begins and ends with the sparsity of the first and the last of these steps.
         updates = [*range(0, steps, every), steps]
         setting = ModuleMagnitudePrunerConfig(

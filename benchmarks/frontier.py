@@ -25,7 +25,7 @@ from cifar10_blocks import PATTERN, RUNTIME, TIMED_PX, Cifar10, Kind, Phase, fil
 from litert_files import made_by, percent, provenance, table, timed, write
 from torch import nn
 
-from edgeprune.pruning import Rule, select
+from edgeprune.pruning import prunable
 from edgeprune.pruning.allocation import limits, shares
 from edgeprune.pruning.allocation.result import Allocation
 
@@ -84,7 +84,7 @@ WAYS: dict[str, Callable[[nn.Module, float], Allocation]] = {
 def within(cifar10: Cifar10, kind: Kind, way: str) -> Allocation:
     """The fewest zeros, placed in some way, that are fast enough."""
     model = cifar10.make(kind.start)
-    chosen = [s for s in select(model, [Rule(PATTERN, 0.5)]) if not s.reason]
+    chosen = prunable(model, PATTERN)
     limit = limits.TimeLimit(cifar10.times(kind.start)[RUNTIME], chosen, kind.time_left)
 
     def fraction(found: Allocation) -> float:

@@ -22,14 +22,17 @@ from edgeprune import pruning
 from edgeprune.allocator import keeping_freed_memory
 from edgeprune.data.dataset import Split
 from edgeprune.evaluation.sensitivity_result import LayerSensitivity
-from edgeprune.pruning import Selected
+from edgeprune.pruning import Pattern, Selected
 from edgeprune.pruning.allocation.result import Curves
-from edgeprune.pruning.calibration import batch_statistics, evaluating
+from edgeprune.pruning.calibration import Calibration, batch_statistics, evaluating, read_batches
+from edgeprune.tasks.confusion import divergence
 from edgeprune.tasks.task import score
 from edgeprune.training.loop import Setting
 from edgeprune.training.predict import EVALUATION_BATCH, normalized
 
 T = TypeVar("T")
+
+ANSWER_IMAGES, ANSWER_POINTS = 100, (0.0, 0.35, 0.6, 0.8)
 
 
 @keeping_freed_memory()
@@ -95,6 +98,44 @@ def each_alone(
             weight.data.copy_(original)
         found.append(results)
     return found
+
+
+@keeping_freed_memory()
+@torch.no_grad()
+def answer_curves(
+    model: nn.Module,
+    pattern: Pattern,
+    calibration: Calibration,
+    *,
+    images: int = ANSWER_IMAGES,
+    sparsities: Sequence[float] = ANSWER_POINTS,
+) -> Curves:
+    """How far each layer pruned alone moves a classifier's answers, for `allocation.shares.by_sensitivity`.
+
+    What `edgeprune sensitivity` measures, for those who have some images and no labels: nats, with the batch
+    norms of these images. The model stays as it is. Half of EfficientNet-Lite0 in blocks without training::
+
+        curves = answer_curves(model, Block(1, 4), images)
+        rules = by_sensitivity(model, Block(1, 4), 0.5, curves=curves, maximum=0.7).rules
+        prune_by_rules(model, rules, criterion="obc", calibration=images)
+
+    Args:
+        model: dense; it gives (n, classes).
+        pattern: where zeros may be; not N of M, which has one sparsity.
+        calibration: batches of what the model takes, of one size; labels beside them are not looked at.
+        images: how many of them are taken, the first ones, all in one batch.
+        sparsities: rising from 0, to below 1.
+
+    Raises:
+        UserError: see `select`; no images.
+    """
+    read = torch.cat([batch for batch, _ in read_batches(calibration, "answers")])
+    batch = read[:images].to(next(model.parameters()).device)
+    layers = pruning.prunable(model, pattern)
+    with evaluating(model), batch_statistics(model):
+        dense = model(batch)
+        rows = each_alone(layers, sparsities[1:], lambda: max(float(divergence(model(batch), dense)), 0.0))
+    return Curves(tuple(s.name for s in layers), tuple(sparsities), np.array([(0.0, *row) for row in rows]))
 
 
 def curves_of(layers: Sequence[LayerSensitivity], sparsities: Sequence[float]) -> Curves:

@@ -17,7 +17,7 @@ from edgeprune.data import dataset
 from edgeprune.evaluation import sensitivity
 from edgeprune.evaluation.sensitivity_result import IMAGES, SPARSITIES
 from edgeprune.progress import Progress
-from edgeprune.pruning import Block, Pattern, Rule, Unstructured, select
+from edgeprune.pruning import Block, Pattern, Unstructured, prunable
 from edgeprune.pruning.allocation.limits import to_budget, to_macs, to_time
 from edgeprune.pruning.allocation.result import Allocation, Curves
 from edgeprune.pruning.allocation.shares import (
@@ -84,7 +84,7 @@ def pattern_of(variant: Variant) -> Pattern:
 
 def measured_curves(variant: Variant, model: nn.Module, setting: Setting, progress: Progress) -> Curves:
     """What zeros in each layer cost, measured on a fixed part of the training images."""
-    chosen = [s for s in select(model, [Rule(pattern_of(variant), 0.5)]) if not s.reason]
+    chosen = prunable(model, pattern_of(variant))
     subset = dataset.fixed_subset(setting.data.train, IMAGES)
     sparsities = SPARSITIES
     with progress.track("pruning one layer at a time", len(chosen) * len(sparsities) + 1) as advance:

@@ -9,7 +9,7 @@ from edgeprune.pruning.distilling import distill
 from edgeprune.pruning.oneshot import prune, prune_by_rules
 from edgeprune.pruning.patterns import Block, Channels, NofM, Pattern, Unstructured
 from edgeprune.pruning.schedule import Cubic, OneShot, Schedule, Stepwise
-from edgeprune.pruning.select import Rule, Selected, select
+from edgeprune.pruning.select import Rule, Selected, prunable, select
 from edgeprune.pruning.sparsifier import Sparsifier
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "distill",
     "fraction_for_macs",
     "least_channels",
+    "prunable",
     "prune",
     "prune_by_rules",
     "remove",

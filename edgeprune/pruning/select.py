@@ -121,6 +121,21 @@ def select(model: nn.Module, rules: Sequence[Rule]) -> list[Selected]:
     return selected + _joint_projections(model, rules)
 
 
+def prunable(model: nn.Module, pattern: Pattern) -> list[Selected]:
+    """The layers that the default rule would put zeros of a pattern into, in the model's order.
+
+    >>> from edgeprune.pruning.patterns import Block
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1))
+    >>> [selected.name for selected in prunable(model, Block(1, 4))]  # 3 inputs are no blocks of 4.
+    ['2']
+
+    Raises:
+        UserError: see `select`.
+    """
+    sparsity = pattern.sparsity if isinstance(pattern, NofM) else 0.5  # Any: it decides nothing here.
+    return [selected for selected in select(model, [Rule(pattern, sparsity)]) if not selected.reason]
+
+
 def computed(layer: nn.Conv2d | nn.Linear) -> bool:
     """Whether a layer's weight is computed from others, again whenever it is read or the layer runs."""
     return layer._parameters.get("weight") is None

@@ -133,7 +133,7 @@ def obc_curves(
     The error of a layer is the mean square that its outputs move by over their variance, its inputs being
     the dense model's (Frantar & Alistarh, 2022, mix sparsities of layers by such curves). It does not tell
     how much the answers mind: for blocks of a pretrained network, what each layer alone does to the answers
-    (see `evaluation.sensitivity`) placed zeros better. The model stays as it is.
+    (`evaluation.sensitivity.answer_curves`) placed zeros better. The model stays as it is.
 
     Args:
         model: dense.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from converters.facts import Normalization
 from edgeprune.data.dataset import Data, InMemory, Split, fixed_subset
-from edgeprune.evaluation.sensitivity import prune_each_layer
+from edgeprune.evaluation.sensitivity import answer_curves, prune_each_layer
 from edgeprune.pruning import Block, Rule, prune, select
+from edgeprune.pruning.allocation.shares import by_sensitivity
 from edgeprune.tasks import TASKS
 from edgeprune.tasks.task import score
 from edgeprune.training.config import Augment
@@ -69,6 +71,29 @@ def test_weights_are_put_back_when_it_is_interrupted(model: nn.Module, split: Sp
     with pytest.raises(KeyboardInterrupt):
         prune_each_layer(model, select(model, [Rule(Block(1, 4), 0.5)]), (0.9, 0.95), split, setting, stop)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_how_far_answers_move_without_labels(model: nn.Module):
+    """Of the first images alone, batch norms of theirs; the model stays as it is, and allocations take it."""
+    model.insert(1, nn.BatchNorm2d(16))
+    model.train()  # Eval mode inside, whatever it was.
+    before = copy.deepcopy(model.state_dict())
+    images = torch.rand(40, 3, 8, 8)
+    curves = answer_curves(model, Block(1, 4), [images[:20], (images[20:], None)], images=30)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (curves.layers, curves.sparsities) == (("3", "7"), (0.0, 0.35, 0.6, 0.8))
+    assert (curves.loss[:, 0] == 0).all()
+    assert (curves.loss[:, 1:] > 0).all()
+    pruned = copy.deepcopy(model)
+    prune(pruned, Block(1, 4), 0.8, layers=["7"])
+    with torch.no_grad():
+        normalized = nn.functional.batch_norm(model[0](images[:30]), None, None, *model[1].parameters(), True)
+        given, wanted = (of[2:](normalized).log_softmax(1) for of in (pruned, model))
+    moved = nn.functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
+    assert curves.at("7", np.array([0.8]))[0] == pytest.approx(float(moved), rel=1e-4)
+    found = by_sensitivity(model, Block(1, 4), 0.5, curves=curves, maximum=0.7)
+    assert found.sparsity == pytest.approx(0.5, abs=0.02)
 
 
 def test_the_subset_is_fixed_and_fair():
