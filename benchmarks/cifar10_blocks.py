@@ -77,7 +77,7 @@ REMARKS = """\
 - The dense model was a little better before those ten passes: told against that one, `fast` loses 1.8 points.
 - With 6,000 images, ten passes, and 80.4 % zeros at 0.39 of the dense time, it had lost 3.8 ± 0.3 points
   (79.7 % right, 83.5 % the dense model trained as long); it was 2.37 times as fast, 1.58 in the browser.
-- Speeds were measured beside other work on the machine, the two files in turn; the range is over 5 rounds.
+- Speeds were measured with nothing else running, the two files in turn; the range is over 9 rounds.
 - Tried as well, validation images only: all 48,000 images, twice, the first two stages frozen in the second
   pass: 84.9 % at 80.4 % zeros, 89.1 % dense trained as long.
 """.splitlines()
