@@ -38,8 +38,8 @@ from edgeprune import pruning
 from edgeprune.evaluation.sensitivity import answer_curves
 from edgeprune.pruning import Block, NofM, Pattern, Unstructured
 from edgeprune.pruning.allocation.shares import by_sensitivity
+from edgeprune.pruning.distilling import divergence
 from edgeprune.pruning.sequential import obc_curves
-from edgeprune.tasks.confusion import divergence
 
 BATCH = 25
 SINGLE, TWO_OF_FOUR, BLOCKS = Unstructured(), NofM(2, 4), Block(1, 4)

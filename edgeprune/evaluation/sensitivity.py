@@ -25,7 +25,7 @@ from edgeprune.evaluation.sensitivity_result import LayerSensitivity
 from edgeprune.pruning import Pattern, Selected
 from edgeprune.pruning.allocation.result import Curves
 from edgeprune.pruning.calibration import Calibration, batch_statistics, evaluating, read_batches
-from edgeprune.tasks.confusion import divergence
+from edgeprune.pruning.distilling import divergence
 from edgeprune.tasks.task import score
 from edgeprune.training.loop import Setting
 from edgeprune.training.predict import EVALUATION_BATCH, normalized

@@ -90,9 +90,13 @@ def distill(
 def _missed(model: nn.Module, dense: nn.Module, images: Tensor) -> Tensor:
     """How far answers are from the dense model's, mean over images."""
     with torch.no_grad():
-        wanted = calibrating.run_model(dense, images).log_softmax(1)
-    given = calibrating.run_model(model, images).log_softmax(1)
-    return F.kl_div(given, wanted, log_target=True, reduction="batchmean")
+        wanted = calibrating.run_model(dense, images)
+    return divergence(calibrating.run_model(model, images), wanted)
+
+
+def divergence(outputs: Tensor, others: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of answers (n, classes, ...) from others, in nats, summed over an image."""
+    return F.kl_div(outputs.log_softmax(1), others.log_softmax(1), log_target=True, reduction="batchmean")
 
 
 @torch.no_grad()

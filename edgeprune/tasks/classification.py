@@ -64,7 +64,7 @@ class Classification:
 
     def divergence(self, outputs: Tensor, others: Tensor) -> Tensor:
         """Kullback-Leibler divergence of the classes from the other's."""
-        from edgeprune.tasks.confusion import divergence
+        from edgeprune.pruning.distilling import divergence
 
         return divergence(outputs, others)
 

@@ -70,14 +70,6 @@ def same_class(outputs: Tensor, others: Tensor) -> float:
     return float((outputs.argmax(1) == others.argmax(1)).double().mean())
 
 
-def divergence(outputs: Tensor, others: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of answers (n, classes, ...) from others, added up over an image's."""
-    from torch.nn import functional as F
-
-    given, wanted = (F.log_softmax(of, dim=1) for of in (outputs, others))
-    return F.kl_div(given, wanted, reduction="batchmean", log_target=True)
-
-
 def cross_entropy(outputs: Tensor, labels: Any, label_smoothing: float) -> Tensor:
     """Mean cross entropy of outputs (n, classes, ...) and labels (n, ...), or shares (n, classes) of them."""
     from torch.nn import functional as F
