@@ -436,7 +436,12 @@ def paired(reference: list[dict[str, Any]], own: list[dict[str, Any]], target: s
     lost = np.mean(
         [_right(a, target) - _right(b, target) for a, b in zip(reference, own, strict=True)], axis=0
     )
-    return 100 * float(lost.mean()), 100 * float(lost.std(ddof=1) / math.sqrt(len(lost)))
+    return points_of(lost)
+
+
+def points_of(differences: np.ndarray) -> tuple[float, float]:
+    """Mean and standard error of differences between two models, image by image, in points."""
+    return 100 * float(differences.mean()), 100 * float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
 def _right(row: dict[str, Any], target: str) -> np.ndarray:

@@ -11,10 +11,11 @@ validation set; the test images are looked at once, by `page`. State is kept in 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,12 +236,15 @@ def plot(found: list[Point], path: Path) -> None:
     figure.savefig(path)
 
 
+def images_of(options: argparse.Namespace, known: Mapping[str, Kind]) -> Cifar10:
+    """The small images, few of them, and models by name."""
+    return Cifar10(options.images, options.weights, options.work, TRAIN, SIZE_PX, VALIDATION, known, BATCH)
+
+
 def main() -> None:
     names = "time-0.4-0; taught and curves: what all points share"
     options = parser_of(__doc__.splitlines()[0], names, rounds=3).parse_args()
-    cifar10 = Cifar10(
-        options.images, options.weights, options.work, TRAIN, SIZE_PX, VALIDATION, kinds(), BATCH
-    )
+    cifar10 = images_of(options, kinds())
     if options.what == "make":
         cifar10.make_all(options.names)
         return

@@ -53,8 +53,8 @@ REMARKS = """\
   again: no work for an emulator, much for a memory. Cut off before the layers from which on zeros are enough
   for sparse kernels, it keeps its 3x3 convolutions and takes 8 ms, one block later 22.
 - Fitted on the small networks alone, the browser's errors were 7.3 % (median) and 52 %; with others of larger
-  maps beside them 7.0 and 47 %; with others of more weights, as now, 5.1 and 50 %, the next 12 %. Terms for
-  maps or weights above a cache's size did not help.
+  maps beside them 7.0 and 47 %; with others of more weights, as now, 5.1 and 50 % in a first run, the next
+  12 %. Terms for maps or weights above a cache's size did not help.
 """.splitlines()
 
 

@@ -24,7 +24,13 @@ from edgeprune.data.dataset import Split
 from edgeprune.evaluation.sensitivity_result import LayerSensitivity
 from edgeprune.pruning import Pattern, Selected
 from edgeprune.pruning.allocation.result import Curves
-from edgeprune.pruning.calibration import Calibration, batch_statistics, evaluating, read_batches
+from edgeprune.pruning.calibration import (
+    Calibration,
+    as_taken,
+    batch_statistics,
+    evaluating,
+    read_batches,
+)
 from edgeprune.pruning.distilling import divergence
 from edgeprune.tasks.task import score
 from edgeprune.training.loop import Setting
@@ -130,7 +136,7 @@ def answer_curves(
         UserError: see `select`; no images.
     """
     read = torch.cat([batch for batch, _ in read_batches(calibration, "answers")])
-    batch = read[:images].to(next(model.parameters()).device)
+    batch = as_taken(model, read[:images])
     layers = pruning.prunable(model, pattern)
     with evaluating(model), batch_statistics(model):
         dense = model(batch)

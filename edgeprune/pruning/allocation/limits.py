@@ -338,8 +338,9 @@ def _within(
         return np.asarray(np.clip(np.ceil(sparsities * units - 1e-9), 0, most) / units)
 
     search = Search([s.name for s in chosen], curves, maximum, cost)
-    full = [limit for limit in limits if limit.fullness(whole(search.maximal())) > 1]
-    _refuse_impossible(full, whole(search.maximal()), f"with {maximum:.0%} zeros in every layer")
+    maximal = whole(search.maximal())
+    full = [limit for limit in limits if limit.fullness(maximal) > 1]
+    _refuse_impossible(full, maximal, f"with {maximum:.0%} zeros in every layer")
     found = search.within(lambda sparsities: max(limit.fullness(whole(sparsities)) for limit in limits))
     if most_loss is not None and search.loss(found) > most_loss:
         condition = f"at an expected loss of at most {most_loss:g}"
